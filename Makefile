@@ -1,0 +1,105 @@
+# The commands that a person types; `make` alone lists them. What they need and the machine lacks, they install.
+
+# Tools and compiled dependencies live outside the clone, so that every clone finds them there.
+CACHE := $(or $(ECR_TRANSFER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ecr-transfer)
+
+export ECR_TRANSFER_TOOLS := $(CACHE)/tools
+export PATH := $(ECR_TRANSFER_TOOLS)/bin:$(PATH)
+export CARGO_BUILD_BUILD_DIR ?= $(CACHE)/build
+# cargo-lambda links with the zig that was installed with it.
+export CARGO_ZIGBUILD_PYTHON_PATH := $(ECR_TRANSFER_TOOLS)/sam/bin/python
+export SAM_CLI_TELEMETRY := 0
+
+CARGO := tools/exclusively cargo
+LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
+CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
+
+.DEFAULT_GOAL := help
+# The steps share one build directory; cargo and sam use every core by themselves.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## List these commands
+	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand --tabs=16
+
+# Try it
+
+.PHONY: run
+run: build ## Copy images on a local AWS, then see that a second run copies nothing; IMAGES=a,b copies just these
+	@$(LOCAL) run $(if $(IMAGES),--images '$(IMAGES)')
+
+.PHONY: up
+up: build ## Start the local AWS, deploy to it, and leave it running
+	@$(LOCAL) up
+
+.PHONY: down
+down: ## Stop the local AWS that `make up` started
+	@test ! -x $(LOCAL) || $(LOCAL) down
+
+# Deploy it
+
+.PHONY: deploy
+deploy: setup ## Build for AWS and deploy there, with the credentials that the AWS CLI would use
+	tools/exclusively tools/build arm64
+	sam deploy --guided
+
+# Work on it
+
+.PHONY: test
+test: setup ## Run every test: unit, documentation, and end to end on a local AWS
+	$(CARGO) test --workspace --exclude ecr-transfer-tests
+	tools/exclusively tools/build
+	$(CARGO) test -p ecr-transfer-tests
+
+.PHONY: build
+build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS
+	@tools/exclusively tools/build
+	@$(CARGO) build --quiet -p ecr-transfer-local
+
+.PHONY: lint
+lint: fmt shell template clippy doc ## Run every check that is not a test
+
+.PHONY: fmt
+fmt: setup-lint
+	cargo metadata --locked --format-version 1 >/dev/null
+	cargo fmt --all --check
+
+.PHONY: shell
+shell: setup-lint
+	shellcheck .ci/run tools/build tools/exclusively tools/setup
+
+.PHONY: template
+template: setup-lint
+	sam validate --lint
+	$(CHECK) template template.yaml
+
+.PHONY: clippy
+clippy: setup-lint
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: setup-lint
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+
+.PHONY: arm64
+arm64: setup-lint ## Build the Lambdas for AWS, and check what would be uploaded
+	tools/exclusively tools/build arm64 .aws-sam/arm64
+	$(CHECK) artifacts .aws-sam/arm64 arm64
+
+.PHONY: setup setup-lint
+setup:
+	@tools/setup
+setup-lint:
+	@tools/setup lint
+
+.PHONY: lock
+lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
+	python3 -m venv $(ECR_TRANSFER_TOOLS)/uv
+	$(ECR_TRANSFER_TOOLS)/uv/bin/pip install --quiet uv
+	cd tools && for name in ministack sam; do UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
+		pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate $$name.in -o $$name.txt; done
+	cd tools && npm install --package-lock-only --silent
+
+.PHONY: clean
+clean: ## Remove what was built in this clone; tools and compiled dependencies stay in the cache
+	rm -rf target .aws-sam

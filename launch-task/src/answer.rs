@@ -1,0 +1,362 @@
+//! Answers the state machine: for a launch that failed or had nothing to do, and for a task that has stopped.
+//!
+//! The state waits for its token to come back. A task that has stopped, for whatever reason, is what EventBridge tells
+//! of; the token is in the overrides with which it was started.
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::types::Task;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::Error as Shared;
+use shared::task::{CopyReport, Log, Report, TASK_TOKEN};
+
+use crate::config::LogConfig;
+use crate::error::{Error, IMAGES_REFUSED, Result, TASK_FAILED, TASK_NOT_STARTED};
+
+/// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
+const CAUSE_LIMIT: usize = 32_768;
+
+/// The clients of AWS's services, made once.
+pub struct Clients {
+    /// For what the task was started with.
+    pub ecs: aws_sdk_ecs::Client,
+    /// For what it printed.
+    pub logs: aws_sdk_cloudwatchlogs::Client,
+    /// For the answer.
+    pub sfn: aws_sdk_sfn::Client,
+}
+
+impl Clients {
+    /// Makes them all.
+    #[must_use]
+    pub fn new(aws: &SdkConfig) -> Self {
+        Self {
+            ecs: aws_sdk_ecs::Client::new(aws),
+            logs: aws_sdk_cloudwatchlogs::Client::new(aws),
+            sfn: aws_sdk_sfn::Client::new(aws),
+        }
+    }
+}
+
+/// ECS's [task state change event](https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs_task_events.html).
+#[derive(Debug, Deserialize)]
+pub struct TaskStateChange {
+    /// The task.
+    pub detail: Detail,
+}
+
+/// The task of the event; what else there is to know, DescribeTasks tells.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail {
+    /// The task's ARN.
+    pub task_arn: String,
+    /// Its cluster's ARN.
+    pub cluster_arn: String,
+    /// `STOPPED`, for the events that matter here.
+    pub last_status: String,
+    /// Why it stopped.
+    #[serde(default)]
+    pub stopped_reason: String,
+    /// Its containers.
+    #[serde(default)]
+    pub containers: Vec<Container>,
+}
+
+/// A container of the event's task.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// Its name in the task definition.
+    pub name: String,
+    /// Absent where it never ran.
+    pub exit_code: Option<i32>,
+    /// Why it stopped, where there is something to say.
+    pub reason: Option<String>,
+}
+
+/// Answers for a launch: at once where it failed, or where there was nothing to start. A task that was started answers
+/// when it stops.
+///
+/// # Errors
+/// With the launch's own error, which the state has been told already; or when it cannot be told.
+pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result<Option<String>>) -> Result<Value> {
+    match launched {
+        Ok(Some(task)) => Ok(json!({ "task": task })),
+        Ok(None) => {
+            succeed(sfn, token, &Report { reason: "nothing was left to copy".into(), ..Report::default() }).await?;
+            Ok(json!({}))
+        }
+        Err(error) => {
+            let report = Report { reason: error.to_string(), ..Report::default() };
+            fail(sfn, token, error.name(), &report).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Answers for a task that has stopped. An event that comes twice, or after the execution's end, changes nothing.
+///
+/// # Errors
+/// When the task cannot be described, or the state not be told.
+pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateChange) -> Result<Value> {
+    let detail = &event.detail;
+    if detail.last_status != "STOPPED" {
+        return Ok(json!({}));
+    }
+    let described = clients
+        .ecs
+        .describe_tasks()
+        .cluster(&detail.cluster_arn)
+        .tasks(&detail.task_arn)
+        .send()
+        .await
+        .map_err(Shared::aws("ecs:DescribeTasks", &detail.task_arn))?;
+    let Some((token, container)) = described.tasks().first().and_then(task_token) else {
+        tracing::warn!(task = detail.task_arn, "no task token: the task is not ours, or stopped too long ago");
+        return Ok(json!({}));
+    };
+    let report = report(&clients.logs, config, detail, &container).await;
+    match failure(&report) {
+        None => succeed(&clients.sfn, &token, &report).await?,
+        Some(name) => fail(&clients.sfn, &token, name, &report).await?,
+    }
+    Ok(json!({ "task": detail.task_arn }))
+}
+
+/// The task's token, and the name of the container that has it.
+fn task_token(task: &Task) -> Option<(String, String)> {
+    task.overrides()?.container_overrides().iter().find_map(|container| {
+        let variable = container.environment().iter().find(|variable| variable.name() == Some(TASK_TOKEN))?;
+        Some((variable.value()?.to_owned(), container.name()?.to_owned()))
+    })
+}
+
+/// What there is to tell of the task. A log that cannot be read is no reason to leave the state waiting.
+async fn report(logs: &aws_sdk_cloudwatchlogs::Client, config: &LogConfig, detail: &Detail, container: &str) -> Report {
+    let stopped = detail.containers.iter().find(|stopped| stopped.name == container);
+    let task = detail.task_arn.rsplit('/').next().unwrap_or_default();
+    let log = Log { group: config.group.clone(), stream: format!("{}/{container}/{task}", config.prefix) };
+    let copies = read(logs, &log).await.unwrap_or_else(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "cannot read the task's log");
+        Vec::new()
+    });
+    Report {
+        task: Some(detail.task_arn.clone()),
+        exit_code: stopped.and_then(|container| container.exit_code),
+        reason: stopped.and_then(|container| container.reason.clone()).unwrap_or_else(|| detail.stopped_reason.clone()),
+        log: Some(log),
+        copies,
+    }
+}
+
+/// The lines about images. A task that never ran has no log, and so none.
+async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<CopyReport>> {
+    let mut copies = Vec::new();
+    let mut token: Option<String> = None;
+    loop {
+        let page = logs
+            .get_log_events()
+            .log_group_name(&log.group)
+            .log_stream_name(&log.stream)
+            .start_from_head(true)
+            .set_next_token(token.clone())
+            .send()
+            .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => return Ok(copies),
+            Err(error) => return Err(Shared::aws("logs:GetLogEvents", &log.stream)(error).into()),
+        };
+        copies.extend(page.events().iter().filter_map(|event| CopyReport::parse(event.message()?)));
+        // The end is where the token no longer changes.
+        if page.next_forward_token() == token.as_deref() || page.events().is_empty() {
+            return Ok(copies);
+        }
+        token = page.next_forward_token;
+    }
+}
+
+/// The name of the task's failure, if it is one.
+fn failure(report: &Report) -> Option<&'static str> {
+    let mut failed = report.copies.iter().filter(|copy| copy.error.is_some()).peekable();
+    match report.exit_code {
+        Some(0) => None,
+        // The script's own verdict, and every image that it names as failed would fail again.
+        Some(1) if failed.peek().is_some() && failed.all(CopyReport::is_permanent) => Some(IMAGES_REFUSED),
+        Some(_) => Some(TASK_FAILED),
+        None => Some(TASK_NOT_STARTED),
+    }
+}
+
+async fn succeed(sfn: &aws_sdk_sfn::Client, token: &str, report: &Report) -> Result<()> {
+    match sfn.send_task_success().task_token(token).output(json(report)).send().await {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
+            already_answered(report)
+        }
+        Err(error) => Err(Shared::aws("states:SendTaskSuccess", "the task token")(error).into()),
+    }
+}
+
+async fn fail(sfn: &aws_sdk_sfn::Client, token: &str, name: &str, report: &Report) -> Result<()> {
+    match sfn.send_task_failure().task_token(token).error(name).cause(cause(report)).send().await {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
+            already_answered(report)
+        }
+        Err(error) => Err(Shared::aws("states:SendTaskFailure", "the task token")(error).into()),
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // The value of two match arms that are results.
+fn already_answered(report: &Report) -> Result<()> {
+    tracing::info!(task = report.task, "the state has its answer already, or its execution has ended");
+    Ok(())
+}
+
+fn json(report: &Report) -> String {
+    serde_json::to_string(report).expect("a report has string keys only, so it is JSON")
+}
+
+/// The report as a cause, with the images' errors cut until it is short enough.
+fn cause(report: &Report) -> String {
+    let mut report = report.clone();
+    let mut length = 1_000;
+    loop {
+        for error in report.copies.iter_mut().filter_map(|copy| copy.error.as_mut()) {
+            error.truncate(error.floor_char_boundary(length));
+        }
+        let text = json(&report);
+        if text.len() <= CAUSE_LIMIT || length == 0 {
+            return text;
+        }
+        length /= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsOutput;
+    use aws_sdk_cloudwatchlogs::types::OutputLogEvent;
+    use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
+    use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
+    use aws_sdk_sfn::operation::send_task_failure::{SendTaskFailureError, SendTaskFailureOutput};
+    use aws_sdk_sfn::operation::send_task_success::SendTaskSuccessOutput;
+    use aws_sdk_sfn::types::error::TaskTimedOut;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn event(containers: &Value) -> TaskStateChange {
+        serde_json::from_value(json!({"detail-type": "ECS Task State Change", "detail": {
+            "taskArn": "arn:aws:ecs:us-east-1:111111111111:task/cluster/0123", "clusterArn": "arn:cluster",
+            "lastStatus": "STOPPED", "stoppedReason": "Essential container in task exited", "containers": containers
+        }}))
+        .expect("it is an event")
+    }
+
+    fn clients(lines: &'static [&str], answers: &[&Rule]) -> Clients {
+        let described = mock!(aws_sdk_ecs::Client::describe_tasks).then_output(|| {
+            let token = KeyValuePair::builder().name(TASK_TOKEN).value("t0ken").build();
+            let container = ContainerOverride::builder().name("skopeo").environment(token).build();
+            let overrides = TaskOverride::builder().container_overrides(container).build();
+            DescribeTasksOutput::builder().tasks(Task::builder().overrides(overrides).build()).build()
+        });
+        let log = mock!(aws_sdk_cloudwatchlogs::Client::get_log_events)
+            .match_requests(|request| request.log_stream_name() == Some("copy/skopeo/0123"))
+            .then_output(|| {
+                let events = lines.iter().map(|&line| OutputLogEvent::builder().message(line).build()).collect();
+                GetLogEventsOutput::builder().set_events(Some(events)).build()
+            });
+        Clients {
+            ecs: mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&described]),
+            logs: mock_client!(aws_sdk_cloudwatchlogs, RuleMode::MatchAny, [&log]),
+            sfn: mock_client!(aws_sdk_sfn, RuleMode::MatchAny, answers),
+        }
+    }
+
+    fn log_config() -> LogConfig {
+        LogConfig { group: "group".into(), prefix: "copy".into() }
+    }
+
+    fn failed_with(name: &'static str, cause: &'static str) -> Rule {
+        mock!(aws_sdk_sfn::Client::send_task_failure)
+            .match_requests(move |request| {
+                request.task_token() == Some("t0ken")
+                    && request.error() == Some(name)
+                    && request.cause().is_some_and(|text| text.contains(cause))
+            })
+            .then_output(|| SendTaskFailureOutput::builder().build())
+    }
+
+    #[tokio::test]
+    async fn a_task_that_copied_everything_succeeds_with_what_its_log_says() {
+        let success = mock!(aws_sdk_sfn::Client::send_task_success)
+            .match_requests(|request| {
+                request.task_token() == Some("t0ken")
+                    && request.output().is_some_and(|text| text.contains(r#"{"destination":"d/a:1","seconds":4}"#))
+            })
+            .then_output(|| SendTaskSuccessOutput::builder().build());
+        let clients = clients(&["Done\td/a:1\t4"], &[&success]);
+        let event = event(&json!([{"name": "skopeo", "exitCode": 0}]));
+        for_task(&clients, &log_config(), &event).await.expect("it is answered");
+        assert_eq!(success.num_calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn images_that_would_fail_again_are_told_apart_from_a_task_that_is_worth_another_try() {
+        const GONE: &str = "Error\td/a:1\t1\tmanifest unknown";
+        const RESET: &str = "Error\td/a:2\t1\tconnection reset by peer";
+        for (exit_code, lines, name, cause) in [
+            (Some(1), &[GONE][..], "ImagesRefused", "manifest unknown"),
+            (Some(1), &[GONE, RESET][..], "TaskFailed", "connection reset"),
+            (Some(1), &[][..], "TaskFailed", "Essential container"),
+            (Some(137), &[GONE][..], "TaskFailed", "OutOfMemoryError"),
+            (None, &[][..], "TaskNotStarted", "CannotPullContainerError"),
+        ] {
+            let answer = failed_with(name, cause);
+            let reason = match exit_code {
+                Some(137) => json!("OutOfMemoryError: Container killed due to memory usage"),
+                None => json!("CannotPullContainerError: not found"),
+                Some(_) => Value::Null,
+            };
+            let event = event(&json!([{"name": "skopeo", "exitCode": exit_code, "reason": reason}]));
+            for_task(&clients(lines, &[&answer]), &log_config(), &event).await.expect("it is answered");
+            assert_eq!(answer.num_calls(), 1, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_twice_or_late_is_no_error() {
+        let late = mock!(aws_sdk_sfn::Client::send_task_failure)
+            .then_error(|| SendTaskFailureError::TaskTimedOut(TaskTimedOut::builder().build()));
+        let event = event(&json!([{"name": "skopeo", "exitCode": 2}]));
+        for_task(&clients(&[], &[&late]), &log_config(), &event).await.expect("it changes nothing");
+    }
+
+    #[tokio::test]
+    async fn a_launch_that_failed_is_answered_for_and_still_an_error() {
+        let answer = failed_with("TaskNotStarted", "RESOURCE:MEMORY");
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
+        let error = for_launch(&sfn, "t0ken", Err(Error::NotStarted("RESOURCE:MEMORY".into()))).await.expect_err("it failed");
+        assert_eq!((error.name(), answer.num_calls()), ("TaskNotStarted", 1));
+    }
+
+    #[tokio::test]
+    async fn a_launch_with_nothing_left_to_copy_succeeds_at_once() {
+        let success = mock!(aws_sdk_sfn::Client::send_task_success)
+            .match_requests(|request| request.task_token() == Some("t0ken"))
+            .then_output(|| SendTaskSuccessOutput::builder().build());
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success]);
+        for_launch(&sfn, "t0ken", Ok(None)).await.expect("it is answered");
+        assert_eq!(success.num_calls(), 1);
+    }
+
+    #[test]
+    fn a_cause_is_never_too_long() {
+        let copy = CopyReport { destination: "d/a:1".into(), seconds: 1, error: Some("ü".repeat(5_000)) };
+        let report = Report { copies: vec![copy; 60], ..Report::default() };
+        assert!(cause(&report).len() <= CAUSE_LIMIT);
+    }
+}

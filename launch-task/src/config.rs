@@ -1,0 +1,81 @@
+//! What the stack's parameters ask for.
+
+use shared::Result;
+use shared::config::{Environment, RegistryConfig, SourceType};
+
+/// The configuration of launch-task.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The registry that images come from, where that is an ECR registry.
+    pub source: Option<RegistryConfig>,
+    /// The registry that they go to.
+    pub destination: RegistryConfig,
+    /// Where and how tasks run.
+    pub task: TaskConfig,
+    /// The secret with the registries' logins, which ECS hands to the task.
+    pub registry_auth_secret: String,
+    /// How long a task may run: a login must live that long.
+    pub task_timeout_seconds: i64,
+    /// Where tasks log.
+    pub log: LogConfig,
+}
+
+/// Where tasks log: the stream is called `prefix/container/task`, as the awslogs driver names it.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The log group's name.
+    pub group: String,
+    /// The prefix of its streams.
+    pub prefix: String,
+}
+
+/// Where and how tasks run.
+#[derive(Clone, Debug)]
+pub struct TaskConfig {
+    /// The ECS cluster's name.
+    pub cluster: String,
+    /// The task definition's ARN.
+    pub definition: String,
+    /// The container in it.
+    pub container: String,
+    /// Subnets.
+    pub subnets: Vec<String>,
+    /// Security groups.
+    pub security_groups: Vec<String>,
+    /// Whether tasks get a public address; in a private subnet they need none.
+    pub public_ip: bool,
+}
+
+impl Config {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// When a variable is missing or has a value that cannot be used.
+    pub fn read(environment: &Environment) -> Result<Self> {
+        let list = |variable: &str| -> Result<Vec<String>> {
+            Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
+        };
+        let source = match SourceType::read(environment)? {
+            SourceType::Ecr => Some(RegistryConfig::source(environment)?),
+            SourceType::Public => None,
+        };
+        Ok(Self {
+            source,
+            destination: RegistryConfig::destination(environment)?,
+            task: TaskConfig {
+                cluster: environment.required("CLUSTER")?.to_owned(),
+                definition: environment.required("TASK_DEFINITION")?.to_owned(),
+                container: environment.required("CONTAINER")?.to_owned(),
+                subnets: list("SUBNETS")?,
+                security_groups: list("SECURITY_GROUPS")?,
+                public_ip: environment.flag("ASSIGN_PUBLIC_IP", true)?,
+            },
+            registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?.to_owned(),
+            task_timeout_seconds: environment.count("TASK_TIMEOUT_SECONDS", 14_400)?.try_into().unwrap_or(i64::MAX),
+            log: LogConfig {
+                group: environment.required("LOG_GROUP")?.to_owned(),
+                prefix: environment.required("LOG_STREAM_PREFIX")?.to_owned(),
+            },
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! Starts the task for a batch.
+
+use std::collections::BTreeMap;
+
+use aws_config::SdkConfig;
+use aws_sdk_ecs::types::{
+    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration, TaskOverride,
+};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use shared::ecr::{ImageId, Registry};
+use shared::plan::{Batch, Copy};
+use shared::task::{self, COPIES, TASK_TOKEN};
+
+use crate::config::{Config, TaskConfig};
+use crate::error::{Error, Result};
+use crate::logins;
+
+/// How many of a batch's repositories are looked at, or created, at once.
+const CONCURRENCY: usize = 10;
+
+/// What the state machine sends.
+#[derive(Debug, Deserialize)]
+pub struct Request {
+    /// The execution's name.
+    pub execution: String,
+    /// What to copy.
+    pub batch: Batch,
+    /// By which the state is answered.
+    pub token: String,
+}
+
+/// The clients of AWS's services, made once.
+pub struct Clients {
+    /// For the task.
+    pub ecs: aws_sdk_ecs::Client,
+    /// For credentials and logins.
+    pub secrets: aws_sdk_secretsmanager::Client,
+}
+
+impl Clients {
+    /// Makes them all.
+    #[must_use]
+    pub fn new(aws: &SdkConfig) -> Self {
+        Self { ecs: aws_sdk_ecs::Client::new(aws), secrets: aws_sdk_secretsmanager::Client::new(aws) }
+    }
+}
+
+/// Starts a task for what the destination still lacks of the batch, and gives its ARN; `None` where it lacks nothing.
+///
+/// # Errors
+/// When the destination, a repository in it, a login or the task cannot be had.
+pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Option<String>> {
+    let destination = Registry::connect(aws, &clients.secrets, &config.destination).await?;
+    let missing = missing(&destination, &request.batch.copies).await?;
+    let Some(host) = missing.first().map(|copy| registry_of(&copy.destination)) else { return Ok(None) };
+
+    let mut hosts = vec![host.to_owned()];
+    if config.source.is_some() {
+        hosts.push(missing[0].source_registry().to_owned());
+    }
+    logins::keep_fresh(&clients.secrets, &config.registry_auth_secret, &hosts, config.task_timeout_seconds, async || {
+        let source = async {
+            match &config.source {
+                Some(source) => Registry::connect(aws, &clients.secrets, source).await?.login().await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (source, destination) = future::try_join(source, destination.login()).await?;
+        Ok(source.into_iter().chain([destination]).collect())
+    })
+    .await?;
+    run(&clients.ecs, &config.task, request, &missing).await.map(Some)
+}
+
+fn registry_of(reference: &str) -> &str {
+    reference.split('/').next().unwrap_or_default()
+}
+
+/// What the destination lacks of `copies`; repositories that it lacks are created on the way.
+///
+/// # Errors
+/// When the destination cannot tell, or a repository cannot be created.
+async fn missing(destination: &Registry, copies: &[Copy]) -> Result<Vec<Copy>> {
+    let mut repositories: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
+    for copy in copies.iter().filter(|copy| copy.error.is_none()) {
+        repositories.entry(copy.destination_name()).or_default().push(copy);
+    }
+    let missing: Vec<Vec<Copy>> = stream::iter(repositories)
+        .map(async |(name, copies)| {
+            // Without a digest to compare with, a copy is attempted whatever the destination holds.
+            let known = |copy: &&Copy| !copy.digest.is_empty();
+            let ids: Vec<ImageId> = copies.iter().copied().filter(known).map(id).collect();
+            let found = destination.find(name, &ids).await?;
+            if found.is_none() || ids.is_empty() {
+                destination.create(name).await?;
+            }
+            let found = found.unwrap_or_default();
+            Ok::<_, Error>(copies.into_iter().filter(|copy| !found.contains_key(&id(copy))).cloned().collect())
+        })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    Ok(missing.concat())
+}
+
+fn id(copy: &Copy) -> ImageId {
+    ImageId { tag: copy.destination_tag().map(str::to_owned), digest: Some(copy.digest.clone()) }
+}
+
+/// Calls RunTask. The client token is made from the state's token: invoked twice for one attempt, it starts one task.
+async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, copies: &[Copy]) -> Result<String> {
+    let variable = |name: &str, value: String| KeyValuePair::builder().name(name).value(value).build();
+    let overrides = ContainerOverride::builder()
+        .name(&config.container)
+        .environment(variable(COPIES, task::encode(copies)))
+        .environment(variable(TASK_TOKEN, request.token.clone()))
+        .build();
+    let network = AwsVpcConfiguration::builder()
+        .set_subnets(Some(config.subnets.clone()))
+        .set_security_groups(Some(config.security_groups.clone()))
+        .assign_public_ip(if config.public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled })
+        .build()
+        .map_err(|error| Error::NotStarted(error.to_string()))?;
+    let answer = ecs
+        .run_task()
+        .cluster(&config.cluster)
+        .task_definition(&config.definition)
+        .launch_type(LaunchType::Fargate)
+        .client_token(hex::encode(Sha256::digest(&request.token)))
+        .started_by(started_by(&request.execution))
+        .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build())
+        .overrides(TaskOverride::builder().container_overrides(overrides).build())
+        .send()
+        .await
+        .map_err(shared::Error::aws("ecs:RunTask", &config.definition))?;
+    match answer.tasks().first().and_then(|task| task.task_arn()) {
+        Some(arn) => {
+            tracing::info!(task = arn, execution = request.execution, batch = request.batch.id, images = copies.len(), "started");
+            Ok(arn.to_owned())
+        }
+        // RunTask can succeed and still start nothing.
+        None => {
+            let reasons: Vec<_> = answer.failures().iter().filter_map(|failure| failure.reason()).collect();
+            Err(Error::NotStarted(if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") }))
+        }
+    }
+}
+
+/// ECS allows [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html).
+fn started_by(execution: &str) -> String {
+    execution.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ecr::operation::batch_get_image::{BatchGetImageError, BatchGetImageOutput};
+    use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
+    use aws_sdk_ecr::types::error::RepositoryNotFoundException;
+    use aws_sdk_ecr::types::{Image, ImageFailure, ImageIdentifier};
+    use aws_sdk_ecs::operation::run_task::RunTaskOutput;
+    use aws_sdk_ecs::types::{Failure, Task};
+    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn copy(repository: &str, tag: &str) -> Copy {
+        Copy {
+            source: format!("source/{repository}@sha256:{tag}"),
+            destination: format!("destination/{repository}:{tag}"),
+            digest: format!("sha256:{tag}"),
+            image: repository.into(),
+            tag: tag.into(),
+            bytes: 1,
+            error: None,
+        }
+    }
+
+    fn request(copies: Vec<Copy>) -> Request {
+        Request { execution: "run 1".into(), batch: Batch { id: "1".into(), bytes: 1, copies }, token: "t0ken".into() }
+    }
+
+    fn task_config() -> TaskConfig {
+        TaskConfig {
+            cluster: "cluster".into(),
+            definition: "definition".into(),
+            container: "skopeo".into(),
+            subnets: vec!["subnet-1".into()],
+            security_groups: vec!["sg-1".into()],
+            public_ip: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_the_destination_lacks_is_copied_and_a_failed_copy_is_not_tried() {
+        let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_output(|| {
+            let there = ImageIdentifier::builder().image_tag("1").image_digest("sha256:1").build();
+            let lacking = ImageIdentifier::builder().image_tag("2").image_digest("sha256:2").build();
+            BatchGetImageOutput::builder()
+                .images(Image::builder().image_id(there).build())
+                .failures(ImageFailure::builder().image_id(lacking).build())
+                .build()
+        });
+        let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        let failed = Copy { error: Some("cannot be listed".into()), ..copy("app", "3") };
+        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2"), failed]).await.expect("ECR answers");
+        assert_eq!(missing, [copy("app", "2")]);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_the_destination_lacks_is_created_once() {
+        let find = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
+            BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
+        });
+        let create = mock!(aws_sdk_ecr::Client::create_repository)
+            .match_requests(|request| request.repository_name() == Some("app"))
+            .then_output(|| CreateRepositoryOutput::builder().build());
+        let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find, &create]);
+        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2")]).await.expect("ECR answers");
+        assert_eq!((missing.len(), create.num_calls()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn the_task_gets_the_copies_and_the_token_and_a_repeated_launch_the_same_client_token() {
+        let rule = mock!(aws_sdk_ecs::Client::run_task)
+            .match_requests(|request| {
+                let overrides = request.overrides().and_then(|overrides| overrides.container_overrides().first());
+                let environment: Vec<_> = overrides
+                    .map(|container| container.environment().iter().map(|v| (v.name().unwrap_or(""), v.value().unwrap_or(""))).collect())
+                    .unwrap_or_default();
+                environment == [("COPIES", "> source/app destination/app\nsha256:1 1\n"), ("TASK_TOKEN", "t0ken")]
+                    && request.client_token().is_some_and(|token| token == hex::encode(Sha256::digest("t0ken")))
+                    && request.started_by() == Some("run-1")
+            })
+            .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
+        for _ in 0..2 {
+            let arn = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect("it starts");
+            assert_eq!(arn, "arn:task");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_launch_that_starts_nothing_is_an_error_with_ecss_reason() {
+        let rule = mock!(aws_sdk_ecs::Client::run_task)
+            .then_output(|| RunTaskOutput::builder().failures(Failure::builder().reason("RESOURCE:MEMORY").build()).build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
+        let error = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect_err("nothing started");
+        assert_eq!((error.name(), error.to_string().as_str()), ("TaskNotStarted", "ECS started no task: RESOURCE:MEMORY"));
+    }
+}

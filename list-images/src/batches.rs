@@ -1,0 +1,158 @@
+//! Packs copies into batches, one for each task.
+//!
+//! A task takes most of a minute to start, and its copies share a cache of the layers that are already there. So a
+//! repository's images stay together, small repositories share a task, and there are as many tasks as may run at once,
+//! evenly loaded, unless there is too little work for them.
+
+use shared::plan::{Batch, Copy};
+use shared::task::{self, COPIES_LIMIT};
+
+/// What a copy costs besides its bytes, in the bytes that could be moved meanwhile: its requests.
+const COPY_OVERHEAD: u64 = 16 << 20;
+
+/// Less than this is not worth another task, which would spend longer starting than copying.
+const WORTH_A_TASK: u64 = 512 << 20;
+
+/// Copies that stay together: of one repository, and within the limits of one task.
+struct Chunk {
+    copies: Vec<Copy>,
+    weight: u64,
+    characters: usize,
+}
+
+/// Packs `copies`, in which a repository's copies stand next to each other, into batches for `concurrency` tasks at
+/// once; the heaviest comes first.
+#[must_use]
+pub fn pack(copies: Vec<Copy>, concurrency: usize) -> Vec<Batch> {
+    let total: u64 = copies.iter().map(weight).sum();
+    let tasks = (total / WORTH_A_TASK).clamp(1, concurrency.max(1) as u64);
+    let share = total.div_ceil(tasks);
+
+    let mut chunks = split(copies, share);
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(chunk.weight));
+    let mut bins: Vec<Chunk> = Vec::new();
+    for chunk in chunks {
+        let enough = bins.len() as u64 >= tasks;
+        let lightest = bins
+            .iter_mut()
+            .filter(|bin| bin.characters + chunk.characters <= COPIES_LIMIT)
+            .min_by_key(|bin| bin.weight);
+        match lightest {
+            Some(bin) if enough => {
+                bin.copies.extend(chunk.copies);
+                bin.weight += chunk.weight;
+                bin.characters += chunk.characters;
+            }
+            _ => bins.push(chunk),
+        }
+    }
+    bins.sort_by_key(|bin| std::cmp::Reverse(bin.weight));
+    bins.into_iter()
+        .enumerate()
+        .map(|(index, bin)| Batch {
+            id: (index + 1).to_string(),
+            bytes: bin.copies.iter().map(|copy| copy.bytes).sum(),
+            copies: bin.copies,
+        })
+        .collect()
+}
+
+fn weight(copy: &Copy) -> u64 {
+    copy.bytes + COPY_OVERHEAD
+}
+
+/// Splits what belongs to one repository only where it is more than a task's share, or more than a task can be told.
+fn split(copies: Vec<Copy>, share: u64) -> Vec<Chunk> {
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut current = String::new();
+    for copy in copies {
+        let header = task::header(&copy);
+        let characters = task::json_length(&task::line(&copy));
+        let weight = weight(&copy);
+        let fits = |chunk: &&mut Chunk| {
+            header == current && chunk.weight + weight <= share && chunk.characters + characters <= COPIES_LIMIT
+        };
+        match chunks.last_mut().filter(fits) {
+            Some(chunk) => {
+                chunk.copies.push(copy);
+                chunk.weight += weight;
+                chunk.characters += characters;
+            }
+            None => {
+                chunks.push(Chunk { copies: vec![copy], weight, characters: characters + task::json_length(&header) });
+                current = header;
+            }
+        }
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn copies(repository: &str, count: usize, bytes: u64) -> Vec<Copy> {
+        (0..count)
+            .map(|number| Copy {
+                source: format!("222222222222.dkr.ecr.us-west-2.amazonaws.com/{repository}@sha256:{number:064}"),
+                destination: format!("111111111111.dkr.ecr.us-east-1.amazonaws.com/{repository}:{number}"),
+                digest: format!("sha256:{number:064}"),
+                image: repository.into(),
+                tag: number.to_string(),
+                bytes,
+                error: None,
+            })
+            .collect()
+    }
+
+    fn destinations(batches: &[Batch]) -> Vec<&str> {
+        let mut all: Vec<_> = batches.iter().flat_map(|batch| &batch.copies).map(|copy| copy.destination.as_str()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn every_copy_is_in_exactly_one_batch_and_every_limit_is_kept() {
+        let all: Vec<_> = (0..50).flat_map(|n| copies(&format!("team/app-{n}"), 1 + n * 7 % 90, (n as u64 * 37 % 11) << 24)).collect();
+        let batches = pack(all.clone(), 10);
+
+        let mut expected: Vec<_> = all.iter().map(|copy| copy.destination.as_str()).collect();
+        expected.sort_unstable();
+        assert_eq!(destinations(&batches), expected);
+        for batch in &batches {
+            let json = serde_json::to_string(&task::encode(&batch.copies)).expect("a string is JSON");
+            assert!(json.len() - 2 <= COPIES_LIMIT, "{} characters", json.len());
+            assert_eq!(batch.bytes, batch.copies.iter().map(|copy| copy.bytes).sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn a_little_work_is_one_task() {
+        let all = [copies("a", 3, 1 << 20), copies("b", 2, 1 << 20)].concat();
+        assert_eq!(pack(all, 10).len(), 1);
+    }
+
+    #[test]
+    fn much_work_keeps_every_task_busy_and_evenly_loaded() {
+        let all: Vec<_> = (0..40).flat_map(|n| copies(&format!("app-{n}"), 2, GIB / 2)).collect();
+        let batches = pack(all, 10);
+        assert_eq!(batches.len(), 10);
+        assert!(batches.iter().all(|batch| batch.bytes == 4 * GIB));
+    }
+
+    #[test]
+    fn a_repository_is_split_only_where_it_is_too_much_for_one_task() {
+        let all = [copies("large", 10, GIB), copies("small", 2, GIB / 4)].concat();
+        let batches = pack(all, 4);
+        let with_small = batches.iter().filter(|batch| batch.copies.iter().any(|copy| copy.image == "small")).count();
+        assert_eq!(with_small, 1);
+        assert!(batches.len() >= 4);
+    }
+
+    #[test]
+    fn nothing_to_copy_is_no_batch() {
+        assert_eq!(pack(Vec::new(), 10), []);
+    }
+}

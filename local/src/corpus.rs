@@ -1,0 +1,237 @@
+//! What the registries of the local AWS hold before anything is copied.
+//!
+//! Names and tags look like those of a real company and of real public registries; sizes are small enough that a run is
+//! over within seconds.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    error::{Error, Result},
+    images::{self, Format, Image, ImageSpec, LayerSpec},
+    registry::Registry,
+};
+
+/// Each repository of the source account, its base, and its images: tags separated by spaces; no tag is an image
+/// without one.
+const PRIVATE: &[(&str, &str, &[&str])] = &[
+    ("base/runtime", "debian", &["bookworm", "trixie latest"]),
+    ("data/etl/ingest", "python", &["v3", "v4", ""]),
+    ("data/etl/report", "python", &["v1"]),
+    ("ml/model-server", "debian", &["cpu", "cuda12"]),
+    ("platform/api", "distroless", &["1.0.0", "1.1.0", "1.2.0 1.2 latest"]),
+    ("platform/scheduler", "distroless", &["0.9.1", "0.9.2"]),
+    ("platform/worker", "distroless", &["1.0.0", "1.1.0 stable"]),
+    ("tools/migrate", "alpine", &["5.0", "5.1 5"]),
+    ("web/frontend", "alpine", &["2024.1", "2024.2", "2024.3 latest"]),
+];
+
+/// The same for public registries, the registry's name first.
+const PUBLIC: &[(&str, &str, &str, &[&str])] = &[
+    ("docker.io", "bitnami/redis", "debian", &["7.2", "7.4"]),
+    ("docker.io", "library/alpine", "alpine", &["3.18", "3.19", "3.20 latest"]),
+    ("docker.io", "library/busybox", "busybox", &["1.36", "1.37"]),
+    ("docker.io", "library/nginx", "debian", &["1.26", "1.27 latest", "1.27-alpine"]),
+    ("docker.io", "library/redis", "debian", &["7.2", "7.4 7"]),
+    ("quay.io", "coreos/etcd", "distroless", &["v3.5.14", "v3.5.15", "v3.5.16"]),
+    ("quay.io", "prometheus/prometheus", "busybox", &["v2.53.0", "v2.54.1"]),
+];
+
+/// How many repositories are pushed to at a time.
+const REPOSITORIES: usize = 4;
+
+/// A set of images to be made and pushed.
+#[derive(Clone, Debug, Default)]
+pub struct Corpus {
+    images: Vec<Planned>,
+}
+
+#[derive(Clone, Debug)]
+struct Planned {
+    registry: String,
+    repository: String,
+    tags: Vec<String>,
+    spec: ImageSpec,
+}
+
+/// An image in its registry, once for each of its tags.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Seeded {
+    /// The registry's name, as image references have it.
+    pub registry: String,
+    /// The repository.
+    pub repository: String,
+    /// The tag, if it has any.
+    pub tag: Option<String>,
+    /// The digest.
+    pub digest: String,
+}
+
+impl Corpus {
+    /// The private repositories, in the ECR registry of that name.
+    #[must_use]
+    pub fn private(registry: &str) -> Self {
+        let images = PRIVATE.iter().flat_map(|(repository, base, images)| plan(registry, repository, base, images));
+        Self { images: images.collect() }
+    }
+
+    /// The public repositories.
+    #[must_use]
+    pub fn public() -> Self {
+        let images =
+            PUBLIC.iter().flat_map(|(registry, repository, base, images)| plan(registry, repository, base, images));
+        Self { images: images.collect() }
+    }
+
+    /// One more image, with what its name makes of it.
+    #[must_use]
+    pub fn with(mut self, registry: &str, repository: &str, tag: &str) -> Self {
+        self.images.extend(plan(registry, repository, "alpine", &[tag]));
+        self
+    }
+
+    /// Whether it has this image.
+    #[must_use]
+    pub fn contains(&self, registry: &str, repository: &str, tag: &str) -> bool {
+        self.images.iter().any(|image| {
+            image.registry == registry && image.repository == repository && image.tags.iter().any(|it| it == tag)
+        })
+    }
+
+    /// Both sets.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.images.extend(other.images);
+        self
+    }
+
+    /// The repositories in a registry.
+    #[must_use]
+    pub fn repositories(&self, registry: &str) -> Vec<&str> {
+        let mut names: Vec<_> =
+            self.images.iter().filter(|image| image.registry == registry).map(|image| &*image.repository).collect();
+        names.dedup();
+        names
+    }
+
+    /// Makes the images and pushes them: each to the registry of its name in `registries`, or else to `public`.
+    ///
+    /// # Errors
+    /// If a registry refuses.
+    pub async fn push(self, registries: &BTreeMap<String, Registry>, public: Option<&Registry>) -> Result<Vec<Seeded>> {
+        let specs: Vec<_> = self.images.iter().map(|planned| planned.spec.clone()).collect();
+        let made = tokio::task::spawn_blocking(move || images::make(&specs))
+            .await
+            .map_err(|error| Error::Unexpected(error.to_string()))??;
+        let mut repositories: BTreeMap<(&str, &str), Vec<(&Image, &[String])>> = BTreeMap::new();
+        for (planned, image) in self.images.iter().zip(&made) {
+            repositories.entry((&planned.registry, &planned.repository)).or_default().push((image, &planned.tags));
+        }
+        stream::iter(&repositories)
+            .map(|((name, repository), images)| async move {
+                let registry = registries.get(*name).or(public);
+                let registry = registry
+                    .ok_or_else(|| Error::Unexpected(format!("nothing stands in for {name} on this machine")))?;
+                registry.push(repository, images).await
+            })
+            .buffer_unordered(REPOSITORIES)
+            .try_collect::<()>()
+            .await?;
+        Ok(repositories.iter().flat_map(|((registry, name), images)| seeded(registry, name, images)).collect())
+    }
+}
+
+fn seeded<'a>(
+    registry: &'a str,
+    repository: &'a str,
+    images: &'a [(&Image, &[String])],
+) -> impl Iterator<Item = Seeded> + 'a {
+    images.iter().flat_map(move |(image, tags)| {
+        let untagged = tags.is_empty().then_some(None);
+        untagged.into_iter().chain(tags.iter().cloned().map(Some)).map(|tag| Seeded {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            tag,
+            digest: image.manifest.digest.clone(),
+        })
+    })
+}
+
+fn plan<'a>(
+    registry: &'a str,
+    repository: &'a str,
+    base: &'a str,
+    images: &'a [&'a str],
+) -> impl Iterator<Item = Planned> + 'a {
+    images.iter().map(move |tags| {
+        let first = tags.split(' ').next().unwrap_or_default();
+        let layers = vec![
+            LayerSpec { name: format!("base/{base}"), size: base_size(base) },
+            layer(&format!("{repository}/runtime")),
+            layer(&format!("{repository}/app/{first}")),
+        ];
+        Planned {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            tags: tags.split_whitespace().map(str::to_owned).collect(),
+            spec: ImageSpec {
+                format: if pick(repository, 2) == 0 { Format::Oci } else { Format::Docker },
+                architectures: if pick(repository, 3) == 0 { vec!["amd64"] } else { vec!["amd64", "arm64"] },
+                layers,
+            },
+        }
+    })
+}
+
+fn base_size(base: &str) -> usize {
+    match base {
+        "debian" => 4_000_000,
+        "python" => 3_000_000,
+        "alpine" => 1_000_000,
+        _ => 500_000,
+    }
+}
+
+/// A layer of 0.1 to 1.6 MB, the same for the same name.
+fn layer(name: &str) -> LayerSpec {
+    LayerSpec { name: name.to_owned(), size: 100_000 + pick(name, 1_500_000) }
+}
+
+/// A number below `limit` that follows from the name.
+fn pick(name: &str, limit: usize) -> usize {
+    name.bytes().fold(7, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_003) * 1_009 % limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(corpus: &Corpus) -> usize {
+        corpus.images.iter().map(|image| image.tags.len()).sum()
+    }
+
+    #[test]
+    fn there_is_enough_of_everything() {
+        let (private, public) = (Corpus::private("ecr"), Corpus::public());
+        assert!(private.repositories("ecr").len() >= 7 && tags(&private) >= 22);
+        assert!(public.repositories("docker.io").len() + public.repositories("quay.io").len() >= 6);
+        assert!(tags(&public) >= 20);
+        let all = private.and(public).images;
+        for format in [Format::Oci, Format::Docker] {
+            for platforms in [1, 2] {
+                let is = |image: &&Planned| image.spec.format == format && image.spec.architectures.len() == platforms;
+                assert!(all.iter().any(|image| is(&image)), "no {format:?} image for {platforms} platforms");
+            }
+        }
+        assert!(all.iter().any(|image| image.tags.is_empty()) && all.iter().any(|image| image.tags.len() > 1));
+    }
+
+    #[test]
+    fn real_tags_are_there() {
+        let public = Corpus::public();
+        assert!(public.contains("docker.io", "library/alpine", "3.20"));
+        assert!(public.contains("docker.io", "library/nginx", "1.27"));
+        assert!(!public.contains("docker.io", "library/nginx", "0"));
+    }
+}

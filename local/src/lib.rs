@@ -1,0 +1,19 @@
+//! An AWS on one machine.
+//!
+//! ministack stands in for AWS, Debian's docker-registry for the public registries; Fargate and the network between them are
+//! made here. The project's template is deployed to it by `sam deploy` as to AWS, and the Lambdas and skopeo that run on
+//! it are those that would run there.
+
+pub mod aws;
+pub mod corpus;
+pub mod error;
+pub mod fargate;
+pub mod images;
+pub mod machine;
+pub mod process;
+pub mod proxy;
+pub mod registry;
+pub mod stack;
+
+pub use error::{Error, Result};
+pub use machine::{Machine, Options};

@@ -1,0 +1,128 @@
+//! A registry as the machine itself uses it: to seed it, and to look what is in it.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION};
+use reqwest::{RequestBuilder, Response};
+
+use crate::{
+    aws::http_client,
+    error::{Error, Result},
+    images::{Blob, Image, Manifest},
+};
+
+/// How many uploads run at a time.
+const UPLOADS: usize = 8;
+/// All that a manifest may be.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// A registry on this machine, reached without the proxy.
+#[derive(Debug)]
+pub struct Registry {
+    http: reqwest::Client,
+    endpoint: String,
+    host: String,
+}
+
+impl Registry {
+    /// The registry of name `host` that `endpoint` serves.
+    ///
+    /// # Errors
+    /// If the HTTP client cannot be set up.
+    pub fn new(endpoint: &str, host: &str) -> Result<Self> {
+        Ok(Self { http: http_client()?, endpoint: endpoint.to_owned(), host: host.to_owned() })
+    }
+
+    /// Its name, as image references have it.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Pushes images into one repository, each under its tags or, without any, by its digest alone. Blobs that several of
+    /// them have go once.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses a part of it.
+    pub async fn push(&self, repository: &str, images: &[(&Image, &[String])]) -> Result<()> {
+        let blobs: BTreeMap<&str, &Blob> =
+            images.iter().flat_map(|(image, _)| &image.blobs).map(|blob| (&*blob.digest, &**blob)).collect();
+        stream::iter(blobs.into_values())
+            .map(|blob| self.push_blob(repository, blob))
+            .buffer_unordered(UPLOADS)
+            .try_collect::<()>()
+            .await?;
+        for (image, tags) in images {
+            for manifest in &image.platforms {
+                self.push_manifest(repository, &manifest.digest, manifest).await?;
+            }
+            let by_digest = [image.manifest.digest.clone()];
+            for reference in if tags.is_empty() { &by_digest } else { *tags } {
+                self.push_manifest(repository, reference, &image.manifest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn push_blob(&self, repository: &str, blob: &Blob) -> Result<()> {
+        let url = format!("{}/v2/{repository}/blobs/uploads/", self.endpoint);
+        let started = self.send("POST", &url, self.http.post(&url)).await?;
+        let location = started
+            .headers()
+            .get(LOCATION)
+            .and_then(|location| started.url().join(location.to_str().ok()?).ok())
+            .ok_or_else(|| Error::Unexpected(format!("POST {url} led nowhere")))?;
+        let mut upload = location;
+        upload.query_pairs_mut().append_pair("digest", &blob.digest);
+        let url = upload.to_string();
+        self.send("PUT", &url, self.http.put(upload).body(blob.bytes.clone())).await.map(drop)
+    }
+
+    async fn push_manifest(&self, repository: &str, reference: &str, manifest: &Manifest) -> Result<()> {
+        let url = self.manifest_url(repository, reference);
+        let request = self.http.put(&url).header(CONTENT_TYPE, manifest.media_type).body(manifest.bytes.clone());
+        self.send("PUT", &url, request).await.map(drop)
+    }
+
+    /// The digest that a tag (or a digest) has there, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry says anything else.
+    pub async fn digest(&self, repository: &str, reference: &str) -> Result<Option<String>> {
+        let url = self.manifest_url(repository, reference);
+        let answer = match self.send("HEAD", &url, self.http.head(&url).header(ACCEPT, MANIFESTS)).await {
+            Err(Error::Registry { status: 404, .. }) => return Ok(None),
+            answer => answer?,
+        };
+        let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
+        Ok(digest.map(str::to_owned))
+    }
+
+    /// The content of a manifest, by tag or digest.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses.
+    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Vec<u8>> {
+        let url = self.manifest_url(repository, reference);
+        let answer = self.send("GET", &url, self.http.get(&url).header(ACCEPT, MANIFESTS)).await?;
+        let body = answer.bytes().await.map_err(|source| Error::Http { what: url, source })?;
+        Ok(body.to_vec())
+    }
+
+    fn manifest_url(&self, repository: &str, reference: &str) -> String {
+        format!("{}/v2/{repository}/manifests/{reference}", self.endpoint)
+    }
+
+    async fn send(&self, method: &'static str, url: &str, request: RequestBuilder) -> Result<Response> {
+        let no_answer = |source| Error::Http { what: format!("{} for {method} {url}", self.host), source };
+        let answer = request.header(HOST, &self.host).send().await.map_err(no_answer)?;
+        let status = answer.status().as_u16();
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let body = answer.text().await.unwrap_or_default();
+        Err(Error::Registry { method, url: url.to_owned(), status, body })
+    }
+}

@@ -1,0 +1,35 @@
+//! Lambda: checks each image at its destination, and records what became of it.
+
+mod config;
+mod outcome;
+mod tables;
+
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
+use shared::config::Environment;
+use shared::ecr::Registry;
+
+use crate::config::Config;
+use crate::outcome::Request;
+use crate::tables::Tables;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    tracing::init_default_subscriber();
+    let environment = Environment::of_process();
+    let aws = aws_config::load_from_env().await;
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+    run(service_fn(async |event: LambdaEvent<Request>| {
+        let recorded = async {
+            let config = Config::read(&environment)?;
+            let destination = Registry::connect(&aws, &secrets, &config.destination).await?;
+            let outcomes = outcome::of_batch(&destination, &event.payload).await?;
+            Tables::new(&dynamodb, &config).record(&event.payload, &outcomes).await
+        };
+        recorded.await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot record the batch");
+            Diagnostic { error_type: error.name().into(), error_message: error.to_string() }
+        })
+    }))
+    .await
+}

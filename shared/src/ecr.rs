@@ -1,0 +1,370 @@
+//! An ECR registry: what it holds, the login to it, and the repositories that it still lacks.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use aws_config::SdkConfig;
+use aws_sdk_ecr::types::{ImageFailure, ImageIdentifier};
+use aws_sdk_ecr::{Client, config};
+
+use crate::config::RegistryConfig;
+use crate::manifest::{self, Manifest};
+use crate::{Error, Result, credentials};
+
+/// The most that a listing call returns at once; ECR's own default is 100.
+const PAGE: i32 = 1_000;
+
+/// The most images that BatchGetImage takes.
+const BATCH: usize = 100;
+
+/// A registry in one account and region.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    client: Client,
+    id: Option<String>,
+}
+
+/// The login to a registry; it lives 12 hours.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The registry's host name, for example `123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn`.
+    pub host: String,
+    /// User and password as a docker auth file has them: base64 of `AWS:password`.
+    pub token: String,
+    /// In seconds since 1970.
+    pub expires_at: i64,
+}
+
+// The token is a password: it must not get into a log by way of a Debug.
+impl fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Login")
+            .field("host", &self.host)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An image in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// `sha256:…`
+    pub digest: String,
+    /// Empty for an untagged image.
+    pub tags: Vec<String>,
+    /// The compressed size; of an index, that of its largest image.
+    pub bytes: u64,
+    /// Whether it is an index, and its images are images of the repository, too.
+    pub is_index: bool,
+}
+
+/// Names an image in a repository by tag, by digest, or by both at once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageId {
+    /// The tag.
+    pub tag: Option<String>,
+    /// The digest; together with a tag, what the tag must lead to.
+    pub digest: Option<String>,
+}
+
+/// An image that was looked for and found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// `sha256:…`
+    pub digest: String,
+    /// What it refers to.
+    pub manifest: Manifest,
+}
+
+impl Registry {
+    /// The registry that `registry` describes.
+    ///
+    /// # Errors
+    /// When its credential cannot be used.
+    pub async fn connect(
+        base: &SdkConfig,
+        secrets: &aws_sdk_secretsmanager::Client,
+        registry: &RegistryConfig,
+    ) -> Result<Self> {
+        let resolved = credentials::resolve(base, secrets, registry).await?;
+        let client = Client::from_conf(config::Builder::from(&resolved).build());
+        Ok(Self::new(client, registry.account.clone()))
+    }
+
+    /// The registry `id` (an account; `None` for the client's own), reached through `client`.
+    #[must_use]
+    pub fn new(client: Client, id: Option<String>) -> Self {
+        Self { client, id }
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// When ECR does not hand out a token.
+    pub async fn login(&self) -> Result<Login> {
+        const ACTION: &str = "ecr:GetAuthorizationToken";
+        let subject = self.id.clone().unwrap_or_else(|| "the registry".into());
+        // Deprecated, since one token opens every registry that its owner may use; but it alone makes ECR answer with
+        // the host name of a registry in another account.
+        #[allow(deprecated)]
+        let request = self.client.get_authorization_token().set_registry_ids(self.id.clone().map(|id| vec![id]));
+        let answer = request.send().await.map_err(Error::aws(ACTION, &subject))?;
+        answer
+            .authorization_data()
+            .iter()
+            .find_map(|data| {
+                let host = data.proxy_endpoint()?.trim_start_matches("https://").to_owned();
+                let token = data.authorization_token()?.to_owned();
+                Some(Login { host, token, expires_at: data.expires_at()?.secs() })
+            })
+            .ok_or_else(|| Error::Aws {
+                action: ACTION,
+                subject,
+                code: String::new(),
+                message: "the answer holds no token".into(),
+                source: "no authorizationData".into(),
+            })
+    }
+
+    /// The names of all repositories.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn repositories(&self) -> Result<Vec<String>> {
+        let mut pages = self
+            .client
+            .describe_repositories()
+            .set_registry_id(self.id.clone())
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        let mut names = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(Error::aws("ecr:DescribeRepositories", "the registry"))?;
+            names.extend(page.repositories().iter().filter_map(|repository| repository.repository_name()).map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// All images of a repository; `None` where there is no such repository.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn images(&self, repository: &str) -> Result<Option<Vec<Image>>> {
+        let mut pages = self
+            .client
+            .describe_images()
+            .set_registry_id(self.id.clone())
+            .repository_name(repository)
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        let mut images = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = match page {
+                Ok(page) => page,
+                Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(Error::aws("ecr:DescribeImages", repository)(error)),
+            };
+            images.extend(page.image_details.unwrap_or_default().into_iter().filter_map(|image| {
+                Some(Image {
+                    digest: image.image_digest?,
+                    tags: image.image_tags.unwrap_or_default(),
+                    bytes: image.image_size_in_bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
+                    is_index: image.image_manifest_media_type.as_deref().is_some_and(manifest::is_index),
+                })
+            }));
+        }
+        Ok(Some(images))
+    }
+
+    /// Looks for images of one repository; what it lacks is not in the answer. `None` where there is no such repository.
+    ///
+    /// # Errors
+    /// When ECR cannot tell.
+    pub async fn find(&self, repository: &str, wanted: &[ImageId]) -> Result<Option<HashMap<ImageId, Found>>> {
+        let unique: Vec<&ImageId> = wanted.iter().collect::<HashSet<_>>().into_iter().collect();
+        let mut found = HashMap::new();
+        for ids in unique.chunks(BATCH) {
+            let answer = self
+                .client
+                .batch_get_image()
+                .set_registry_id(self.id.clone())
+                .repository_name(repository)
+                .set_image_ids(Some(ids.iter().map(|id| identifier(id)).collect()))
+                .send()
+                .await;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(Error::aws("ecr:BatchGetImage", repository)(error)),
+            };
+            for id in ids.iter().filter(|id| !answer.failures().iter().any(|failure| is_about(failure, id))) {
+                let image = answer.images().iter().find(|image| {
+                    let answered = image.image_id();
+                    match &id.digest {
+                        Some(digest) => answered.and_then(ImageIdentifier::image_digest) == Some(digest),
+                        None => answered.and_then(ImageIdentifier::image_tag) == id.tag.as_deref(),
+                    }
+                });
+                if let Some(image) = image
+                    && let Some(digest) = image.image_id().and_then(ImageIdentifier::image_digest)
+                {
+                    let manifest = Manifest::parse(image.image_manifest().unwrap_or_default());
+                    found.insert((*id).clone(), Found { digest: digest.to_owned(), manifest });
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Creates a repository. That somebody else has just created it is no error.
+    ///
+    /// # Errors
+    /// When ECR refuses: access denied, quota, a bad name.
+    pub async fn create(&self, repository: &str) -> Result<()> {
+        match self.client.create_repository().set_registry_id(self.id.clone()).repository_name(repository).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => Ok(()),
+            Err(error) => Err(Error::aws("ecr:CreateRepository", repository)(error)),
+        }
+    }
+}
+
+fn identifier(id: &ImageId) -> ImageIdentifier {
+    ImageIdentifier::builder().set_image_tag(id.tag.clone()).set_image_digest(id.digest.clone()).build()
+}
+
+fn is_about(failure: &ImageFailure, id: &ImageId) -> bool {
+    failure.image_id().is_some_and(|failed| match &id.tag {
+        Some(tag) => failed.image_tag() == Some(tag),
+        None => failed.image_digest() == id.digest.as_deref(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
+    use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
+    use aws_sdk_ecr::operation::describe_images::{DescribeImagesError, DescribeImagesOutput};
+    use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
+    use aws_sdk_ecr::primitives::DateTime;
+    use aws_sdk_ecr::types::error::{RepositoryAlreadyExistsException, RepositoryNotFoundException};
+    use aws_sdk_ecr::types::{AuthorizationData, Image as EcrImage, ImageDetail, ImageFailureCode};
+    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn detail(digest: &str) -> ImageDetail {
+        ImageDetail::builder().image_digest(digest).image_tags("1").image_size_in_bytes(5).build()
+    }
+
+    #[tokio::test]
+    async fn every_page_of_a_repository_is_listed_at_full_size_and_with_the_registry_id() {
+        let first = mock!(Client::describe_images)
+            .match_requests(|request| {
+                request.next_token().is_none() && request.max_results() == Some(1_000) && request.registry_id() == Some("222222222222")
+            })
+            .then_output(|| DescribeImagesOutput::builder().image_details(detail("sha256:1")).next_token("more").build());
+        let second = mock!(Client::describe_images)
+            .match_requests(|request| request.next_token() == Some("more") && request.registry_id() == Some("222222222222"))
+            .then_output(|| DescribeImagesOutput::builder().image_details(detail("sha256:2")).build());
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&first, &second]);
+
+        let registry = Registry::new(client, Some("222222222222".into()));
+        let images = registry.images("app").await.expect("it can be listed").expect("it exists");
+
+        let digests: Vec<_> = images.iter().map(|image| image.digest.as_str()).collect();
+        assert_eq!(digests, ["sha256:1", "sha256:2"]);
+        assert_eq!(first.num_calls() + second.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_does_not_exist_is_not_an_error() {
+        let rule = mock!(Client::describe_images).then_error(|| {
+            DescribeImagesError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
+        });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        assert_eq!(Registry::new(client, None).images("app").await.expect("it is an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn an_image_is_found_only_if_its_tag_leads_to_the_digest() {
+        let rule = mock!(Client::batch_get_image).then_output(|| {
+            let found = ImageIdentifier::builder().image_tag("1").image_digest("sha256:1").build();
+            let moved = ImageIdentifier::builder().image_tag("2").image_digest("sha256:2").build();
+            BatchGetImageOutput::builder()
+                .images(EcrImage::builder().image_id(found).image_manifest(r#"{"layers": []}"#).build())
+                .failures(
+                    ImageFailure::builder()
+                        .image_id(moved)
+                        .failure_code(ImageFailureCode::ImageTagDoesNotMatchDigest)
+                        .build(),
+                )
+                .build()
+        });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        let id = |tag: &str| ImageId { tag: Some(tag.into()), digest: Some(format!("sha256:{tag}")) };
+
+        let found = Registry::new(client, None).find("app", &[id("1"), id("2")]).await.expect("ECR answers").expect("it exists");
+
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&id("1")]);
+    }
+
+    #[tokio::test]
+    async fn more_images_than_one_call_takes_are_looked_for_in_several() {
+        let rule = mock!(Client::batch_get_image)
+            .match_requests(|request| request.image_ids().len() <= 100)
+            .then_output(|| BatchGetImageOutput::builder().build());
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        let ids: Vec<_> = (0..101).map(|n| ImageId { tag: Some(n.to_string()), digest: None }).collect();
+
+        Registry::new(client, None).find("app", &ids).await.expect("ECR answers");
+
+        assert_eq!(rule.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_was_created_meanwhile_is_not_an_error_but_a_refusal_is() {
+        let exists = mock!(Client::create_repository).then_error(|| {
+            CreateRepositoryError::RepositoryAlreadyExistsException(RepositoryAlreadyExistsException::builder().build())
+        });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&exists]);
+        Registry::new(client, None).create("app").await.expect("somebody else was faster");
+
+        let denied = mock!(Client::create_repository).then_error(|| {
+            CreateRepositoryError::generic(
+                aws_sdk_ecr::error::ErrorMetadata::builder().code("AccessDeniedException").message("no").build(),
+            )
+        });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&denied]);
+        let error = Registry::new(client, None).create("app").await.expect_err("we may not");
+        assert_eq!(error.name(), "AccessDenied");
+        assert_eq!(error.to_string(), "ecr:CreateRepository on app failed: AccessDeniedException: no");
+    }
+
+    #[tokio::test]
+    async fn a_login_shows_everything_but_the_token() {
+        let rule = mock!(Client::get_authorization_token).then_output(|| {
+            GetAuthorizationTokenOutput::builder()
+                .authorization_data(
+                    AuthorizationData::builder()
+                        .proxy_endpoint("https://1.dkr.ecr.cn-north-1.amazonaws.com.cn")
+                        .authorization_token("aHVzaA==")
+                        .expires_at(DateTime::from_secs(1_000))
+                        .build(),
+                )
+                .build()
+        });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        let login = Registry::new(client, None).login().await.expect("there is a token");
+        assert_eq!(login.host, "1.dkr.ecr.cn-north-1.amazonaws.com.cn");
+        assert_eq!(login.token, "aHVzaA==");
+        assert!(!format!("{login:?}").contains("aHVzaA=="));
+    }
+}

@@ -1,0 +1,143 @@
+//! What can go wrong, and the short name under which the state machine knows it.
+
+use std::error::Error as StdError;
+
+use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
+
+/// Why a Lambda could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An environment variable, and so the stack parameter behind it, is missing or has a value that cannot be used.
+    #[error("{variable} is {value:?}: {problem}")]
+    Configuration {
+        /// The variable's name.
+        variable: String,
+        /// The value that was found; empty where the variable is not set.
+        value: String,
+        /// What was expected.
+        problem: String,
+    },
+    /// A credential is missing, does not parse or lacks a field. Its content is never part of the message.
+    #[error("the credential {name:?} cannot be used: {problem}")]
+    Credential {
+        /// The secret's name, as the stack parameter gives it.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+        /// The service's own error, where there is one.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+    /// A selected image, or what it would be called at the destination, is not valid.
+    #[error("{entry:?}{}: {problem}", position.map(|at| format!(" (entry {at} of the image list)")).unwrap_or_default())]
+    Selection {
+        /// The entry as the user wrote it.
+        entry: String,
+        /// Its position in the list, counted from 1.
+        position: Option<usize>,
+        /// What was expected.
+        problem: String,
+    },
+    /// AWS refused or failed a call.
+    #[error("{action} on {subject} failed: {message}")]
+    Aws {
+        /// The IAM action, for example `ecr:DescribeImages`.
+        action: &'static str,
+        /// What the call was about: a repository, a table, a secret.
+        subject: String,
+        /// The service's error code; empty where the call never got an answer.
+        code: String,
+        /// The service's message, or what kept the call from being answered.
+        message: String,
+        /// The whole error.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Every [name](Self::name) that there is.
+    pub const NAMES: [&str; 6] = [
+        "AccessDenied",
+        "InvalidConfiguration",
+        "InvalidCredential",
+        "InvalidImageList",
+        "RequestRefused",
+        "ServiceUnavailable",
+    ];
+
+    /// Wraps the error of an AWS call; for `map_err`.
+    pub fn aws<E, R>(action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E, R>) -> Self
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let subject = subject.into();
+        move |error| {
+            let code = error.code().unwrap_or_default().to_owned();
+            let message = match (error.code(), error.message()) {
+                (Some(code), Some(message)) => format!("{code}: {message}"),
+                (Some(code), None) => code.to_owned(),
+                _ => root_cause(&error),
+            };
+            Self::Aws { action, subject, code, message, source: Box::new(error) }
+        }
+    }
+
+    /// The name that the state machine's Retry and Catch match on: short and stable.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Configuration { .. } => "InvalidConfiguration",
+            Self::Credential { .. } => "InvalidCredential",
+            Self::Selection { .. } => "InvalidImageList",
+            Self::Aws { code, .. } if is_denied(code) => "AccessDenied",
+            Self::Aws { code, .. } if is_refused(code) => "RequestRefused",
+            Self::Aws { .. } => "ServiceUnavailable",
+        }
+    }
+}
+
+fn is_denied(code: &str) -> bool {
+    code.starts_with("AccessDenied") || matches!(code, "UnauthorizedOperation" | "UnrecognizedClientException" | "InvalidClientTokenId")
+}
+
+/// Whether the service understood the call and said no: asking again would give the same answer.
+fn is_refused(code: &str) -> bool {
+    code.starts_with("Invalid") || code.starts_with("Validation") || code.contains("LimitExceeded") || code.contains("NotFound")
+}
+
+fn root_cause(error: &dyn StdError) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn aws(code: &str) -> Error {
+        let (subject, code, message) = ("app".into(), code.into(), String::new());
+        Error::Aws { action: "ecr:DescribeImages", subject, code, message, source: "refused".into() }
+    }
+
+    #[test]
+    fn a_service_that_said_no_is_told_apart_from_one_that_may_say_yes_the_next_time() {
+        for (code, name) in [
+            ("AccessDeniedException", "AccessDenied"),
+            ("UnrecognizedClientException", "AccessDenied"),
+            ("InvalidParameterException", "RequestRefused"),
+            ("RepositoryNotFoundException", "RequestRefused"),
+            ("LimitExceededException", "RequestRefused"),
+            ("ThrottlingException", "ServiceUnavailable"),
+            ("ServerException", "ServiceUnavailable"),
+            ("", "ServiceUnavailable"),
+        ] {
+            assert_eq!(aws(code).name(), name, "{code}");
+            assert!(Error::NAMES.contains(&name));
+        }
+    }
+}

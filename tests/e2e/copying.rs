@@ -1,0 +1,68 @@
+//! What a run copies.
+
+use serde_json::json;
+
+use crate::world::{Result, World, rows, run};
+
+pub async fn all_of_an_ecr_registry_is_copied_across_accounts_and_regions(world: &World) -> Result {
+    let first = world.private_run().await?;
+    assert!(first.outcome.succeeded(), "{:?}", first.outcome);
+
+    let images = world.seeded(|registry, _| local::proxy::is_ecr(registry));
+    let untagged = images.iter().filter(|image| image.tag.is_none()).count();
+    assert!(images.len() >= 22 && untagged >= 1, "{} images, {untagged} without a tag", images.len());
+    let rows = rows(&first.stack).await?;
+    for image in &images {
+        world.check_copied(&first.stack, &image.repository, image).await?;
+        let tag = image.tag.as_ref().unwrap_or(&image.digest);
+        let row = rows.get(&(image.repository.clone(), tag.clone())).ok_or(format!("{image:?} has no row"))?;
+        assert_eq!(row.status, "Done", "{row:?}");
+        assert_eq!(row.digest.as_ref(), Some(&image.digest));
+        assert_eq!(row.error_message, None);
+        assert_eq!(row.attempts, Some(1));
+        assert!(row.bytes.is_some_and(|bytes| bytes > 0) && row.log_stream.is_some(), "{row:?}");
+    }
+    assert_eq!(rows.len(), images.len(), "every image has a row, and nothing else has");
+
+    let counts = first.stack.execution_row(first.execution.name()).await?.ok_or("the execution has no item")?;
+    let total = images.len() as u64;
+    assert_eq!((counts.listed, counts.to_copy, counts.done, counts.failed), (total, total, total, 0));
+    Ok(())
+}
+
+pub async fn a_second_run_copies_nothing_and_starts_no_task(world: &World) -> Result {
+    let first = world.private_run().await?;
+    let tasks = world.tasks(&first.stack).len();
+    assert!(tasks > 0);
+
+    let second = run(first.stack.clone()).await?;
+
+    assert!(second.outcome.succeeded(), "{:?}", second.outcome);
+    assert_eq!(world.tasks(&first.stack).len(), tasks);
+    let counts = second.stack.execution_row(second.execution.name()).await?.ok_or("the execution has no item")?;
+    assert_eq!((counts.to_copy, counts.done), (0, 0));
+    assert!(counts.unchanged > 0 && counts.unchanged == counts.listed, "{counts:?}");
+    Ok(())
+}
+
+pub async fn selected_public_images_and_all_tags_are_copied(world: &World) -> Result {
+    let list = "nginx:1.27, docker.io/library/nginx:1.27,bitnami/redis:7.4,quay.io/coreos/etcd:ALL_TAGS,";
+    let public = run(world.deploy_public("public", list).await?).await?;
+    assert!(public.outcome.succeeded(), "{:?}", public.outcome);
+
+    let etcd = world.seeded(|registry, repository| (registry, repository) == ("quay.io", "coreos/etcd"));
+    assert!(etcd.len() >= 3);
+    for image in &etcd {
+        world.check_copied(&public.stack, "quay.io/coreos/etcd", image).await?;
+    }
+    for (repository, name, tag) in [("library/nginx", "nginx", "1.27"), ("bitnami/redis", "bitnami/redis", "7.4")] {
+        let images = world.seeded(|registry, it| (registry, it) == ("docker.io", repository));
+        let image = images.into_iter().find(|image| image.tag.as_deref() == Some(tag)).ok_or(name)?;
+        world.check_copied(&public.stack, name, image).await?;
+    }
+    let rows = rows(&public.stack).await?;
+    assert_eq!(rows.len(), etcd.len() + 2, "{:?}", rows.keys());
+    assert!(rows.values().all(|row| row.status == "Done"));
+    assert_eq!(public.outcome.output["failed"], json!("0"));
+    Ok(())
+}

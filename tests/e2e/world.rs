@@ -1,0 +1,176 @@
+//! The local AWS that the tests share, and what more than one of them needs of it.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use local::aws::{Aws, xml_text};
+use local::corpus::{Corpus, Seeded};
+use local::fargate::Task;
+use local::machine::{Machine, Options, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
+use local::stack::{Execution, ImageRow, Outcome, Stack};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::secrets::CommandLines;
+
+/// What a test comes to; its error says what is wrong.
+pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The local AWS, with images at the sources.
+pub struct World {
+    machine: Machine,
+    seeded: Vec<Seeded>,
+    command_lines: CommandLines,
+    private: OnceCell<Run>,
+    // Logs and state, removed after everything else.
+    _directory: TempDir,
+}
+
+/// A stack and an execution of it that has ended.
+pub struct Run {
+    /// The stack.
+    pub stack: Stack,
+    /// The execution.
+    pub execution: Execution,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl World {
+    /// Starts it, and pushes images to the source account and the public registries.
+    pub async fn start() -> local::Result<Self> {
+        let directory = tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
+        let machine = Machine::start(Options::new(directory.path())).await?;
+        let seeded = machine.seed(machine.private_corpus().await?.and(Corpus::public())).await?;
+        let secrets = crate::secrets::known(&machine).await?;
+        Ok(Self {
+            machine,
+            seeded,
+            command_lines: CommandLines::watch(secrets),
+            private: OnceCell::new(),
+            _directory: directory,
+        })
+    }
+
+    /// Stops it.
+    pub async fn stop(self) {
+        self.machine.stop().await;
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The command lines that were seen to hold a credential.
+    pub fn command_lines(&self) -> &CommandLines {
+        &self.command_lines
+    }
+
+    /// The images at the sources for which `select` holds, by registry and repository.
+    pub fn seeded(&self, select: impl Fn(&str, &str) -> bool) -> Vec<&Seeded> {
+        self.seeded.iter().filter(|image| select(&image.registry, &image.repository)).collect()
+    }
+
+    /// Deploys a stack that copies below the prefix `name`.
+    pub async fn deploy(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Stack> {
+        let parameters: Vec<_> = parameters.iter().copied().chain([("destPrefix", name)]).collect();
+        Ok(Stack::deploy(&self.machine, name, &parameters).await?)
+    }
+
+    /// Deploys a stack that copies selected images of public registries.
+    pub async fn deploy_public(&self, name: &str, images: &str) -> Result<Stack> {
+        self.deploy(name, &[("sourceType", "Public"), ("srcList", "SELECTED"), ("srcImageList", images)]).await
+    }
+
+    /// The run that copies all of the source account's registry; the first test that needs it starts it.
+    pub async fn private_run(&self) -> Result<&Run> {
+        self.private
+            .get_or_try_init(|| async {
+                let source = [
+                    ("sourceType", "Amazon_ECR"),
+                    ("srcList", "ALL"),
+                    ("srcRegion", SOURCE_REGION),
+                    ("srcAccountId", SOURCE_ACCOUNT),
+                    ("srcCredential", SOURCE_CREDENTIAL),
+                ];
+                let stack = self.deploy("private", &source).await?;
+                run(stack).await
+            })
+            .await
+    }
+
+    /// The tasks that a stack has started so far.
+    pub fn tasks(&self, stack: &Stack) -> Vec<Task> {
+        let family = format!("{}-copy", stack.name());
+        self.machine.fargate().tasks().into_iter().filter(|task| task.family == family).collect()
+    }
+
+    /// Checks that the destination has this image under the prefix of `stack`, with the source's digest.
+    pub async fn check_copied(&self, stack: &Stack, name: &str, image: &Seeded) -> Result {
+        let destination = self.machine.ecr(local::machine::ACCOUNT, local::machine::REGION).await?;
+        let repository = format!("{}/{name}", stack.name());
+        let reference = image.tag.as_ref().unwrap_or(&image.digest);
+        let digest = destination.digest(&repository, reference).await?;
+        if digest.as_ref() != Some(&image.digest) {
+            return Err(format!("{repository} has {digest:?} for {reference}, and not {}", image.digest).into());
+        }
+        Ok(())
+    }
+
+    /// Subscribes a queue to a stack's topic.
+    pub async fn notifications(&self, stack: &Stack) -> Result<Notifications> {
+        Notifications::of(self.machine.home()?, stack).await
+    }
+}
+
+/// Starts an execution of `stack` and waits for its end.
+pub async fn run(stack: Stack) -> Result<Run> {
+    let execution = stack.start(&json!({})).await?;
+    let outcome = execution.wait().await?;
+    Ok(Run { stack, execution, outcome })
+}
+
+/// A stack's rows, by image and tag.
+pub async fn rows(stack: &Stack) -> Result<BTreeMap<(String, String), ImageRow>> {
+    let rows = stack.image_rows().await?;
+    Ok(rows.into_iter().map(|row| ((row.image.clone(), row.tag.clone()), row)).collect())
+}
+
+/// What a stack's topic has published since it was subscribed to.
+pub struct Notifications {
+    aws: Aws,
+    queue: String,
+}
+
+impl Notifications {
+    async fn of(aws: Aws, stack: &Stack) -> Result<Self> {
+        let created = aws.json("sqs", "AmazonSQS.CreateQueue", json!({ "QueueName": stack.name() })).await?;
+        let queue = created["QueueUrl"].as_str().unwrap_or_default().to_owned();
+        let request = json!({ "QueueUrl": queue, "AttributeNames": ["QueueArn"] });
+        let attributes = aws.json("sqs", "AmazonSQS.GetQueueAttributes", request).await?;
+        let arn = attributes["Attributes"]["QueueArn"].as_str().unwrap_or_default().to_owned();
+        let topic = stack.output("TopicArn")?;
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage",
+            "Resource": arn, "Condition": { "ArnEquals": { "aws:SourceArn": topic } }
+        }] });
+        let request = json!({ "QueueUrl": queue, "Attributes": { "Policy": policy.to_string() } });
+        aws.json("sqs", "AmazonSQS.SetQueueAttributes", request).await?;
+        let parameters = [("TopicArn", topic), ("Protocol", "sqs"), ("Endpoint", arn.as_str())];
+        let subscribed = aws.query("sns", "Subscribe", &parameters).await?;
+        xml_text(&subscribed, "SubscriptionArn").ok_or("the topic cannot be subscribed to")?;
+        Ok(Self { aws, queue })
+    }
+
+    /// The messages' subjects and texts.
+    pub async fn received(&self) -> Result<Vec<(String, String)>> {
+        let request = json!({ "QueueUrl": self.queue, "MaxNumberOfMessages": 10 });
+        let answer = self.aws.json("sqs", "AmazonSQS.ReceiveMessage", request).await?;
+        let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
+        let text = |body: &Value, name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        let bodies = messages.iter().map(|message| serde_json::from_str(message["Body"].as_str().unwrap_or_default()));
+        bodies.map(|body| body.map(|body: Value| (text(&body, "Subject"), text(&body, "Message"))).map_err(Into::into)).collect()
+    }
+}
