@@ -49,7 +49,8 @@ deploy: setup ## Build for AWS and deploy there, with the credentials that the A
 test: setup ## Run every test: unit, documentation, and end to end on a local AWS
 	$(CARGO) test --workspace --exclude ecr-transfer-tests
 	tools/exclusively tools/build
-	$(CARGO) test -p ecr-transfer-tests
+	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
+	$(CARGO) test --workspace --test e2e
 
 .PHONY: build
 build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS

@@ -11,7 +11,7 @@ use shared::Error as Shared;
 use shared::task::{CopyReport, Log, Report, TASK_TOKEN};
 
 use crate::config::LogConfig;
-use crate::error::{Error, IMAGES_REFUSED, Result, TASK_FAILED, TASK_NOT_STARTED};
+use crate::error::{IMAGES_REFUSED, Result, TASK_FAILED, TASK_NOT_STARTED};
 
 /// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
 const CAUSE_LIMIT: usize = 32_768;
@@ -88,6 +88,7 @@ pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result
             Ok(json!({}))
         }
         Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "no task was started");
             let report = Report { reason: error.to_string(), ..Report::default() };
             fail(sfn, token, error.name(), &report).await?;
             Err(error)
@@ -165,7 +166,9 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
             .await;
         let page = match page {
             Ok(page) => page,
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => return Ok(copies),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => {
+                return Ok(copies);
+            }
             Err(error) => return Err(Shared::aws("logs:GetLogEvents", &log.stream)(error).into()),
         };
         copies.extend(page.events().iter().filter_map(|event| CopyReport::parse(event.message()?)));
@@ -247,6 +250,7 @@ mod tests {
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;
+    use crate::error::Error;
 
     fn event(containers: &Value) -> TaskStateChange {
         serde_json::from_value(json!({"detail-type": "ECS Task State Change", "detail": {
@@ -339,7 +343,8 @@ mod tests {
     async fn a_launch_that_failed_is_answered_for_and_still_an_error() {
         let answer = failed_with("TaskNotStarted", "RESOURCE:MEMORY");
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
-        let error = for_launch(&sfn, "t0ken", Err(Error::NotStarted("RESOURCE:MEMORY".into()))).await.expect_err("it failed");
+        let error =
+            for_launch(&sfn, "t0ken", Err(Error::NotStarted("RESOURCE:MEMORY".into()))).await.expect_err("it failed");
         assert_eq!((error.name(), answer.num_calls()), ("TaskNotStarted", 1));
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::types::{
-    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration, TaskOverride,
+    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
+    TaskOverride,
 };
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use serde::Deserialize;
@@ -60,16 +61,22 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     if config.source.is_some() {
         hosts.push(missing[0].source_registry().to_owned());
     }
-    logins::keep_fresh(&clients.secrets, &config.registry_auth_secret, &hosts, config.task_timeout_seconds, async || {
-        let source = async {
-            match &config.source {
-                Some(source) => Registry::connect(aws, &clients.secrets, source).await?.login().await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (source, destination) = future::try_join(source, destination.login()).await?;
-        Ok(source.into_iter().chain([destination]).collect())
-    })
+    logins::keep_fresh(
+        &clients.secrets,
+        &config.registry_auth_secret,
+        &hosts,
+        config.task_timeout_seconds,
+        async || {
+            let source = async {
+                match &config.source {
+                    Some(source) => Registry::connect(aws, &clients.secrets, source).await?.login().await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (source, destination) = future::try_join(source, destination.login()).await?;
+            Ok(source.into_iter().chain([destination]).collect())
+        },
+    )
     .await?;
     run(&clients.ecs, &config.task, request, &missing).await.map(Some)
 }
@@ -137,7 +144,13 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
         .map_err(shared::Error::aws("ecs:RunTask", &config.definition))?;
     match answer.tasks().first().and_then(|task| task.task_arn()) {
         Some(arn) => {
-            tracing::info!(task = arn, execution = request.execution, batch = request.batch.id, images = copies.len(), "started");
+            tracing::info!(
+                task = arn,
+                execution = request.execution,
+                batch = request.batch.id,
+                images = copies.len(),
+                "started"
+            );
             Ok(arn.to_owned())
         }
         // RunTask can succeed and still start nothing.
@@ -204,7 +217,9 @@ mod tests {
         });
         let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
         let failed = Copy { error: Some("cannot be listed".into()), ..copy("app", "3") };
-        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2"), failed]).await.expect("ECR answers");
+        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2"), failed])
+            .await
+            .expect("ECR answers");
         assert_eq!(missing, [copy("app", "2")]);
     }
 
@@ -217,7 +232,8 @@ mod tests {
             .match_requests(|request| request.repository_name() == Some("app"))
             .then_output(|| CreateRepositoryOutput::builder().build());
         let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find, &create]);
-        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2")]).await.expect("ECR answers");
+        let missing =
+            missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2")]).await.expect("ECR answers");
         assert_eq!((missing.len(), create.num_calls()), (2, 1));
     }
 
@@ -227,7 +243,13 @@ mod tests {
             .match_requests(|request| {
                 let overrides = request.overrides().and_then(|overrides| overrides.container_overrides().first());
                 let environment: Vec<_> = overrides
-                    .map(|container| container.environment().iter().map(|v| (v.name().unwrap_or(""), v.value().unwrap_or(""))).collect())
+                    .map(|container| {
+                        container
+                            .environment()
+                            .iter()
+                            .map(|v| (v.name().unwrap_or(""), v.value().unwrap_or("")))
+                            .collect()
+                    })
                     .unwrap_or_default();
                 environment == [("COPIES", "> source/app destination/app\nsha256:1 1\n"), ("TASK_TOKEN", "t0ken")]
                     && request.client_token().is_some_and(|token| token == hex::encode(Sha256::digest("t0ken")))
@@ -243,10 +265,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_launch_that_starts_nothing_is_an_error_with_ecss_reason() {
-        let rule = mock!(aws_sdk_ecs::Client::run_task)
-            .then_output(|| RunTaskOutput::builder().failures(Failure::builder().reason("RESOURCE:MEMORY").build()).build());
+        let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(|| {
+            RunTaskOutput::builder().failures(Failure::builder().reason("RESOURCE:MEMORY").build()).build()
+        });
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
-        let error = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect_err("nothing started");
-        assert_eq!((error.name(), error.to_string().as_str()), ("TaskNotStarted", "ECS started no task: RESOURCE:MEMORY"));
+        let error =
+            run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect_err("nothing started");
+        assert_eq!(
+            (error.name(), error.to_string().as_str()),
+            ("TaskNotStarted", "ECS started no task: RESOURCE:MEMORY")
+        );
     }
 }

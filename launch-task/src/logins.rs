@@ -56,7 +56,8 @@ pub async fn keep_fresh(
     // What the template puts there at first holds no login.
     let file: AuthFile = serde_json::from_str(current.secret_string().unwrap_or_default()).unwrap_or_default();
     let deadline = now() + seconds;
-    let is_fresh = |host: &String| file.auths.contains_key(host) && file.expires.get(host).is_some_and(|&at| at > deadline);
+    let is_fresh =
+        |host: &String| file.auths.contains_key(host) && file.expires.get(host).is_some_and(|&at| at > deadline);
     if hosts.iter().all(is_fresh) {
         return Ok(());
     }
@@ -68,7 +69,8 @@ pub async fn keep_fresh(
     }
     let text = serde_json::to_string(&file).expect("a map with string keys is JSON");
     let successor = hex::encode(Sha256::digest(current.version_id().unwrap_or_default()));
-    let put = secrets.put_secret_value().secret_id(secret).client_request_token(successor).secret_string(text).send().await;
+    let put =
+        secrets.put_secret_value().secret_id(secret).client_request_token(successor).secret_string(text).send().await;
     match put {
         Ok(_) => Ok(()),
         // The version exists, with other content: another launch was faster, and its logins are as new as these.
@@ -114,7 +116,10 @@ mod tests {
     async fn logins_that_expire_too_soon_or_are_not_there_are_replaced() {
         for (hosts, content) in [
             (vec!["a"], format!(r#"{{"auths": {{"a": {{"auth": "x"}}}}, "expires": {{"a": {}}}}}"#, now() + 10_000)),
-            (vec!["a", "b"], format!(r#"{{"auths": {{"a": {{"auth": "x"}}}}, "expires": {{"a": {}}}}}"#, now() + 20_000)),
+            (
+                vec!["a", "b"],
+                format!(r#"{{"auths": {{"a": {{"auth": "x"}}}}, "expires": {{"a": {}}}}}"#, now() + 20_000),
+            ),
             (vec!["a"], "{}".into()),
         ] {
             let get = held(content);
@@ -137,9 +142,8 @@ mod tests {
     #[tokio::test]
     async fn a_launch_that_was_slower_is_content_with_what_the_faster_one_wrote() {
         let get = held("{}".into());
-        let put = mock!(Client::put_secret_value).then_error(|| {
-            PutSecretValueError::ResourceExistsException(ResourceExistsException::builder().build())
-        });
+        let put = mock!(Client::put_secret_value)
+            .then_error(|| PutSecretValueError::ResourceExistsException(ResourceExistsException::builder().build()));
         let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&get, &put]);
         let logged_in = Cell::new(0);
         keep_fresh(&secrets, "auth", &["a".into()], 14_400, async || {

@@ -108,14 +108,17 @@ mod tests {
     }
 
     fn destinations(batches: &[Batch]) -> Vec<&str> {
-        let mut all: Vec<_> = batches.iter().flat_map(|batch| &batch.copies).map(|copy| copy.destination.as_str()).collect();
+        let mut all: Vec<_> =
+            batches.iter().flat_map(|batch| &batch.copies).map(|copy| copy.destination.as_str()).collect();
         all.sort_unstable();
         all
     }
 
     #[test]
     fn every_copy_is_in_exactly_one_batch_and_every_limit_is_kept() {
-        let all: Vec<_> = (0..50).flat_map(|n| copies(&format!("team/app-{n}"), 1 + n * 7 % 90, (n as u64 * 37 % 11) << 24)).collect();
+        let all: Vec<_> = (0..50)
+            .flat_map(|n| copies(&format!("team/app-{n}"), 1 + n * 7 % 90, (n as u64 * 37 % 11) << 24))
+            .collect();
         let batches = pack(all.clone(), 10);
 
         let mut expected: Vec<_> = all.iter().map(|copy| copy.destination.as_str()).collect();

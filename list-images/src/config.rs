@@ -57,7 +57,8 @@ impl Config {
                 return Err(Error::Configuration {
                     variable: "SRC_LIST".into(),
                     value: "ALL".into(),
-                    problem: "a public registry cannot be copied as a whole: choose SELECTED and give a list of images".into(),
+                    problem: "a public registry cannot be copied as a whole: choose SELECTED and give a list of images"
+                        .into(),
                 });
             }
             (false, _) => Choice::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),

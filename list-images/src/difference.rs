@@ -85,12 +85,16 @@ mod tests {
             &destination,
         );
         assert_eq!(difference.unchanged, 2);
-        let missing: Vec<_> = difference.missing.iter().map(|image| (image.tag.as_deref(), image.digest.as_deref())).collect();
-        assert_eq!(missing, [
-            (Some("latest"), Some("sha256:2")),
-            (Some("new"), Some("sha256:3")),
-            (None, Some("sha256:4")),
-            (Some("unknown"), None),
-        ]);
+        let missing: Vec<_> =
+            difference.missing.iter().map(|image| (image.tag.as_deref(), image.digest.as_deref())).collect();
+        assert_eq!(
+            missing,
+            [
+                (Some("latest"), Some("sha256:2")),
+                (Some("new"), Some("sha256:3")),
+                (None, Some("sha256:4")),
+                (Some("unknown"), None),
+            ]
+        );
     }
 }

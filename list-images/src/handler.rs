@@ -90,12 +90,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
 /// The list of selected images, or `None` for all.
 async fn select(config: &Config, ssm: &aws_sdk_ssm::Client, source: &Source) -> Result<Option<Selection>> {
     let Choice::Selected(parameter) = &config.choice else { return Ok(None) };
-    let answer = ssm
-        .get_parameter()
-        .name(parameter)
-        .send()
-        .await
-        .map_err(Error::aws("ssm:GetParameter", parameter))?;
+    let answer = ssm.get_parameter().name(parameter).send().await.map_err(Error::aws("ssm:GetParameter", parameter))?;
     let list = answer.parameter().and_then(|parameter| parameter.value()).unwrap_or_default();
     let registry = match source {
         Source::Ecr(_, host) => Some(host.as_str()),

@@ -44,9 +44,9 @@ impl Registries {
         if wanted.all_tags {
             match self.tags(repository).await {
                 Ok(tags) => {
-                    let all = tags.into_iter().map(|tag| {
-                        Reference::with_tag(repository.registry.clone(), repository.name.clone(), tag)
-                    });
+                    let all = tags
+                        .into_iter()
+                        .map(|tag| Reference::with_tag(repository.registry.clone(), repository.name.clone(), tag));
                     references.extend(all.filter(|reference| !wanted.images.contains(reference)));
                 }
                 Err(error) => listed.push(unlistable(&error)),
@@ -95,8 +95,7 @@ impl Registries {
             IMAGE_MANIFEST_LIST_MEDIA_TYPE,
             IMAGE_MANIFEST_MEDIA_TYPE,
         ];
-        let reference =
-            Reference::with_digest(repository.registry.clone(), repository.name.clone(), digest.to_owned());
+        let reference = Reference::with_digest(repository.registry.clone(), repository.name.clone(), digest.to_owned());
         let (text, _) = self.client.pull_manifest_raw(&reference, &RegistryAuth::Anonymous, &ACCEPTED).await?;
         Ok(Manifest::parse(&String::from_utf8_lossy(&text)))
     }

@@ -90,9 +90,9 @@ pub fn parse(list: &str, registry: Option<&str>) -> Result<Selection> {
 pub fn destination_name(prefix: &str, name: &str) -> Result<String> {
     let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
     let is_component = |component: &str| {
-        component.split(['.', '_', '-']).all(|part| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-        })
+        component
+            .split(['.', '_', '-'])
+            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
     };
     if (2..=256).contains(&full.len()) && full.split('/').all(is_component) {
         return Ok(full);
@@ -129,11 +129,10 @@ mod tests {
     fn ports_tags_and_digests_are_told_apart() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let list = format!("host:5000/foo:1.2,u@{digest},host:5000/foo");
-        assert_eq!(names(&list), [
-            format!("docker.io/library/u@{digest}"),
-            "host:5000/foo:1.2".into(),
-            "host:5000/foo:latest".into()
-        ]);
+        assert_eq!(
+            names(&list),
+            [format!("docker.io/library/u@{digest}"), "host:5000/foo:1.2".into(), "host:5000/foo:latest".into()]
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl Source {
         match (self, selection) {
             (Self::Ecr(registry, host), None) => {
                 let names = registry.repositories().await?;
-                Ok(names.into_iter().map(|name| wish(Repository { registry: host.clone(), name }, true, None)).collect())
+                Ok(names
+                    .into_iter()
+                    .map(|name| wish(Repository { registry: host.clone(), name }, true, None))
+                    .collect())
             }
             (_, Some(selection)) => {
                 let is_ecr = matches!(self, Self::Ecr(..));
@@ -97,7 +100,10 @@ impl Source {
         let found = registry.find(&wish.repository.name, &indexes).await?.unwrap_or_default();
         let is_child = |image: &Listed| {
             image.tag.is_none()
-                && found.values().flat_map(|index| &index.manifest.manifests).any(|child| Some(&child.digest) == image.digest.as_ref())
+                && found
+                    .values()
+                    .flat_map(|index| &index.manifest.manifests)
+                    .any(|child| Some(&child.digest) == image.digest.as_ref())
         };
         Ok(images.into_iter().filter(|image| !is_child(image)).collect())
     }
@@ -170,7 +176,10 @@ fn listed(images: Option<Vec<Image>>, wish: &Wish, include_untagged: bool) -> Ve
             continue;
         }
         let image = images.iter().find(|image| {
-            digest.map_or_else(|| tag.is_some_and(|tag| image.tags.iter().any(|t| t == tag)), |digest| image.digest == digest)
+            digest.map_or_else(
+                || tag.is_some_and(|tag| image.tags.iter().any(|t| t == tag)),
+                |digest| image.digest == digest,
+            )
         });
         listed.push(image.map_or_else(
             || Listed {
@@ -192,12 +201,7 @@ mod tests {
     use crate::selection;
 
     fn image(digest: &str, tags: &[&str]) -> Image {
-        Image {
-            digest: digest.into(),
-            tags: tags.iter().map(|&tag| tag.into()).collect(),
-            bytes: 9,
-            is_index: false,
-        }
+        Image { digest: digest.into(), tags: tags.iter().map(|&tag| tag.into()).collect(), bytes: 9, is_index: false }
     }
 
     fn wish_for(list: Option<&str>) -> Wish {
@@ -209,7 +213,10 @@ mod tests {
     }
 
     fn names(listed: &[Listed]) -> Vec<(&str, &str)> {
-        listed.iter().map(|image| (image.tag.as_deref().unwrap_or("-"), image.digest.as_deref().unwrap_or("?"))).collect()
+        listed
+            .iter()
+            .map(|image| (image.tag.as_deref().unwrap_or("-"), image.digest.as_deref().unwrap_or("?")))
+            .collect()
     }
 
     #[test]
@@ -225,10 +232,7 @@ mod tests {
     #[test]
     fn a_selected_tag_that_the_source_lacks_is_listed_without_a_digest() {
         let images = vec![image("sha256:1", &["1"])];
-        assert_eq!(
-            names(&listed(Some(images), &wish_for(Some("app:1,app:2")), true)),
-            [("1", "sha256:1"), ("2", "?")]
-        );
+        assert_eq!(names(&listed(Some(images), &wish_for(Some("app:1,app:2")), true)), [("1", "sha256:1"), ("2", "?")]);
     }
 
     #[test]

@@ -49,14 +49,11 @@ impl Aws {
     ///
     /// # Errors
     /// [`Error::Aws`] with the service's own code and message.
-    #[expect(clippy::needless_pass_by_value, reason = "callers write `json!({..})` in place")]
     pub async fn json(&self, service: &str, target: &str, body: Value) -> Result<Value> {
         let operation = format!("{service}:{}", target.rsplit('.').next().unwrap_or(target));
         let version = if matches!(service, "dynamodb" | "states") { "1.0" } else { "1.1" };
-        let headers = [
-            ("content-type", format!("application/x-amz-json-{version}")),
-            ("x-amz-target", target.to_owned()),
-        ];
+        let headers =
+            [("content-type", format!("application/x-amz-json-{version}")), ("x-amz-target", target.to_owned())];
         let answer = self.send(service, &operation, Method::POST, "/", &headers, body.to_string().into()).await?;
         parse_json(&operation, &answer.body)
     }
@@ -75,10 +72,7 @@ impl Aws {
             _ => return Err(Error::Unexpected(format!("{service} does not speak the Query protocol"))),
         };
         let mut form = reqwest::Url::parse("form:").map_err(|error| Error::Unexpected(error.to_string()))?;
-        form.query_pairs_mut()
-            .append_pair("Action", action)
-            .append_pair("Version", version)
-            .extend_pairs(parameters);
+        form.query_pairs_mut().append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
         let body = form.query().unwrap_or_default().as_bytes().to_vec();
         let headers = [("content-type", "application/x-www-form-urlencoded".to_owned())];
         let operation = format!("{service}:{action}");
@@ -128,8 +122,7 @@ impl Aws {
     /// # Errors
     /// [`Error::Aws`] with the service's own code and message.
     pub async fn object(&self, bucket: &str, key: &str) -> Result<String> {
-        let answer =
-            self.send("s3", "s3:GetObject", Method::GET, &format!("/{bucket}/{key}"), &[], Vec::new()).await?;
+        let answer = self.send("s3", "s3:GetObject", Method::GET, &format!("/{bucket}/{key}"), &[], Vec::new()).await?;
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
@@ -226,9 +219,7 @@ fn parse_json(operation: &str, body: &[u8]) -> Result<Value> {
 /// The code and the message of an error answer, in whichever protocol it came.
 fn refusal(body: &str) -> (String, String) {
     if let Ok(answer) = serde_json::from_str::<Value>(body) {
-        let text = |names: &[&str]| {
-            names.iter().find_map(|name| answer[name].as_str()).unwrap_or_default().to_owned()
-        };
+        let text = |names: &[&str]| names.iter().find_map(|name| answer[name].as_str()).unwrap_or_default().to_owned();
         let code = text(&["__type", "code", "Code", "Type"]);
         let code = code.rsplit('#').next().unwrap_or_default().to_owned();
         return (code, text(&["message", "Message", "errorMessage"]));

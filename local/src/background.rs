@@ -21,10 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    Ending,
+    Ending, Interruption,
     demonstration::{ECR_PARAMETERS, ECR_STACK},
     report::{self, phase},
-    unless_interrupted,
 };
 
 /// What the machine says to the one that started it when there is no more to say.
@@ -45,7 +44,7 @@ pub async fn up(port: u16) -> Result<Ending> {
     let directory = directory();
     std::fs::create_dir_all(&directory).map_err(Error::file(&directory))?;
     let log = directory.join("local.log");
-    let errors = std::fs::File::options().create(true).append(true).open(&log).map_err(Error::file(&log))?;
+    let errors = std::fs::File::create(&log).map_err(Error::file(&log))?;
     let this = std::env::current_exe().map_err(Error::file("this program"))?;
     let start = |source| Error::Start { program: "local serve".into(), source };
     // A session of its own, so that it survives this terminal.
@@ -58,28 +57,30 @@ pub async fn up(port: u16) -> Result<Ending> {
         .spawn()
         .map_err(start)?;
     let output = child.stdout.take().ok_or_else(|| start(std::io::Error::other("no output")))?;
-    let id = child.id();
 
-    let ending = unless_interrupted(async {
+    let listen = async {
         let mut lines = BufReader::new(output).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             if line == READY {
-                return Ok(Ending::Good);
+                return Ok(true);
             }
             report::line(&line);
         }
-        Ok(Ending::Bad)
-    })
-    .await?;
-    if let (Ending::Interrupted, Some(id)) = (&ending, id) {
-        stop(id.cast_signed())?;
+        Ok(false)
+    };
+    match Interruption::listen()?.or(listen).await? {
+        Some(true) => Ok(Ending::Good),
+        Some(false) => {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            Err(Error::Unexpected(said.trim().trim_start_matches("local: ").to_owned()))
+        }
+        None => {
+            if let Some(id) = child.id() {
+                stop(id.cast_signed())?;
+            }
+            Ok(Ending::Interrupted)
+        }
     }
-    if matches!(ending, Ending::Bad) {
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        let last = said.lines().next_back().unwrap_or("it ended without a word");
-        return Err(Error::Unexpected(last.trim_start_matches("local: ").to_owned()));
-    }
-    Ok(ending)
 }
 
 /// Stops the machine that was started so.
@@ -87,9 +88,9 @@ pub async fn down() -> Result<Ending> {
     let running = std::fs::read_to_string(pid_file()).ok().and_then(|id| id.trim().parse().ok());
     let stopped = match running {
         // The number may be another process's by now.
-        Some(id) if is_machine(id) => {
-            tokio::task::spawn_blocking(move || stop(id)).await.map_err(|error| Error::Unexpected(error.to_string()))??
-        }
+        Some(id) if is_machine(id) => tokio::task::spawn_blocking(move || stop(id))
+            .await
+            .map_err(|error| Error::Unexpected(error.to_string()))??,
         _ => false,
     };
     report::line(if stopped { "The local AWS is stopped." } else { "No local AWS is running." });
@@ -123,21 +124,19 @@ fn stop(id: i32) -> Result<bool> {
 
 /// Is the machine, until somebody stops it.
 pub async fn serve(port: u16) -> Result<Ending> {
-    let ending = unless_interrupted(async {
-        let options = Options { port: Some(port), ..Options::new(directory()) };
-        let mut machine = phase("a local AWS", Machine::start(options)).await?;
+    let mut interruption = Interruption::listen()?;
+    let options = Options { port: Some(port), ..Options::new(directory()) };
+    let start = phase("a local AWS", Machine::start(options));
+    let Some(mut machine) = interruption.or(start).await? else { return Ok(Ending::Interrupted) };
+    let life = async {
         std::fs::write(pid_file(), std::process::id().to_string()).map_err(Error::file(pid_file()))?;
-        let ending = unless_interrupted(async {
-            set_up(&machine).await?;
-            Err(machine.failed().await)
-        })
-        .await;
-        machine.stop().await;
-        ending
-    })
-    .await;
+        set_up(&machine).await?;
+        Err::<Ending, _>(machine.failed().await)
+    };
+    let ending = interruption.or(life).await;
+    machine.stop().await;
     let _ = std::fs::remove_file(pid_file());
-    ending
+    ending.map(|_| Ending::Good)
 }
 
 async fn set_up(machine: &Machine) -> Result<()> {
@@ -146,8 +145,7 @@ async fn set_up(machine: &Machine) -> Result<()> {
     let stack = phase("a stack, deployed with sam", Stack::deploy(machine, ECR_STACK, ECR_PARAMETERS)).await?;
 
     let environment = directory().join("env");
-    let exports: String =
-        machine.env().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+    let exports: String = machine.env().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
     std::fs::write(&environment, exports).map_err(Error::file(&environment))?;
     let environment = environment.strip_prefix(project()).unwrap_or(&environment);
     report::line(&format!(

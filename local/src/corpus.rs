@@ -9,8 +9,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     error::{Error, Result},
-    images::{self, Format, Image, ImageSpec, LayerSpec},
-    registry::Registry,
+    images::{self, Format, ImageSpec, LayerSpec},
+    registry::{Registry, Tagged},
 };
 
 /// Each repository of the source account, its base, and its images: tags separated by spaces; no tag is an image
@@ -124,7 +124,7 @@ impl Corpus {
         let made = tokio::task::spawn_blocking(move || images::make(&specs))
             .await
             .map_err(|error| Error::Unexpected(error.to_string()))??;
-        let mut repositories: BTreeMap<(&str, &str), Vec<(&Image, &[String])>> = BTreeMap::new();
+        let mut repositories: BTreeMap<(&str, &str), Vec<Tagged<'_>>> = BTreeMap::new();
         for (planned, image) in self.images.iter().zip(&made) {
             repositories.entry((&planned.registry, &planned.repository)).or_default().push((image, &planned.tags));
         }
@@ -142,11 +142,7 @@ impl Corpus {
     }
 }
 
-fn seeded<'a>(
-    registry: &'a str,
-    repository: &'a str,
-    images: &'a [(&Image, &[String])],
-) -> impl Iterator<Item = Seeded> + 'a {
+fn seeded<'a>(registry: &'a str, repository: &'a str, images: &'a [Tagged<'a>]) -> impl Iterator<Item = Seeded> + 'a {
     images.iter().flat_map(move |(image, tags)| {
         let untagged = tags.is_empty().then_some(None);
         untagged.into_iter().chain(tags.iter().cloned().map(Some)).map(|tag| Seeded {

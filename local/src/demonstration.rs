@@ -15,9 +15,8 @@ use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    Ending,
+    Ending, Interruption,
     report::{self, Ended, Watched, phase},
-    unless_interrupted,
 };
 
 /// The stack that copies a whole ECR registry.
@@ -44,15 +43,7 @@ const ALL_TAGS: &str = "ALL_TAGS";
 /// Starts a machine of its own, copies on it what there is (or just these images), and checks it all.
 pub async fn run(images: &[String]) -> Result<Ending> {
     let directory = project().join(format!(".local/run-{}", std::process::id()));
-    let ending = unless_interrupted(async {
-        let public = public_registries(images).await;
-        let options = Options { public, ..Options::new(&directory) };
-        let machine = phase("a local AWS", Machine::start(options)).await?;
-        let ending = unless_interrupted(demonstrate(&machine, images)).await;
-        machine.stop().await;
-        ending
-    })
-    .await;
+    let ending = run_in(&directory, images).await;
     match &ending {
         Ok(Ending::Bad) | Err(_) => report::line(&format!("  The logs are in {}", directory.display())),
         Ok(Ending::Good | Ending::Interrupted) => {
@@ -60,6 +51,18 @@ pub async fn run(images: &[String]) -> Result<Ending> {
         }
     }
     ending
+}
+
+async fn run_in(directory: &Path, images: &[String]) -> Result<Ending> {
+    let mut interruption = Interruption::listen()?;
+    let start = async {
+        let public = public_registries(images).await;
+        phase("a local AWS", Machine::start(Options { public, ..Options::new(directory) })).await
+    };
+    let Some(machine) = interruption.or(start).await? else { return Ok(Ending::Interrupted) };
+    let ending = interruption.or(demonstrate(&machine, images)).await;
+    machine.stop().await;
+    Ok(ending?.unwrap_or(Ending::Interrupted))
 }
 
 /// The real registries, if they are asked for images and can be reached.
@@ -91,9 +94,7 @@ async fn demonstrate(machine: &Machine, images: &[String]) -> Result<Ending> {
     }
     report::images(&rows);
     let wrong = phase("every image compared with its source, by digest", compare(machine, &wanted)).await?;
-    for image in &wrong {
-        report::line(&format!("✗ {image}"));
-    }
+    report::wrong(&wrong);
 
     report::line("\n  Once more, with nothing changed:");
     let tasks = machine.fargate().count();
@@ -287,7 +288,8 @@ mod tests {
     #[test]
     fn an_image_is_expected_where_the_project_puts_it() {
         let destination = |registry: &str, repository: &str| {
-            Wanted { registry: registry.into(), repository: repository.into(), reference: "1".into() }.destination("ecr")
+            Wanted { registry: registry.into(), repository: repository.into(), reference: "1".into() }
+                .destination("ecr")
         };
         assert_eq!(destination("ecr", "library/a"), "library/a");
         assert_eq!(destination("docker.io", "library/a"), "a");

@@ -44,7 +44,9 @@ pub enum Error {
         seconds: u64,
     },
     /// Somebody else listens on the port.
-    #[error("port {0} is in use: stop what listens on it (`make down`, if it is this project), or choose another with --port")]
+    #[error(
+        "port {0} is in use: stop what listens on it (`make down`, if it is this project), or choose another with --port"
+    )]
     PortInUse(u16),
     /// Another machine uses the same state directory.
     #[error("a local AWS is already running in {}: stop it with `make down` first", .0.display())]

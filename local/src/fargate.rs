@@ -33,6 +33,18 @@ const POLL: Duration = Duration::from_millis(150);
 /// The exit code of what was killed outright.
 const KILLED: i32 = 137;
 
+/// What ECS tells in seconds, and an event of ECS in words.
+const MOMENTS: [&str; 8] = [
+    "connectivityAt",
+    "createdAt",
+    "executionStoppedAt",
+    "pullStartedAt",
+    "pullStoppedAt",
+    "startedAt",
+    "stoppedAt",
+    "stoppingAt",
+];
+
 const ECS: &str = "AmazonEC2ContainerServiceV20141113";
 const EVENTS: &str = "AWSEvents";
 const LOGS: &str = "Logs_20140328";
@@ -369,19 +381,24 @@ impl Service {
         };
         let mut detail = task.clone();
         for (name, value) in [
-            ("lastStatus", json!("STOPPED")),
-            ("desiredStatus", json!("STOPPED")),
-            ("group", json!(group)),
-            ("stopCode", json!(outcome.code)),
-            ("stoppedReason", json!(outcome.reason)),
+            ("lastStatus", "STOPPED"),
+            ("desiredStatus", "STOPPED"),
+            ("group", &group),
+            ("stopCode", outcome.code),
+            ("stoppedReason", &outcome.reason),
         ] {
-            detail[name] = value;
+            detail[name] = json!(value);
         }
-        for moment in ["connectivityAt", "createdAt", "pullStartedAt", "pullStoppedAt", "startedAt", "stoppingAt", "stoppedAt", "executionStoppedAt"] {
+        if outcome.containers.is_empty() {
+            // It never ran, though ministack says that it did.
+            detail["startedAt"] = Value::Null;
+        }
+        for moment in MOMENTS {
             match detail[moment].as_f64() {
                 Some(seconds) => detail[moment] = json!(timestamp(seconds)),
-                None if detail[moment].is_null() => drop(detail.as_object_mut().and_then(|detail| detail.remove(moment))),
-                None => {}
+                None => {
+                    detail.as_object_mut().map(|detail| detail.remove(moment));
+                }
             }
         }
         for container in detail["containers"].as_array_mut().into_iter().flatten() {
@@ -474,7 +491,9 @@ impl Agent<'_> {
 
         let mut environment = BTreeMap::new();
         environment.extend(self.service.environment.iter().cloned());
-        for pair in [&definition["environment"], &overrides["environment"]].into_iter().filter_map(Value::as_array).flatten() {
+        for pair in
+            [&definition["environment"], &overrides["environment"]].into_iter().filter_map(Value::as_array).flatten()
+        {
             environment.insert(text(&pair["name"]).to_owned(), text(&pair["value"]).to_owned());
         }
         environment.extend(secrets);
@@ -484,11 +503,14 @@ impl Agent<'_> {
         for variable in ["HOME", "TMPDIR"] {
             environment.insert(variable.into(), home.display().to_string());
         }
-        let mut program = Program::new(program, "it is a container's entry point, and runs as a process of this machine")?
-            .args(arguments)
-            .envs(environment)
-            .directory(&home);
-        if let Some((user, group)) = numeric_user(text(&definition["user"])).filter(|_| rustix::process::geteuid().is_root()) {
+        let mut program =
+            Program::new(program, "it is a container's entry point, and runs as a process of this machine")?
+                .args(arguments)
+                .envs(environment)
+                .directory(&home);
+        if let Some((user, group)) =
+            numeric_user(text(&definition["user"])).filter(|_| rustix::process::geteuid().is_root())
+        {
             std::os::unix::fs::chown(&home, Some(user), Some(group)).map_err(Error::file(&home))?;
             program = program.user(user, group);
         }
@@ -510,7 +532,12 @@ impl Agent<'_> {
         let repository = rest.split(['@', ':']).next().unwrap_or(rest);
         let resource = format!("arn:aws:ecr:{}:{}:repository/{repository}", labels[3], labels[0]);
         for action in ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"] {
-            self.authorize(action, &resource, "CannotPullContainerError: pull image manifest has been retried 1 time(s)").await?;
+            self.authorize(
+                action,
+                &resource,
+                "CannotPullContainerError: pull image manifest has been retried 1 time(s)",
+            )
+            .await?;
         }
         Ok(())
     }
@@ -520,12 +547,21 @@ impl Agent<'_> {
             retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s)";
         let mut secrets = Vec::new();
         for secret in definition["secrets"].as_array().into_iter().flatten() {
-            let from = text(&secret["valueFrom"]);
+            // ministack leaves these two names as CloudFormation has them.
+            let field = |name: &str, in_template: &str| text(secret.get(name).unwrap_or(&secret[in_template]));
+            let from = field("valueFrom", "ValueFrom");
             // After the seven parts of an ARN ECS may have the key of a JSON secret, a version stage and a version.
             let parts: Vec<&str> = from.split(':').collect();
             let (arn, key) = (parts[..parts.len().min(7)].join(":"), parts.get(7).copied().unwrap_or_default());
-            self.authorize("secretsmanager:GetSecretValue", &arn, &format!("{FAILED}: failed to fetch secret {arn} from secrets manager")).await?;
-            let value = self.service.aws
+            self.authorize(
+                "secretsmanager:GetSecretValue",
+                &arn,
+                &format!("{FAILED}: failed to fetch secret {arn} from secrets manager"),
+            )
+            .await?;
+            let value = self
+                .service
+                .aws
                 .json("secretsmanager", "secretsmanager.GetSecretValue", json!({ "SecretId": arn }))
                 .await
                 .map_err(|error| Error::Unexpected(format!("{FAILED}: {error}")))?;
@@ -535,9 +571,13 @@ impl Agent<'_> {
                 key => serde_json::from_str::<Value>(value)
                     .ok()
                     .and_then(|fields| fields[key].as_str().map(str::to_owned))
-                    .ok_or_else(|| Error::Unexpected(format!("{FAILED}: retrieved secret from Secrets Manager did not contain json key {key}")))?,
+                    .ok_or_else(|| {
+                        Error::Unexpected(format!(
+                            "{FAILED}: retrieved secret from Secrets Manager did not contain json key {key}"
+                        ))
+                    })?,
             };
-            secrets.push((text(&secret["name"]).to_owned(), value));
+            secrets.push((field("name", "Name").to_owned(), value));
         }
         Ok(secrets)
     }
@@ -555,11 +595,16 @@ impl Agent<'_> {
             "" => self.task_id.to_owned(),
             prefix => format!("{prefix}/{}/{}", text(&definition["name"]), self.task_id),
         };
-        let resource = format!("arn:aws:logs:{}:{}:log-group:{group}:log-stream:{stream}", self.service.aws.region(), self.service.account);
+        let resource = format!(
+            "arn:aws:logs:{}:{}:log-group:{group}:log-stream:{stream}",
+            self.service.aws.region(),
+            self.service.account
+        );
         for action in ["logs:CreateLogStream", "logs:PutLogEvents"] {
             self.authorize(action, &resource, FAILED).await?;
         }
-        self.service.aws
+        self.service
+            .aws
             .json("logs", &format!("{LOGS}.CreateLogStream"), json!({ "logGroupName": group, "logStreamName": stream }))
             .await
             .map_err(|error| Error::Unexpected(format!("{FAILED}: {error}")))?;
@@ -568,7 +613,8 @@ impl Agent<'_> {
 
     /// Makes sure that the execution role may do what ECS does in its name. ministack would let this machine do it all.
     async fn authorize(&self, action: &str, resource: &str, failure: &str) -> Result<()> {
-        let parameters = [("PolicySourceArn", self.role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
+        let parameters =
+            [("PolicySourceArn", self.role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
         let answer = self.service.aws.query("iam", "SimulatePrincipalPolicy", &parameters).await?;
         if xml_text(&answer, "EvalDecision").is_some_and(|decision| decision == "allowed") {
             return Ok(());
@@ -599,14 +645,18 @@ impl Container {
         ContainerEnd {
             name: self.name,
             exit_code: Some(if order.is_some() { KILLED } else { exit_code(status) }),
-            reason: matches!(order, Some(Order::OutOfMemory)).then_some("OutOfMemoryError: Container killed due to memory usage"),
+            reason: matches!(order, Some(Order::OutOfMemory))
+                .then_some("OutOfMemoryError: Container killed due to memory usage"),
         }
     }
 }
 
 /// Waits for the end of any container that the task cannot go on without.
 async fn essential_exit(containers: &mut [Container]) {
-    let exits = containers.iter_mut().filter(|container| container.essential).map(|container| Box::pin(container.process.exited()));
+    let exits = containers
+        .iter_mut()
+        .filter(|container| container.essential)
+        .map(|container| Box::pin(container.process.exited()));
     let exits: Vec<_> = exits.collect();
     if exits.is_empty() {
         return std::future::pending().await;

@@ -77,10 +77,9 @@ pub struct ImageSpec {
 
 impl ImageSpec {
     fn layers_for(&self, architecture: &str) -> impl Iterator<Item = LayerSpec> {
-        self.layers.iter().map(move |layer| LayerSpec {
-            name: format!("{}/{architecture}", layer.name),
-            size: layer.size,
-        })
+        self.layers
+            .iter()
+            .map(move |layer| LayerSpec { name: format!("{}/{architecture}", layer.name), size: layer.size })
     }
 }
 
@@ -137,7 +136,7 @@ pub fn make(specs: &[ImageSpec]) -> Result<Vec<Image>> {
         .iter()
         .flat_map(|spec| spec.architectures.iter().flat_map(|architecture| spec.layers_for(architecture)))
         .collect();
-    let layers = make_layers(wanted.into_iter().collect())?;
+    let layers = make_layers(&wanted.into_iter().collect::<Vec<_>>())?;
     Ok(specs.iter().map(|spec| assemble(spec, &layers)).collect())
 }
 
@@ -147,15 +146,13 @@ struct Layer {
     diff_id: String,
 }
 
-fn make_layers(specs: Vec<LayerSpec>) -> Result<BTreeMap<LayerSpec, Layer>> {
+fn make_layers(specs: &[LayerSpec]) -> Result<BTreeMap<LayerSpec, Layer>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = specs.len().div_ceil(threads).max(1);
     let layers: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
         let workers: Vec<_> = specs
             .chunks(share)
-            .map(|specs| {
-                scope.spawn(|| specs.iter().map(|spec| Ok((spec.clone(), make_layer(spec)?))).collect())
-            })
+            .map(|specs| scope.spawn(|| specs.iter().map(|spec| Ok((spec.clone(), make_layer(spec)?))).collect()))
             .collect();
         workers
             .into_iter()
@@ -201,9 +198,10 @@ struct Noise(u64);
 impl Noise {
     fn new(name: &str) -> Self {
         // FNV-1a
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        Self(
+            name.bytes()
+                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)),
+        )
     }
 
     fn next(&mut self) -> u64 {
@@ -297,7 +295,11 @@ mod tests {
 
     fn spec(format: Format, architectures: &[&'static str]) -> ImageSpec {
         let layer = |name: &str, size| LayerSpec { name: name.into(), size };
-        ImageSpec { format, architectures: architectures.to_vec(), layers: vec![layer("base", 9_000), layer("top", 500)] }
+        ImageSpec {
+            format,
+            architectures: architectures.to_vec(),
+            layers: vec![layer("base", 9_000), layer("top", 500)],
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! made here. The project's template is deployed to it by `sam deploy` as to AWS, and the Lambdas and skopeo that run on
 //! it are those that would run there.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for"))]
+
 pub mod aws;
 pub mod corpus;
 pub mod error;

@@ -109,9 +109,9 @@ impl Machine {
         find("skopeo".as_ref(), "install the package skopeo")?;
 
         let (public, registry_address) = match options.public {
-            PublicRegistries::StandIn => start_registry(&directory).await.map(|(process, registry, address)| {
-                (Some((process, registry)), Some(address))
-            })?,
+            PublicRegistries::StandIn => start_registry(&directory)
+                .await
+                .map(|(process, registry, address)| (Some((process, registry)), Some(address)))?,
             PublicRegistries::Real => (None, None),
         };
         let port = options.port.map_or_else(free_port, Ok)?;
@@ -373,7 +373,12 @@ async fn start_ministack(
     ];
     let mut process = Program::new(tool("ministack", "ministack"), SET_UP)?
         .envs(settings)
-        .envs([("HOME", &state), ("TMPDIR", &state), ("S3_DATA_DIR", &state.join("s3")), ("STATE_DIR", &state.join("state"))])
+        .envs([
+            ("HOME", &state),
+            ("TMPDIR", &state),
+            ("S3_DATA_DIR", &state.join("s3")),
+            ("STATE_DIR", &state.join("state")),
+        ])
         .envs(through_proxy.iter().cloned())
         .directory(&state)
         .start(directory.join("ministack.log"))
@@ -422,10 +427,8 @@ async fn create_network(aws: &Aws) -> Result<Network> {
         let created = aws.query("ec2", "CreateSubnet", &parameters).await?;
         xml_text(&created, "subnetId").ok_or_else(|| missing("subnet"))
     };
-    let subnets = [
-        subnet(&format!("{REGION}a"), "10.0.0.0/24").await?,
-        subnet(&format!("{REGION}b"), "10.0.1.0/24").await?,
-    ];
+    let subnets =
+        [subnet(&format!("{REGION}a"), "10.0.0.0/24").await?, subnet(&format!("{REGION}b"), "10.0.1.0/24").await?];
     Ok(Network { vpc, subnets })
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use local::error::{Result, chain};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// An AWS on this machine, to see the project at work.
 #[derive(Parser)]
@@ -77,16 +77,23 @@ fn complain(text: &str) {
     eprintln!("local: {text}");
 }
 
-/// Does the work, unless somebody wants it to end: with Ctrl-C, by closing the terminal, or politely.
-async fn unless_interrupted(work: impl Future<Output = Result<Ending>>) -> Result<Ending> {
-    let listen = |kind| signal(kind).map_err(local::Error::file("signals"));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    tokio::select! {
-        ending = work => ending,
-        _ = interrupt.recv() => Ok(Ending::Interrupted),
-        _ = hangup.recv() => Ok(Ending::Interrupted),
-        _ = terminate.recv() => Ok(Ending::Interrupted),
+/// Somebody wants it all to end: with Ctrl-C, by closing the terminal, or politely.
+struct Interruption(Vec<Signal>);
+
+impl Interruption {
+    /// Listens from now on. What would have ended this process no longer does.
+    fn listen() -> Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
+        let signals = kinds.into_iter().map(signal).collect::<std::io::Result<_>>();
+        signals.map(Self).map_err(local::Error::file("signals"))
+    }
+
+    /// Does the work; or gives it up, and returns nothing.
+    async fn or<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        let any = futures_util::future::select_all(self.0.iter_mut().map(|signal| Box::pin(signal.recv())));
+        tokio::select! {
+            done = work => done.map(Some),
+            _ = any => Ok(None),
+        }
     }
 }

@@ -100,7 +100,8 @@ impl Program {
     pub async fn start_piped(self) -> Result<(Process, Output)> {
         let name = self.name.clone();
         let (process, output) = self.spawn(Stdio::piped(), Stdio::piped()).await?;
-        let output = output.ok_or_else(|| Error::Start { program: name, source: std::io::Error::other("no output") })?;
+        let output =
+            output.ok_or_else(|| Error::Start { program: name, source: std::io::Error::other("no output") })?;
         Ok((process, output))
     }
 
@@ -158,7 +159,10 @@ pub struct Process {
 impl Process {
     /// Kills it and all that it has started.
     pub fn kill(&self) {
-        signal(self.group, Signal::KILL);
+        // Once it has ended, its number may be another's.
+        if self.exit.borrow().is_none() {
+            signal(self.group, Signal::KILL);
+        }
     }
 
     /// Waits for its end.
@@ -207,9 +211,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.exit.borrow().is_none() {
-            self.kill();
-        }
+        self.kill();
     }
 }
 
@@ -242,7 +244,7 @@ fn last_lines(log: &Path) -> String {
     const LINES: usize = 25;
     let Ok(file) = File::open(log) else { return String::new() };
     let mut lines = VecDeque::with_capacity(LINES + 1);
-    for line in BufReader::new(file).split(b'\n').map_while(|line| line.ok()) {
+    for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
         lines.push_back(String::from_utf8_lossy(&line).into_owned());
         if lines.len() > LINES {
             lines.pop_front();

@@ -315,7 +315,6 @@ impl Proxy {
     }
 
     /// Puts a fault in force. Of several faults for a request the one that was injected first strikes.
-    #[expect(clippy::needless_pass_by_value, reason = "a fault is made to be injected")]
     pub fn inject(&self, fault: Fault) -> Injected {
         let state = FaultState { left: fault.times, hits: 0, lifted: false };
         let injected = Injected { state: Arc::new(watch::Sender::new(state)) };
@@ -351,14 +350,14 @@ impl Proxy {
 
     /// What went through so far, by host, method and kind, for the requests that `select` wants.
     pub fn traffic(&self, select: impl Fn(&str, &str, Kind) -> bool) -> Traffic {
-        lock(&self.shared.counters)
-            .iter()
-            .filter(|((host, method, kind), _)| select(host, method, *kind))
-            .fold(Traffic::default(), |total, (_, counter)| Traffic {
+        lock(&self.shared.counters).iter().filter(|((host, method, kind), _)| select(host, method, *kind)).fold(
+            Traffic::default(),
+            |total, (_, counter)| Traffic {
                 requests: total.requests + counter.requests.load(Ordering::Relaxed),
                 sent: total.sent + counter.sent.load(Ordering::Relaxed),
                 received: total.received + counter.received.load(Ordering::Relaxed),
-            })
+            },
+        )
     }
 
     /// Starts counting anew.

@@ -18,6 +18,9 @@ const UPLOADS: usize = 8;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
+/// An image, and the tags that it goes by; without any, it goes by its digest alone.
+pub type Tagged<'a> = (&'a Image, &'a [String]);
+
 /// A registry on this machine, reached without the proxy.
 #[derive(Debug)]
 pub struct Registry {
@@ -41,12 +44,11 @@ impl Registry {
         &self.host
     }
 
-    /// Pushes images into one repository, each under its tags or, without any, by its digest alone. Blobs that several of
-    /// them have go once.
+    /// Pushes images into one repository, each under its tags. Blobs that several of them have go once.
     ///
     /// # Errors
     /// [`Error::Registry`] if the registry refuses a part of it.
-    pub async fn push(&self, repository: &str, images: &[(&Image, &[String])]) -> Result<()> {
+    pub async fn push(&self, repository: &str, images: &[Tagged<'_>]) -> Result<()> {
         let blobs: BTreeMap<&str, &Blob> =
             images.iter().flat_map(|(image, _)| &image.blobs).map(|blob| (&*blob.digest, &**blob)).collect();
         stream::iter(blobs.into_values())

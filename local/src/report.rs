@@ -157,10 +157,34 @@ pub fn images(rows: &[ImageRow]) {
         ]);
     }
     println!("{table}");
+    let mut errors: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in rows.values() {
         if let Some(error) = &row.error_message {
-            println!("✗ {}:{}: {error}", row.image, row.tag);
+            errors.entry(error).or_default().push(format!("{}:{}", row.image, row.tag));
         }
+    }
+    for (error, images) in errors {
+        println!("✗ {}: {error}", enumerated(&images));
+    }
+}
+
+/// Says which images are not what they should be.
+pub fn wrong(images: &[String]) {
+    const SHOWN: usize = 10;
+    for image in images.iter().take(SHOWN) {
+        println!("✗ {image}");
+    }
+    if images.len() > SHOWN {
+        println!("  and {} more", images.len() - SHOWN);
+    }
+}
+
+/// The first few, and how many more there are.
+fn enumerated(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
     }
 }
 

@@ -360,8 +360,13 @@ mod tests {
             "Image": { "S": "a/b" }, "Tag": { "S": "1" }, "Status": { "S": "Done" }, "Bytes": { "N": "7" }, "Other": { "BOOL": true },
         });
         let row: ImageRow = from_item(&item).unwrap();
-        let expected =
-            ImageRow { image: "a/b".into(), tag: "1".into(), status: "Done".into(), bytes: Some(7), ..ImageRow::default() };
+        let expected = ImageRow {
+            image: "a/b".into(),
+            tag: "1".into(),
+            status: "Done".into(),
+            bytes: Some(7),
+            ..ImageRow::default()
+        };
         assert_eq!(row, expected);
     }
 

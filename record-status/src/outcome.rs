@@ -46,7 +46,11 @@ impl Request {
     #[must_use]
     pub fn report(&self) -> Report {
         let Some(failure) = &self.failure else {
-            return self.result.as_ref().and_then(|result| serde_json::from_value(result.clone()).ok()).unwrap_or_default();
+            return self
+                .result
+                .as_ref()
+                .and_then(|result| serde_json::from_value(result.clone()).ok())
+                .unwrap_or_default();
         };
         let mut report: Report = serde_json::from_str(&failure.cause).unwrap_or_default();
         if report.reason.is_empty() {
@@ -185,8 +189,10 @@ mod tests {
     use super::*;
 
     const INDEX: &str = r#"{"manifests": [{"digest": "sha256:arm"}, {"digest": "sha256:amd"}]}"#;
-    const ARM: &str = r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
-    const AMD: &str = r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
+    const ARM: &str =
+        r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
+    const AMD: &str =
+        r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
 
     /// A destination that has `app:1` as an index of two images, and nothing else.
     fn destination() -> Registry {
@@ -214,8 +220,13 @@ mod tests {
             json!({"source": format!("s/app@sha256:{tag}"), "destination": format!("d/app:{tag}"),
                    "digest": format!("sha256:{tag}"), "image": "app", "tag": tag, "bytes": 5})
         };
-        let mut request = json!({"execution": "run", "batch": {"id": "1", "bytes": 10, "copies": [copy("1"), copy("2")]}});
-        request.as_object_mut().zip(rest.as_object()).map(|(request, rest)| request.extend(rest.clone())).expect("objects");
+        let mut request =
+            json!({"execution": "run", "batch": {"id": "1", "bytes": 10, "copies": [copy("1"), copy("2")]}});
+        request
+            .as_object_mut()
+            .zip(rest.as_object())
+            .map(|(request, rest)| request.extend(rest.clone()))
+            .expect("objects");
         serde_json::from_value(request).expect("it is a request")
     }
 
@@ -245,7 +256,8 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_ended_without_a_word_gives_its_own_reason() {
         let killed = json!({"exitCode": 137, "reason": "OutOfMemoryError"}).to_string();
-        let lambda = json!({"errorType": "AccessDenied", "errorMessage": "ecr:CreateRepository on app failed"}).to_string();
+        let lambda =
+            json!({"errorType": "AccessDenied", "errorMessage": "ecr:CreateRepository on app failed"}).to_string();
         for (error, cause, message) in [
             ("TaskFailed", killed.as_str(), "TaskFailed: OutOfMemoryError (exit code 137)"),
             ("AccessDenied", &lambda, "AccessDenied: ecr:CreateRepository on app failed"),
@@ -269,7 +281,8 @@ mod tests {
         let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_compute_output(|request| {
             let ids = request.image_ids().iter();
             let images = ids.map(|id| {
-                let id = ImageIdentifier::builder().set_image_tag(id.image_tag.clone()).image_digest("sha256:old").build();
+                let id =
+                    ImageIdentifier::builder().set_image_tag(id.image_tag.clone()).image_digest("sha256:old").build();
                 Image::builder().image_id(id).image_manifest("{}").build()
             });
             BatchGetImageOutput::builder().set_images(Some(images.collect())).build()

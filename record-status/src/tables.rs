@@ -112,13 +112,16 @@ impl<'a> Tables<'a> {
     async fn count(&self, request: &Request, outcomes: &[Outcome]) -> Result<Counts> {
         let done = outcomes.iter().filter(|outcome| outcome.status.is_ok()).count();
         let counts = Counts { done, failed: outcomes.len() - done };
-        let bytes: u64 = outcomes.iter().filter_map(|outcome| outcome.status.as_ref().ok()).map(|done| done.bytes).sum();
+        let bytes: u64 =
+            outcomes.iter().filter_map(|outcome| outcome.status.as_ref().ok()).map(|done| done.bytes).sum();
         let added = self
             .dynamodb
             .update_item()
             .table_name(&self.config.execution_table)
             .key("Execution", text(&request.execution))
-            .update_expression("SET updatedAt = :now ADD done :done, failed :failed, bytesDone :bytes, recorded :batches")
+            .update_expression(
+                "SET updatedAt = :now ADD done :done, failed :failed, bytesDone :bytes, recorded :batches",
+            )
             .condition_expression("NOT contains(recorded, :batch)")
             .expression_attribute_values(":now", text(&now()))
             .expression_attribute_values(":done", number(counts.done))
@@ -139,13 +142,7 @@ impl<'a> Tables<'a> {
         Ok(counts)
     }
 
-    fn update(
-        &self,
-        image: &str,
-        tag: &str,
-        values: &HashMap<&str, AttributeValue>,
-        stale: &[&str],
-    ) -> UpdateItem {
+    fn update(&self, image: &str, tag: &str, values: &HashMap<&str, AttributeValue>, stale: &[&str]) -> UpdateItem {
         let mut update = self
             .dynamodb
             .update_item()
@@ -291,17 +288,19 @@ mod tests {
             })
             .then_output(|| UpdateItemOutput::builder().build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&rows, &count]);
-        Tables::new(&dynamodb, &config()).record(&request(), &[done(), outcome(Err("no".into()))]).await.expect("it is written");
+        Tables::new(&dynamodb, &config())
+            .record(&request(), &[done(), outcome(Err("no".into()))])
+            .await
+            .expect("it is written");
         assert_eq!(count.num_calls(), 1);
     }
 
     #[tokio::test]
     async fn a_batch_that_is_recorded_again_is_not_counted_again_and_adds_no_attempt() {
-        let conditional = mock!(Client::update_item)
-            .match_requests(|request| request.condition_expression().is_some())
-            .then_error(|| {
-                UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build())
-            });
+        let conditional =
+            mock!(Client::update_item).match_requests(|request| request.condition_expression().is_some()).then_error(
+                || UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build()),
+            );
         let again = mock!(Client::update_item)
             .match_requests(|request| {
                 request.condition_expression().is_none()

@@ -54,9 +54,8 @@ async fn access_key(secrets: &aws_sdk_secretsmanager::Client, name: &str) -> Res
         (None, None) => b"",
     };
     // serde's message can quote what it read, so it does not become part of ours.
-    let key: AccessKey = serde_json::from_slice(text).map_err(|_| {
-        unusable(r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}"#.into(), None)
-    })?;
+    let key: AccessKey = serde_json::from_slice(text)
+        .map_err(|_| unusable(r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}"#.into(), None))?;
     if key.access_key_id.trim().is_empty() || key.secret_access_key.trim().is_empty() {
         return Err(unusable("access_key_id or secret_access_key is empty".into(), None));
     }

@@ -142,7 +142,9 @@ impl Registry {
         let mut names = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(Error::aws("ecr:DescribeRepositories", "the registry"))?;
-            names.extend(page.repositories().iter().filter_map(|repository| repository.repository_name()).map(str::to_owned));
+            names.extend(
+                page.repositories().iter().filter_map(|repository| repository.repository_name()).map(str::to_owned),
+            );
         }
         Ok(names)
     }
@@ -228,9 +230,12 @@ impl Registry {
     /// # Errors
     /// When ECR refuses: access denied, quota, a bad name.
     pub async fn create(&self, repository: &str) -> Result<()> {
-        match self.client.create_repository().set_registry_id(self.id.clone()).repository_name(repository).send().await {
+        match self.client.create_repository().set_registry_id(self.id.clone()).repository_name(repository).send().await
+        {
             Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => {
+                Ok(())
+            }
             Err(error) => Err(Error::aws("ecr:CreateRepository", repository)(error)),
         }
     }
@@ -268,11 +273,17 @@ mod tests {
     async fn every_page_of_a_repository_is_listed_at_full_size_and_with_the_registry_id() {
         let first = mock!(Client::describe_images)
             .match_requests(|request| {
-                request.next_token().is_none() && request.max_results() == Some(1_000) && request.registry_id() == Some("222222222222")
+                request.next_token().is_none()
+                    && request.max_results() == Some(1_000)
+                    && request.registry_id() == Some("222222222222")
             })
-            .then_output(|| DescribeImagesOutput::builder().image_details(detail("sha256:1")).next_token("more").build());
+            .then_output(|| {
+                DescribeImagesOutput::builder().image_details(detail("sha256:1")).next_token("more").build()
+            });
         let second = mock!(Client::describe_images)
-            .match_requests(|request| request.next_token() == Some("more") && request.registry_id() == Some("222222222222"))
+            .match_requests(|request| {
+                request.next_token() == Some("more") && request.registry_id() == Some("222222222222")
+            })
             .then_output(|| DescribeImagesOutput::builder().image_details(detail("sha256:2")).build());
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&first, &second]);
 
@@ -311,7 +322,11 @@ mod tests {
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
         let id = |tag: &str| ImageId { tag: Some(tag.into()), digest: Some(format!("sha256:{tag}")) };
 
-        let found = Registry::new(client, None).find("app", &[id("1"), id("2")]).await.expect("ECR answers").expect("it exists");
+        let found = Registry::new(client, None)
+            .find("app", &[id("1"), id("2")])
+            .await
+            .expect("ECR answers")
+            .expect("it exists");
 
         assert_eq!(found.keys().collect::<Vec<_>>(), [&id("1")]);
     }

@@ -99,12 +99,16 @@ impl Error {
 }
 
 fn is_denied(code: &str) -> bool {
-    code.starts_with("AccessDenied") || matches!(code, "UnauthorizedOperation" | "UnrecognizedClientException" | "InvalidClientTokenId")
+    code.starts_with("AccessDenied")
+        || matches!(code, "UnauthorizedOperation" | "UnrecognizedClientException" | "InvalidClientTokenId")
 }
 
 /// Whether the service understood the call and said no: asking again would give the same answer.
 fn is_refused(code: &str) -> bool {
-    code.starts_with("Invalid") || code.starts_with("Validation") || code.contains("LimitExceeded") || code.contains("NotFound")
+    code.starts_with("Invalid")
+        || code.starts_with("Validation")
+        || code.contains("LimitExceeded")
+        || code.contains("NotFound")
 }
 
 fn root_cause(error: &dyn StdError) -> String {

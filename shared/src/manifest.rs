@@ -61,14 +61,17 @@ mod tests {
 
     #[test]
     fn a_blob_that_two_platforms_share_counts_once() {
-        let arm = r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
-        let amd = r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
+        let arm =
+            r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
+        let amd =
+            r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
         assert_eq!(Manifest::blob_bytes(&[Manifest::parse(arm), Manifest::parse(amd)]), 103);
     }
 
     #[test]
     fn an_index_lists_its_images() {
-        let index = Manifest::parse(r#"{"manifests": [{"digest": "sha256:a", "size": 5}, {"digest": "sha256:b", "size": 6}]}"#);
+        let index =
+            Manifest::parse(r#"{"manifests": [{"digest": "sha256:a", "size": 5}, {"digest": "sha256:b", "size": 6}]}"#);
         let digests: Vec<_> = index.manifests.iter().map(|image| image.digest.as_str()).collect();
         assert_eq!(digests, ["sha256:a", "sha256:b"]);
     }

@@ -170,10 +170,7 @@ mod tests {
             copy("s/a@sha256:03", "d/a@sha256:03"),
             copy("h:5000/b/c:latest", "d/b/c:latest"),
         ];
-        assert_eq!(
-            encode(&copies),
-            "> s/a d/a\nsha256:01 1\nsha256:02 2\nsha256:03 -\n> h:5000/b/c d/b/c\n- latest\n"
-        );
+        assert_eq!(encode(&copies), "> s/a d/a\nsha256:01 1\nsha256:02 2\nsha256:03 -\n> h:5000/b/c d/b/c\n- latest\n");
     }
 
     #[test]
@@ -209,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_fault_of_the_network_is_not_permanent() {
-        let report = CopyReport::parse("Error\td/a:1\t3\tread: connection reset by peer").expect("it is about an image");
+        let report =
+            CopyReport::parse("Error\td/a:1\t3\tread: connection reset by peer").expect("it is about an image");
         assert!(!report.is_permanent());
     }
 }

@@ -15,7 +15,8 @@ pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(w
     assert_eq!(run.outcome.status, "FAILED");
     assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"));
     let rows = rows(&run.stack).await?;
-    let row = |image: &str, tag: &str| rows.get(&(image.to_owned(), tag.to_owned())).ok_or(format!("no row: {image}:{tag}"));
+    let row =
+        |image: &str, tag: &str| rows.get(&(image.to_owned(), tag.to_owned())).ok_or(format!("no row: {image}:{tag}"));
     assert_eq!(row("alpine", "3.20")?.status, "Done");
     assert_eq!(row("quay.io/coreos/etcd", "v3.5.16")?.status, "Done");
     let missing = row("alpine", "9.99")?;
@@ -83,7 +84,8 @@ pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &W
     let policy = json!({ "Version": "2012-10-17", "Statement": [
         { "Effect": "Deny", "Action": "ecr:CreateRepository", "Resource": "*" }
     ] });
-    let parameters = [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];
+    let parameters =
+        [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];
     world.machine().home()?.query("iam", "PutRolePolicy", &parameters).await?;
 
     let run = run(stack).await?;

@@ -83,9 +83,16 @@ pub async fn no_credential_is_in_a_command_line_a_log_an_override_a_payload_or_a
     let home = world.machine().home()?;
 
     let auth = home
-        .json("secretsmanager", "secretsmanager.GetSecretValue", json!({ "SecretId": run.stack.output("RegistryAuthSecret")? }))
+        .json(
+            "secretsmanager",
+            "secretsmanager.GetSecretValue",
+            json!({ "SecretId": run.stack.output("RegistryAuthSecret")? }),
+        )
         .await?;
-    assert!(secrets[1..].iter().all(|login| auth.to_string().contains(login)), "the logins are in the secret, and in use");
+    assert!(
+        secrets[1..].iter().all(|login| auth.to_string().contains(login)),
+        "the logins are in the secret, and in use"
+    );
 
     let lines = world.command_lines();
     assert!(lines.seen_skopeo.load(Ordering::Relaxed), "the watcher has seen the copying");
@@ -151,7 +158,8 @@ async fn logs(aws: &Aws) -> Result<Value> {
         let group = &group["logGroupName"];
         let streams = logs("DescribeLogStreams", json!({ "logGroupName": group })).await?;
         for stream in streams["logStreams"].as_array().into_iter().flatten() {
-            let request = json!({ "logGroupName": group, "logStreamName": stream["logStreamName"], "startFromHead": true });
+            let request =
+                json!({ "logGroupName": group, "logStreamName": stream["logStreamName"], "startFromHead": true });
             events.push(logs("GetLogEvents", request).await?);
         }
     }

@@ -40,7 +40,8 @@ pub struct Run {
 impl World {
     /// Starts it, and pushes images to the source account and the public registries.
     pub async fn start() -> local::Result<Self> {
-        let directory = tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
+        let directory =
+            tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
         let machine = Machine::start(Options::new(directory.path())).await?;
         let seeded = machine.seed(machine.private_corpus().await?.and(Corpus::public())).await?;
         let secrets = crate::secrets::known(&machine).await?;
@@ -171,6 +172,8 @@ impl Notifications {
         let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
         let text = |body: &Value, name: &str| body[name].as_str().unwrap_or_default().to_owned();
         let bodies = messages.iter().map(|message| serde_json::from_str(message["Body"].as_str().unwrap_or_default()));
-        bodies.map(|body| body.map(|body: Value| (text(&body, "Subject"), text(&body, "Message"))).map_err(Into::into)).collect()
+        bodies
+            .map(|body| body.map(|body: Value| (text(&body, "Subject"), text(&body, "Message"))).map_err(Into::into))
+            .collect()
     }
 }
