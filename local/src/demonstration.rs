@@ -87,7 +87,7 @@ async fn demonstrate(machine: &Machine, images: &[String]) -> Result<Ending> {
     let first = execute(&stacks).await?;
     let first_tasks = machine.fargate().count() - tasks;
     let traffic = machine.proxy().traffic(|_, _, _| true);
-    report::line(&format!("  {first_tasks} tasks, {} requests to registries", traffic.requests));
+    report::line(&format!("  tasks started: {first_tasks}, requests to registries: {}", traffic.requests));
     let mut rows: Vec<ImageRow> = Vec::new();
     for stack in &stacks {
         rows.extend(stack.image_rows().await?);
@@ -101,7 +101,7 @@ async fn demonstrate(machine: &Machine, images: &[String]) -> Result<Ending> {
     let second = execute(&stacks).await?;
     let second_tasks = machine.fargate().count() - tasks;
     let copied: u64 = second.iter().map(|end| end.counts.to_copy).sum();
-    report::line(&format!("  {copied} images to copy, {second_tasks} tasks started"));
+    report::line(&format!("  images to copy: {copied}, tasks started: {second_tasks}"));
 
     let succeeded = first.iter().chain(&second).all(|end| end.outcome.succeeded());
     let good = succeeded && wrong.is_empty() && copied == 0 && second_tasks == 0;

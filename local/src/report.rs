@@ -69,7 +69,8 @@ pub async fn follow(executions: &[Watched<'_>]) -> Result<Vec<Ended>> {
     }
     let width = executions.iter().map(|watched| watched.stack.name().len()).max().unwrap_or_default();
     let waits = executions.iter().map(|watched| {
-        let bar = bars.add(ProgressBar::new(0));
+        // Of an unknown length, but a bar of none is a full one.
+        let bar = bars.add(ProgressBar::new(1));
         if let Ok(style) = ProgressStyle::with_template("  {prefix} {bar:32.green} {msg}") {
             bar.set_style(style);
         }
@@ -77,7 +78,10 @@ pub async fn follow(executions: &[Watched<'_>]) -> Result<Vec<Ended>> {
         bar.set_message("listing");
         follow_one(watched, bar, terminal)
     });
-    futures_util::future::try_join_all(waits).await
+    let ended = futures_util::future::try_join_all(waits).await;
+    // What is left to say, the endings say.
+    let _ = bars.clear();
+    ended
 }
 
 async fn follow_one(watched: &Watched<'_>, bar: ProgressBar, terminal: bool) -> Result<Ended> {
@@ -90,7 +94,7 @@ async fn follow_one(watched: &Watched<'_>, bar: ProgressBar, terminal: bool) -> 
         let counts = stack.execution_row(execution.name()).await?;
         if counts.is_some() && shown != counts {
             let counts = counts.unwrap_or_default();
-            bar.set_length(counts.to_copy);
+            bar.set_length(counts.to_copy.max(1));
             bar.set_position(counts.done + counts.failed);
             bar.set_message(progress(&counts));
             if !terminal {

@@ -21,12 +21,25 @@ pub async fn all_of_an_ecr_registry_is_copied_across_accounts_and_regions(world:
         assert_eq!(row.error_message, None);
         assert_eq!(row.attempts, Some(1));
         assert!(row.bytes.is_some_and(|bytes| bytes > 0) && row.log_stream.is_some(), "{row:?}");
+        assert!(row.seconds.is_some(), "the task's log has been read: {row:?}");
     }
     assert_eq!(rows.len(), images.len(), "every image has a row, and nothing else has");
 
     let counts = first.stack.execution_row(first.execution.name()).await?.ok_or("the execution has no item")?;
     let total = images.len() as u64;
     assert_eq!((counts.listed, counts.to_copy, counts.done, counts.failed), (total, total, total, 0));
+    Ok(())
+}
+
+pub async fn no_call_is_denied_in_a_run_that_succeeds(world: &World) -> Result {
+    let first = world.private_run().await?;
+    assert!(first.outcome.succeeded(), "{:?}", first.outcome);
+    // The Lambdas log each call that fails, also those that they can do without.
+    let logs = world.logs("/private-").await?.to_string();
+    assert!(logs.contains("REPORT RequestId"), "the Lambdas have logged: {logs}");
+    for denied in ["AccessDenied", "not authorized", "ERROR"] {
+        assert!(!logs.contains(denied), "{logs}");
+    }
     Ok(())
 }
 

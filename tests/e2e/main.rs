@@ -50,6 +50,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
     }
     trials![
         copying::all_of_an_ecr_registry_is_copied_across_accounts_and_regions,
+        copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
         failing::a_missing_image_is_recorded_as_an_error_while_the_others_are_done,

@@ -103,7 +103,7 @@ pub async fn no_credential_is_in_a_command_line_a_log_an_override_a_payload_or_a
         ("an override", json!(world.tasks(&run.stack).into_iter().map(|task| task.overrides).collect::<Vec<_>>())),
         ("a payload", payloads(&home, run.execution.arn()).await?),
         ("a table", tables(&home, run).await?),
-        ("a log", logs(&home).await?),
+        ("a log", world.logs("").await?),
         ("the plan", json!(plan(world, run).await?)),
     ];
     for (place, content) in places {
@@ -144,26 +144,6 @@ async fn tables(aws: &Aws, run: &crate::world::Run) -> Result<Value> {
         tables.push(aws.json("dynamodb", "DynamoDB_20120810.Scan", request).await?);
     }
     Ok(json!(tables))
-}
-
-/// All that is in all log groups.
-async fn logs(aws: &Aws) -> Result<Value> {
-    let logs = |action: &str, request: Value| {
-        let target = format!("Logs_20140328.{action}");
-        async move { aws.json("logs", &target, request).await }
-    };
-    let mut events = Vec::new();
-    let groups = logs("DescribeLogGroups", json!({})).await?;
-    for group in groups["logGroups"].as_array().into_iter().flatten() {
-        let group = &group["logGroupName"];
-        let streams = logs("DescribeLogStreams", json!({ "logGroupName": group })).await?;
-        for stream in streams["logStreams"].as_array().into_iter().flatten() {
-            let request =
-                json!({ "logGroupName": group, "logStreamName": stream["logStreamName"], "startFromHead": true });
-            events.push(logs("GetLogEvents", request).await?);
-        }
-    }
-    Ok(json!(events))
 }
 
 /// The plan, as the state machine reads it.

@@ -120,6 +120,28 @@ impl World {
         Ok(())
     }
 
+    /// All that is in the log groups whose name contains `name`.
+    pub async fn logs(&self, name: &str) -> Result<Value> {
+        let aws = self.machine.home()?;
+        let logs = |action: &str, request: Value| {
+            let target = format!("Logs_20140328.{action}");
+            let aws = &aws;
+            async move { aws.json("logs", &target, request).await }
+        };
+        let mut events = Vec::new();
+        let groups = logs("DescribeLogGroups", json!({})).await?;
+        let groups = groups["logGroups"].as_array().into_iter().flatten().map(|group| &group["logGroupName"]);
+        for group in groups.filter(|group| group.as_str().is_some_and(|group| group.contains(name))) {
+            let streams = logs("DescribeLogStreams", json!({ "logGroupName": group })).await?;
+            for stream in streams["logStreams"].as_array().into_iter().flatten() {
+                let request =
+                    json!({ "logGroupName": group, "logStreamName": stream["logStreamName"], "startFromHead": true });
+                events.push(logs("GetLogEvents", request).await?);
+            }
+        }
+        Ok(json!(events))
+    }
+
     /// Subscribes a queue to a stack's topic.
     pub async fn notifications(&self, stack: &Stack) -> Result<Notifications> {
         Notifications::of(self.machine.home()?, stack).await
