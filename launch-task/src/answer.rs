@@ -4,6 +4,7 @@
 //! of; the token is in the overrides with which it was started.
 
 use aws_config::SdkConfig;
+use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsError;
 use aws_sdk_ecs::types::Task;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -166,7 +167,7 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
             .await;
         let page = match page {
             Ok(page) => page,
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => {
+            Err(error) if error.as_service_error().is_some_and(GetLogEventsError::is_resource_not_found_exception) => {
                 return Ok(copies);
             }
             Err(error) => return Err(Shared::aws("logs:GetLogEvents", &log.stream)(error).into()),

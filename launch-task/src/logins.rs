@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::operation::put_secret_value::PutSecretValueError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::ecr::Login;
@@ -74,7 +75,7 @@ pub async fn keep_fresh(
     match put {
         Ok(_) => Ok(()),
         // The version exists, with other content: another launch was faster, and its logins are as new as these.
-        Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_exists_exception()) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(PutSecretValueError::is_resource_exists_exception) => Ok(()),
         Err(error) => Err(Error::aws("secretsmanager:PutSecretValue", secret)(error)),
     }
 }
@@ -88,7 +89,7 @@ mod tests {
     use std::cell::Cell;
 
     use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
-    use aws_sdk_secretsmanager::operation::put_secret_value::{PutSecretValueError, PutSecretValueOutput};
+    use aws_sdk_secretsmanager::operation::put_secret_value::PutSecretValueOutput;
     use aws_sdk_secretsmanager::types::error::ResourceExistsException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 

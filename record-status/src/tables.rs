@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -29,9 +31,9 @@ pub struct Tables<'a> {
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Images at the destination.
-    pub done: usize,
+    pub done: u64,
     /// Images that are not.
-    pub failed: usize,
+    pub failed: u64,
 }
 
 impl<'a> Tables<'a> {
@@ -96,8 +98,10 @@ impl<'a> Tables<'a> {
             .condition_expression("#Execution <> :Execution OR #Batch <> :Batch");
         let first = with_attempt(first);
         match first.send().await {
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
-                self.update(copy.image.as_str(), &copy.tag, &values, &stale)
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                self.update(&copy.image, &copy.tag, &values, &stale)
                     .send()
                     .await
                     .map_err(Error::aws("dynamodb:UpdateItem", &self.config.image_table))?;
@@ -110,8 +114,10 @@ impl<'a> Tables<'a> {
     }
 
     async fn count(&self, request: &Request, outcomes: &[Outcome]) -> Result<Counts> {
-        let done = outcomes.iter().filter(|outcome| outcome.status.is_ok()).count();
-        let counts = Counts { done, failed: outcomes.len() - done };
+        let mut counts = Counts::default();
+        for outcome in outcomes {
+            *(if outcome.status.is_ok() { &mut counts.done } else { &mut counts.failed }) += 1;
+        }
         let bytes: u64 =
             outcomes.iter().filter_map(|outcome| outcome.status.as_ref().ok()).map(|done| done.bytes).sum();
         let added = self
@@ -132,7 +138,9 @@ impl<'a> Tables<'a> {
             .send()
             .await;
         match added {
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+            Err(error)
+                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
                 tracing::info!(batch = request.batch.id, "counted already");
             }
             added => {
@@ -142,7 +150,13 @@ impl<'a> Tables<'a> {
         Ok(counts)
     }
 
-    fn update(&self, image: &str, tag: &str, values: &HashMap<&str, AttributeValue>, stale: &[&str]) -> UpdateItem {
+    fn update(
+        &self,
+        image: &str,
+        tag: &str,
+        values: &HashMap<&str, AttributeValue>,
+        stale: &[&str],
+    ) -> UpdateItemFluentBuilder {
         let mut update = self
             .dynamodb
             .update_item()
@@ -168,9 +182,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-type UpdateItem = aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-
-fn with_attempt(update: UpdateItem) -> UpdateItem {
+fn with_attempt(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
     let expression = format!("{} ADD Attempts :one", update.get_update_expression().as_deref().unwrap_or_default());
     update.update_expression(expression).expression_attribute_values(":one", number(1))
 }
@@ -179,7 +191,7 @@ fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
@@ -189,7 +201,7 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
+    use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
     use shared::plan::Copy;

@@ -4,6 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use aws_config::SdkConfig;
+use aws_sdk_ecr::operation::batch_get_image::BatchGetImageError;
+use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
+use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
 use aws_sdk_ecr::types::{ImageFailure, ImageIdentifier};
 use aws_sdk_ecr::{Client, config};
 
@@ -166,7 +169,9 @@ impl Registry {
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
-                Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
+                Err(error)
+                    if error.as_service_error().is_some_and(DescribeImagesError::is_repository_not_found_exception) =>
+                {
                     return Ok(None);
                 }
                 Err(error) => return Err(Error::aws("ecr:DescribeImages", repository)(error)),
@@ -201,7 +206,9 @@ impl Registry {
                 .await;
             let answer = match answer {
                 Ok(answer) => answer,
-                Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
+                Err(error)
+                    if error.as_service_error().is_some_and(BatchGetImageError::is_repository_not_found_exception) =>
+                {
                     return Ok(None);
                 }
                 Err(error) => return Err(Error::aws("ecr:BatchGetImage", repository)(error)),
@@ -233,7 +240,11 @@ impl Registry {
         match self.client.create_repository().set_registry_id(self.id.clone()).repository_name(repository).send().await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => {
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(CreateRepositoryError::is_repository_already_exists_exception) =>
+            {
                 Ok(())
             }
             Err(error) => Err(Error::aws("ecr:CreateRepository", repository)(error)),
@@ -255,8 +266,7 @@ fn is_about(failure: &ImageFailure, id: &ImageId) -> bool {
 #[cfg(test)]
 mod tests {
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
-    use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
-    use aws_sdk_ecr::operation::describe_images::{DescribeImagesError, DescribeImagesOutput};
+    use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
     use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
     use aws_sdk_ecr::primitives::DateTime;
     use aws_sdk_ecr::types::error::{RepositoryAlreadyExistsException, RepositoryNotFoundException};
