@@ -174,7 +174,7 @@ impl Process {
         }
     }
 
-    /// Kills it and all that it has started, and waits until they are gone.
+    /// Kills it and all that it has started, and waits for its end.
     pub async fn stop(mut self) {
         self.kill();
         self.exited().await;
@@ -276,6 +276,9 @@ async fn spawn_from_a_lasting_thread(mut command: Command) -> std::io::Result<Ch
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+
     use super::*;
 
     fn shell(script: &str) -> Program {
@@ -289,11 +292,14 @@ mod tests {
         let script = format!("sleep 60 & echo $! > {0}.part; mv {0}.part {0}; wait", pid_file.display());
         let mut process = shell(&script).start(directory.path().join("log")).await.unwrap();
         let pid = process.ready(async || std::fs::read_to_string(&pid_file).ok()).await.unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let grandchild = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         process.stop().await;
 
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        // Nobody may have reaped it yet, but it runs no more.
-        assert!(state.is_empty() || state.contains(") Z") || state.contains(") X"), "{state}");
+        // It was killed, too, but dies when the kernel comes to it. Ready to be read means ended, reaped or not.
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&grandchild, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ended, 1, "it still runs");
     }
 
     #[tokio::test]
