@@ -107,7 +107,12 @@ async fn compare(
     destination: &Registry,
     host: &str,
 ) -> Result<(Vec<Copy>, Summary)> {
-    let repositories = source.repositories(selection).await?;
+    let mut repositories = source.repositories(selection).await?;
+    if !config.prefix.is_empty() {
+        // Where a registry is copied into itself, its copies are no sources: each run would copy them one level deeper.
+        let copies = format!("{host}/{}/", config.prefix);
+        repositories.retain(|wish| !wish.source.starts_with(&copies));
+    }
     let compared = for_each(repositories, async |wish: Wish| {
         let name = selection::destination_name(&config.prefix, &wish.name)?;
         let (listed, there) =
@@ -227,6 +232,21 @@ mod tests {
             }]
         );
         assert_eq!((summary.listed, summary.unchanged), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_copied_into_itself_does_not_copy_its_copies() {
+        let repositories = repositories(&["app", "to/app", "tools"]);
+        let images = mock!(aws_sdk_ecr::Client::describe_images)
+            .then_output(|| DescribeImagesOutput::builder().image_details(image("sha256:1", Some("1"))).build());
+        let source = Source::Ecr(
+            Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&repositories, &images]), None),
+            "destination.example".into(),
+        );
+        let there = no_repository();
+        let (copies, _) = compared(&source, &[&there]).await;
+        let names: Vec<_> = copies.iter().map(|copy| copy.image.as_str()).collect();
+        assert_eq!(names, ["app", "tools"]);
     }
 
     #[tokio::test]
