@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use shared::task::Log;
 use shared::{Error, Result};
 
 use crate::config::Config;
@@ -49,8 +50,9 @@ impl<'a> Tables<'a> {
     /// # Errors
     /// When DynamoDB refuses.
     pub async fn record(&self, request: &Request, outcomes: &[Outcome]) -> Result<Counts> {
+        let log = request.report().log;
         stream::iter(outcomes)
-            .map(|outcome| self.row(request, outcome))
+            .map(|outcome| self.row(request, log.as_ref(), outcome))
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
@@ -58,9 +60,8 @@ impl<'a> Tables<'a> {
     }
 
     /// Writes one image's row. It keeps its count of attempts across executions; recording a batch again adds none.
-    async fn row(&self, request: &Request, outcome: &Outcome) -> Result<()> {
+    async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome) -> Result<()> {
         let copy = &outcome.copy;
-        let report = request.report();
         let mut values = HashMap::from([
             ("MultiArchOption", text(MULTI_ARCH)),
             ("Execution", text(&request.execution)),
@@ -83,7 +84,7 @@ impl<'a> Tables<'a> {
         if let Some(seconds) = outcome.seconds {
             values.insert("Seconds", number(seconds));
         }
-        if let Some(log) = &report.log {
+        if let Some(log) = log {
             values.insert("LogGroup", text(&log.group));
             values.insert("LogStream", text(&log.stream));
         }
