@@ -1,13 +1,13 @@
 //! What the stack's parameters ask for.
 
 use shared::Result;
-use shared::config::{Environment, RegistryConfig, SourceType};
+use shared::config::{Environment, RegistryConfig, SourceConfig};
 
 /// The configuration of launch-task.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The registry that images come from, where that is an ECR registry.
-    pub source: Option<RegistryConfig>,
+    /// Where images come from.
+    pub source: SourceConfig,
     /// The registry that they go to.
     pub destination: RegistryConfig,
     /// Where and how tasks run.
@@ -55,12 +55,8 @@ impl Config {
         let list = |variable: &str| -> Result<Vec<String>> {
             Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
         };
-        let source = match SourceType::read(environment)? {
-            SourceType::Ecr => Some(RegistryConfig::source(environment)?),
-            SourceType::Public => None,
-        };
         Ok(Self {
-            source,
+            source: SourceConfig::read(environment)?,
             destination: RegistryConfig::destination(environment)?,
             task: TaskConfig {
                 cluster: environment.required("CLUSTER")?.to_owned(),

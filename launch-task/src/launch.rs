@@ -1,16 +1,18 @@
 //! Starts the task for a batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::types::{
     AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
     TaskOverride,
 };
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use shared::credentials::Stores;
 use shared::ecr::{ImageId, Registry};
+use shared::logins::SourceLogins;
 use shared::plan::{Batch, Copy};
 use shared::task::{self, COPIES, TASK_TOKEN};
 
@@ -36,15 +38,15 @@ pub struct Request {
 pub struct Clients {
     /// For the task.
     pub ecs: aws_sdk_ecs::Client,
-    /// For credentials and logins.
-    pub secrets: aws_sdk_secretsmanager::Client,
+    /// For credentials, and for the logins that the task gets.
+    pub stores: Stores,
 }
 
 impl Clients {
     /// Makes them all.
     #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
-        Self { ecs: aws_sdk_ecs::Client::new(aws), secrets: aws_sdk_secretsmanager::Client::new(aws) }
+        Self { ecs: aws_sdk_ecs::Client::new(aws), stores: Stores::new(aws) }
     }
 }
 
@@ -53,36 +55,29 @@ impl Clients {
 /// # Errors
 /// When the destination, a repository in it, a login or the task cannot be had.
 pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Option<String>> {
-    let destination = Registry::connect(aws, &clients.secrets, &config.destination).await?;
+    let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
     let missing = missing(&destination, &request.batch.copies).await?;
-    let Some(host) = missing.first().map(|copy| registry_of(&copy.destination)) else { return Ok(None) };
-
-    let mut hosts = vec![host.to_owned()];
-    if config.source.is_some() {
-        hosts.push(missing[0].source_registry().to_owned());
+    if missing.is_empty() {
+        return Ok(None);
     }
+    let sources = SourceLogins::connect(aws, &clients.stores, &config.source).await?;
+    let hosts: BTreeSet<&str> =
+        missing.iter().flat_map(|copy| [copy.source_registry(), copy.destination_registry()]).collect();
     logins::keep_fresh(
-        &clients.secrets,
+        &clients.stores.secrets,
         &config.registry_auth_secret,
         &hosts,
         config.task_timeout_seconds,
-        async || {
-            let source = async {
-                match &config.source {
-                    Some(source) => Registry::connect(aws, &clients.secrets, source).await?.login().await.map(Some),
-                    None => Ok(None),
-                }
-            };
-            let (source, destination) = future::try_join(source, destination.login()).await?;
-            Ok(source.into_iter().chain([destination]).collect())
+        async |host| {
+            if missing.iter().any(|copy| copy.destination_registry() == host) {
+                destination.login().await.map(Some)
+            } else {
+                sources.to(host).await
+            }
         },
     )
     .await?;
     run(&clients.ecs, &config.task, request, &missing).await.map(Some)
-}
-
-fn registry_of(reference: &str) -> &str {
-    reference.split('/').next().unwrap_or_default()
 }
 
 /// What the destination lacks of `copies`; repositories that it lacks are created on the way.
@@ -186,7 +181,7 @@ mod tests {
             image: repository.into(),
             tag: tag.into(),
             bytes: 1,
-            error: None,
+            ..Copy::default()
         }
     }
 

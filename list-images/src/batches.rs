@@ -89,6 +89,10 @@ fn split(copies: Vec<Copy>, share: u64) -> Vec<Chunk> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const GIB: u64 = 1 << 30;
@@ -102,7 +106,7 @@ mod tests {
                 image: repository.into(),
                 tag: number.to_string(),
                 bytes,
-                error: None,
+                ..Copy::default()
             })
             .collect()
     }
@@ -114,20 +118,33 @@ mod tests {
         all
     }
 
-    #[test]
-    fn every_copy_is_in_exactly_one_batch_and_every_limit_is_kept() {
-        let all: Vec<_> = (0..50)
-            .flat_map(|n| copies(&format!("team/app-{n}"), 1 + n * 7 % 90, (n as u64 * 37 % 11) << 24))
-            .collect();
-        let batches = pack(all.clone(), 10);
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50))]
+        #[test]
+        fn every_copy_is_in_exactly_one_batch_and_every_limit_is_kept(
+            repositories in proptest::collection::vec((0_usize..120, 0_u64..2_000, 1_usize..200), 0..20),
+            concurrency in 0_usize..30,
+        ) {
+            let all: Vec<_> = repositories
+                .iter()
+                .enumerate()
+                .flat_map(|(number, &(count, mebibytes, length))| {
+                    copies(&format!("{}-{number}", "r".repeat(length)), count, mebibytes << 20)
+                })
+                .collect();
+            let batches = pack(all.clone(), concurrency);
 
-        let mut expected: Vec<_> = all.iter().map(|copy| copy.destination.as_str()).collect();
-        expected.sort_unstable();
-        assert_eq!(destinations(&batches), expected);
-        for batch in &batches {
-            let json = serde_json::to_string(&task::encode(&batch.copies)).expect("a string is JSON");
-            assert!(json.len() - 2 <= COPIES_LIMIT, "{} characters", json.len());
-            assert_eq!(batch.bytes, batch.copies.iter().map(|copy| copy.bytes).sum::<u64>());
+            let mut expected: Vec<_> = all.iter().map(|copy| copy.destination.as_str()).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(destinations(&batches), expected);
+            let ids: HashSet<_> = batches.iter().map(|batch| &batch.id).collect();
+            prop_assert_eq!(ids.len(), batches.len());
+            for batch in &batches {
+                prop_assert!(!batch.copies.is_empty());
+                let json = serde_json::to_string(&task::encode(&batch.copies)).expect("a string is JSON");
+                prop_assert!(json.len() - 2 <= COPIES_LIMIT, "{} characters", json.len());
+                prop_assert_eq!(batch.bytes, batch.copies.iter().map(|copy| copy.bytes).sum::<u64>());
+            }
         }
     }
 

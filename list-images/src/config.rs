@@ -1,34 +1,34 @@
 //! What the stack's parameters ask for.
 
-use shared::config::{Environment, RegistryConfig, SourceType};
+use shared::config::{Environment, RegistryConfig, SourceConfig};
+use shared::manifest::Platform;
 use shared::{Error, Result};
+
+use crate::naming::Naming;
+use crate::rules::Rules;
+use crate::source::Options;
 
 /// The configuration of list-images.
 #[derive(Debug)]
 pub struct Config {
     /// Where images come from.
-    pub source: Source,
+    pub source: SourceConfig,
     /// Which of them.
     pub choice: Choice,
-    /// Whether images without a tag come along, where all tags of a repository are copied.
-    pub include_untagged: bool,
+    /// What is asked of every listing.
+    pub options: Options,
     /// The registry that they go to.
     pub destination: RegistryConfig,
     /// What is put in front of each repository's name there, without slashes at its ends; may be empty.
     pub prefix: String,
+    /// What repositories are called there.
+    pub naming: Naming,
+    /// The fewest images that the source must have.
+    pub min_images: usize,
     /// The bucket for the plan.
     pub plan_bucket: String,
     /// How many tasks run at once.
     pub concurrency: usize,
-}
-
-/// Where images come from.
-#[derive(Debug)]
-pub enum Source {
-    /// An ECR registry.
-    Ecr(RegistryConfig),
-    /// Any registry that speaks the OCI distribution API; each entry of the list names its own.
-    Public,
 }
 
 /// Which images of the source.
@@ -36,8 +36,10 @@ pub enum Source {
 pub enum Choice {
     /// All of them.
     All,
-    /// Those in the list that this parameter of the Parameter Store holds.
+    /// Those in the list that this parameter of the Parameter Store holds, and those below its path.
     Selected(String),
+    /// None, unless an execution's input says so: a registry that is not ECR cannot be listed as a whole.
+    Nothing,
 }
 
 impl Config {
@@ -46,19 +48,20 @@ impl Config {
     /// # Errors
     /// When a variable is missing, has a value that cannot be used, or contradicts another one.
     pub fn read(environment: &Environment) -> Result<Self> {
-        let source = match SourceType::read(environment)? {
-            SourceType::Ecr => Source::Ecr(RegistryConfig::source(environment)?),
-            SourceType::Public => Source::Public,
-        };
+        let source = SourceConfig::read(environment)?;
+        let rules = Rules::read(environment)?;
         let all = environment.choice("SRC_LIST", &[("ALL", true), ("SELECTED", false)])?;
         let choice = match (all, &source) {
-            (true, Source::Ecr(_)) => Choice::All,
-            (true, Source::Public) => {
+            (true, SourceConfig::Ecr(_)) => Choice::All,
+            (true, SourceConfig::Public(_)) => Choice::Nothing,
+            (false, _) if rules.choose_repositories() => {
                 return Err(Error::Configuration {
                     variable: "SRC_LIST".into(),
-                    value: "ALL".into(),
-                    problem: "a public registry cannot be copied as a whole: choose SELECTED and give a list of images"
-                        .into(),
+                    value: "SELECTED".into(),
+                    problem:
+                        "INCLUDE_REPOSITORIES and EXCLUDE_REPOSITORIES choose among ALL repositories; leave them out, \
+                              and the repositories out of the list"
+                            .into(),
                 });
             }
             (false, _) => Choice::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
@@ -66,12 +69,40 @@ impl Config {
         Ok(Self {
             source,
             choice,
-            include_untagged: environment.flag("INCLUDE_UNTAGGED", true)?,
+            options: Options {
+                include_untagged: environment.flag("INCLUDE_UNTAGGED", true)?,
+                platform: platform(environment)?,
+                rules,
+            },
             destination: RegistryConfig::destination(environment)?,
             prefix: environment.optional("DEST_PREFIX").unwrap_or_default().trim_matches('/').to_owned(),
+            naming: match environment.optional("NAMING") {
+                None => Naming::default(),
+                Some(_) => environment.choice("NAMING", &[("plain", Naming::Plain), ("registry", Naming::Registry)])?,
+            },
+            min_images: environment.count("MIN_IMAGES", 0)?,
             plan_bucket: environment.required("PLAN_BUCKET")?.to_owned(),
             concurrency: environment.count("MAX_CONCURRENCY", 10)?,
         })
+    }
+}
+
+/// `PLATFORMS`: `all`, `system` for the one that the tasks run on, or a platform.
+fn platform(environment: &Environment) -> Result<Option<Platform>> {
+    let system = || Platform {
+        os: "linux".into(),
+        // Functions and tasks have the same architecture.
+        architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.into(),
+        variant: None,
+    };
+    match environment.optional("PLATFORMS") {
+        None | Some("all") => Ok(None),
+        Some("system") => Ok(Some(system())),
+        Some(value) => value.parse().map(Some).map_err(|problem: &str| Error::Configuration {
+            variable: "PLATFORMS".into(),
+            value: value.into(),
+            problem: format!("expected all, system or a platform: {problem}"),
+        }),
     }
 }
 
@@ -87,9 +118,9 @@ mod tests {
     #[test]
     fn the_defaults_copy_everything_from_ecr() {
         let config = read(&[]).expect("it is complete");
-        assert!(matches!((config.source, config.choice), (Source::Ecr(_), Choice::All)));
-        assert!(config.include_untagged);
-        assert_eq!(config.concurrency, 10);
+        assert!(matches!((config.source, config.choice), (SourceConfig::Ecr(_), Choice::All)));
+        assert!(config.options.include_untagged && config.options.platform.is_none());
+        assert_eq!((config.naming, config.min_images, config.concurrency), (Naming::Plain, 0, 10));
     }
 
     #[test]
@@ -98,14 +129,35 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_public_registry_is_refused() {
-        let error = read(&[("SOURCE_TYPE", "Public")]).expect_err("it would list nothing");
-        assert!(error.to_string().starts_with(r#"SRC_LIST is "ALL": "#), "{error}");
+    fn a_platform_may_be_named_or_be_that_of_the_tasks() {
+        let platform = |value: &str| read(&[("PLATFORMS", value)]).map(|config| config.options.platform);
+        assert_eq!(platform("all").expect("it is complete"), None);
+        let named = platform("linux/arm/v7").expect("it is complete").expect("it is one");
+        assert_eq!(named.to_string(), "linux/arm/v7");
+        let system = platform("system").expect("it is complete").expect("it is one");
+        assert!(["linux/amd64", "linux/arm64"].contains(&system.to_string().as_str()));
     }
 
     #[test]
-    fn selected_needs_a_list() {
+    fn what_cannot_be_used_is_named() {
+        for (variable, value, problem) in [
+            ("PLATFORMS", "arm64", "expected all, system or a platform"),
+            ("NAMING", "flat", "expected plain or registry"),
+            ("MIN_IMAGES", "-1", "expected a whole number"),
+            ("SRC_LIST", "SOME", "expected ALL or SELECTED"),
+        ] {
+            let error = read(&[(variable, value)]).expect_err(value);
+            assert!(error.to_string().starts_with(&format!("{variable} is {value:?}: ")), "{error}");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn selected_needs_a_list_and_no_patterns_for_repositories() {
         let error = read(&[("SRC_LIST", "SELECTED")]).expect_err("there is no list");
         assert!(error.to_string().starts_with("SELECTED_IMAGE_PARAM"), "{error}");
+        let patterns = [("SRC_LIST", "SELECTED"), ("SELECTED_IMAGE_PARAM", "/p"), ("INCLUDE_REPOSITORIES", "a/")];
+        let error = read(&patterns).expect_err("they contradict each other");
+        assert!(error.to_string().contains("INCLUDE_REPOSITORIES"), "{error}");
     }
 }

@@ -2,17 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use shared::ecr::Image;
-use shared::plan::Copy;
+use shared::ecr::{Image, Immutable};
+use shared::plan::{Copy, Reason};
 
 use crate::source::{Listed, Wish};
 
 /// A listing, compared with the destination.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// How many images the destination has already, tag and digest alike.
-    pub unchanged: usize,
-    /// What it lacks.
+    /// What the destination has already, tag and digest alike.
+    pub unchanged: Vec<Listed>,
+    /// What it lacks, or has another image for.
     pub missing: Vec<Listed>,
 }
 
@@ -24,28 +24,40 @@ pub fn compare(listed: Vec<Listed>, destination: &[Image]) -> Difference {
         .iter()
         .flat_map(|image| image.tags.iter().map(|tag| (tag.as_str(), image.digest.as_str())))
         .collect();
-    let total = listed.len();
-    let missing: Vec<_> = listed
-        .into_iter()
-        .filter(|image| {
-            let is_there = match (&image.tag, &image.digest) {
-                (Some(tag), Some(digest)) => tags.get(tag.as_str()) == Some(&digest.as_str()),
-                (None, Some(digest)) => digests.contains(digest.as_str()),
-                (_, None) => false,
-            };
-            !is_there
-        })
-        .collect();
-    Difference { unchanged: total - missing.len(), missing }
+    let mut difference = Difference::default();
+    for mut image in listed {
+        let there = match &image.tag {
+            Some(tag) => tags.get(tag.as_str()).copied(),
+            None => image.digest.as_deref().filter(|digest| digests.contains(digest)),
+        };
+        if there.is_some() && there == image.digest.as_deref() && image.error.is_none() {
+            difference.unchanged.push(image);
+        } else {
+            image.replaces = there.map(str::to_owned);
+            difference.missing.push(image);
+        }
+    }
+    difference
 }
 
-/// The copy that brings `image` of `wish` to the repository `destination` (`registry/repository`).
+/// Says of a tag that cannot be moved that it cannot: the task would only fail.
+pub fn refuse_immutable(image: &mut Listed, immutable: &Immutable) {
+    let (Some(tag), Some(there), None) = (&image.tag, &image.replaces, &image.error) else { return };
+    if immutable.contains(tag) {
+        let hint = "delete it there to have it copied";
+        image.error = Some(format!("the tag is immutable at the destination, and leads to {there} there; {hint}"));
+    }
+}
+
+/// The copy that brings `image` of `wish` to the registry at `host`.
 #[must_use]
-pub fn copy(wish: &Wish, destination: &str, image: Listed) -> Copy {
+pub fn copy(wish: &Wish, host: &str, image: Listed) -> Copy {
     let digest = image.digest.unwrap_or_default();
     let tag = image.tag.clone().unwrap_or_else(|| digest.clone());
+    let source = &wish.repository;
+    let destination = format!("{host}/{}", wish.destination);
     Copy {
-        source: if digest.is_empty() { format!("{}:{tag}", wish.source) } else { format!("{}@{digest}", wish.source) },
+        source: if digest.is_empty() { format!("{source}:{tag}") } else { format!("{source}@{digest}") },
         destination: match &image.tag {
             Some(tag) => format!("{destination}:{tag}"),
             None => format!("{destination}@{digest}"),
@@ -54,6 +66,7 @@ pub fn copy(wish: &Wish, destination: &str, image: Listed) -> Copy {
         image: wish.name.clone(),
         tag,
         bytes: image.bytes,
+        reason: if image.replaces.is_some() { Reason::Changed } else { Reason::New },
         error: image.error,
     }
 }
@@ -63,11 +76,18 @@ mod tests {
     use super::*;
 
     fn listed(tag: Option<&str>, digest: Option<&str>) -> Listed {
-        Listed { tag: tag.map(Into::into), digest: digest.map(Into::into), bytes: 1, is_index: false, error: None }
+        Listed { tag: tag.map(Into::into), digest: digest.map(Into::into), ..Listed::default() }
     }
 
     fn there(digest: &str, tags: &[&str]) -> Image {
-        Image { digest: digest.into(), tags: tags.iter().map(|&tag| tag.into()).collect(), bytes: 1, is_index: false }
+        Image {
+            digest: digest.into(),
+            tags: tags.iter().map(|&tag| tag.into()).collect(),
+            bytes: 1,
+            is_index: false,
+            pushed_at: 0,
+            subject: None,
+        }
     }
 
     #[test]
@@ -80,21 +100,22 @@ mod tests {
                 listed(Some("new"), Some("sha256:3")),
                 listed(None, Some("sha256:3")),
                 listed(None, Some("sha256:4")),
-                listed(Some("unknown"), None),
+                listed(Some("1"), None),
             ],
             &destination,
         );
-        assert_eq!(difference.unchanged, 2);
-        let missing: Vec<_> =
-            difference.missing.iter().map(|image| (image.tag.as_deref(), image.digest.as_deref())).collect();
+        let replacing = |image: Listed, there: &str| Listed { replaces: Some(there.into()), ..image };
         assert_eq!(
-            missing,
-            [
-                (Some("latest"), Some("sha256:2")),
-                (Some("new"), Some("sha256:3")),
-                (None, Some("sha256:4")),
-                (Some("unknown"), None),
-            ]
+            difference,
+            Difference {
+                unchanged: vec![listed(Some("1"), Some("sha256:1")), listed(None, Some("sha256:3"))],
+                missing: vec![
+                    replacing(listed(Some("latest"), Some("sha256:2")), "sha256:1"),
+                    listed(Some("new"), Some("sha256:3")),
+                    listed(None, Some("sha256:4")),
+                    replacing(listed(Some("1"), None), "sha256:1"),
+                ],
+            }
         );
     }
 }

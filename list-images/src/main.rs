@@ -3,22 +3,32 @@
 mod batches;
 mod config;
 mod difference;
+mod distribution;
+mod dry_run;
 mod handler;
-mod public;
+mod input;
+mod naming;
+mod rules;
 mod selection;
 mod source;
+mod tags;
 
+use aws_config::retry::RetryConfig;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use shared::config::Environment;
 
 use crate::config::Config;
 use crate::handler::{Clients, Request};
 
+/// How often a call is tried before it has failed.
+const ATTEMPTS: u32 = 10;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let environment = Environment::of_process();
-    let aws = aws_config::load_from_env().await;
+    // ECR limits how fast its listings may be asked for; a large registry takes more calls than it allows at once.
+    let aws = aws_config::from_env().retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS)).load().await;
     let clients = Clients::new(&aws);
     run(service_fn(async |event: LambdaEvent<Request>| {
         // Read here and not before, so that a wrong parameter fails the execution with its name and not the start-up.

@@ -1,12 +1,17 @@
 //! The list of selected images: references separated by commas or newlines, with `#` comments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
+use shared::ecr::account_and_region;
 use shared::{Error, Result};
 
-/// In place of a tag: all tags of the repository.
-pub const ALL_TAGS: &str = "ALL_TAGS";
+use crate::tags::{ALL_TAGS, Tags};
+
+/// What an entry may be, for errors.
+const EXPECTED: &str = "expected [registry[:port]/]repository[:tag][@digest], where the tag may be ALL_TAGS, a glob such as \
+                        1.27.*, or a range of versions such as ^1.27 or >=1.20 <2, each with newest N behind it";
 
 /// The repositories that a list names, in order, and what it wants of each.
 pub type Selection = BTreeMap<Repository, Wanted>;
@@ -20,96 +25,164 @@ pub struct Repository {
     pub name: String,
 }
 
-impl Repository {
-    /// How it is called at the destination and in the table: Docker Hub's short names stay short, ECR repositories keep
-    /// their name, and other registries come first in the name, as in `quay.io/coreos/etcd`.
-    #[must_use]
-    pub fn plain_name(&self) -> String {
-        match self.registry.as_str() {
-            "docker.io" => self.name.strip_prefix("library/").unwrap_or(&self.name).to_owned(),
-            // A repository's name has no colon.
-            registry => format!("{}/{}", registry.replace(':', "-"), self.name),
-        }
+impl fmt::Display for Repository {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.registry, self.name)
     }
 }
 
 /// What is wanted of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// All tags.
-    pub all_tags: bool,
-    /// These, each once.
-    pub images: Vec<Reference>,
+    /// Tags by pattern.
+    pub patterns: Vec<Tags>,
+    /// Images by name, each once.
+    pub images: BTreeSet<Named>,
 }
 
-/// Parses a list. References without a registry are Docker Hub's, or those of `registry` where the source is that one.
+/// An image that is wanted by name. It has a tag or a digest, or both: then the digest is copied to the tag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    /// The tag.
+    pub tag: Option<String>,
+    /// The digest.
+    pub digest: Option<String>,
+}
+
+impl Wanted {
+    /// All that a repository holds.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { patterns: vec![Tags::all()], images: BTreeSet::new() }
+    }
+
+    /// Whether this is all that the repository holds.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.patterns.iter().any(Tags::is_everything)
+    }
+
+    fn add(&mut self, other: Self) {
+        for pattern in other.patterns {
+            if !self.patterns.contains(&pattern) {
+                self.patterns.push(pattern);
+            }
+        }
+        self.images.extend(other.images);
+    }
+}
+
+/// Parses a list in one or more parts, each with what it is called in errors. References without a registry are Docker
+/// Hub's, or those of `source` where everything comes from that one.
 ///
 /// # Errors
 /// When an entry is no reference, naming it and its position; when there is none at all.
-pub fn parse(list: &str, registry: Option<&str>) -> Result<Selection> {
+pub fn parse<'a>(parts: impl IntoIterator<Item = (&'a str, &'a str)>, source: Option<&str>) -> Result<Selection> {
+    let mut selection = Selection::new();
+    let mut place = None;
+    for (name, list) in parts {
+        add(&mut selection, list, name, source)?;
+        place.get_or_insert(name);
+    }
+    if selection.is_empty() {
+        let problem = "it names no image; name at least one, for example nginx:1.27".into();
+        return Err(Error::Selection { entry: String::new(), place: place.map(str::to_owned), problem });
+    }
+    Ok(selection)
+}
+
+fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&str>) -> Result<()> {
     let entries = list
         .lines()
         .map(|line| line.split_once('#').map_or(line, |(entries, _comment)| entries))
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .filter(|entry| !entry.is_empty());
-    let mut selection = Selection::new();
     for (index, entry) in entries.enumerate() {
-        let invalid = |problem: String| Error::Selection { entry: entry.into(), position: Some(index + 1), problem };
-        let qualified = match registry {
-            Some(host) if !entry.starts_with(&format!("{host}/")) => format!("{host}/{entry}"),
-            _ => entry.to_owned(),
-        };
-        let reference: Reference = qualified.parse().map_err(|error| {
-            invalid(format!("{error}; expected [registry[:port]/]repository[:tag][@digest], or {ALL_TAGS} as the tag"))
+        let (repository, wanted) = parse_entry(entry, source).map_err(|problem| Error::Selection {
+            entry: entry.to_owned(),
+            place: Some(format!("entry {} of {origin}", index + 1)),
+            problem,
         })?;
-        if registry.is_some_and(|host| reference.registry() != host) {
-            return Err(invalid("it is in another registry than the source".into()));
-        }
-        let repository =
-            Repository { registry: reference.registry().to_owned(), name: reference.repository().to_owned() };
-        let wanted = selection.entry(repository).or_default();
-        if reference.tag() == Some(ALL_TAGS) {
-            wanted.all_tags = true;
-        } else if !wanted.images.contains(&reference) {
-            wanted.images.push(reference);
-        }
+        selection.entry(repository).or_default().add(wanted);
     }
-    if selection.is_empty() {
-        let problem = "the list of selected images is empty; name at least one, for example nginx:1.27".into();
-        return Err(Error::Selection { entry: String::new(), position: None, problem });
-    }
-    Ok(selection)
+    Ok(())
 }
 
-/// Puts `prefix` in front of `name`, and checks the result against ECR's
-/// [rules for repository names](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html).
-///
-/// # Errors
-/// When ECR would refuse the name.
-pub fn destination_name(prefix: &str, name: &str) -> Result<String> {
-    let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-    let is_component = |component: &str| {
-        component
-            .split(['.', '_', '-'])
-            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
-    };
-    if (2..=256).contains(&full.len()) && full.split('/').all(is_component) {
-        return Ok(full);
+/// Parses one entry.
+fn parse_entry(entry: &str, source: Option<&str>) -> Result<(Repository, Wanted), String> {
+    let mut words = entry.split_whitespace();
+    let reference = words.next().unwrap_or_default();
+    let (name, tag) = split(reference);
+    if name.contains(['*', '?', '[']) {
+        return Err("globs are for tags; repositories are chosen by srcList ALL and includeRepositories".into());
     }
-    let problem = "ECR does not allow this as a repository name: 2 to 256 characters, components of lowercase letters \
-                   and digits with single . _ - between them, separated by slashes"
-        .into();
-    Err(Error::Selection { entry: full, position: None, problem })
+    let is_pattern = |tag: &&str| Tags::is_pattern(tag.split('@').next().unwrap_or_default());
+    let Some(pattern) = tag.filter(is_pattern) else {
+        if let Some(word) = words.next() {
+            return Err(format!("{word:?} is not expected there; entries are separated by commas or newlines"));
+        }
+        let reference = parse_reference(reference, source)?;
+        let named =
+            Named { tag: reference.tag().map(str::to_owned), digest: reference.digest().map(str::to_ascii_lowercase) };
+        let wanted = Wanted { images: BTreeSet::from([named]), ..Wanted::default() };
+        return Ok((repository(&reference), wanted));
+    };
+    if pattern.contains('@') {
+        return Err(format!("a digest names one image; it does not go with {ALL_TAGS} or a pattern"));
+    }
+    let patterns = vec![Tags::parse(pattern, words)?];
+    Ok((repository(&parse_reference(name, source)?), Wanted { patterns, ..Wanted::default() }))
+}
+
+/// Splits what stands in the place of a tag from the name in front of it. A port's colon comes before the last slash, and
+/// a digest's behind an `@`.
+fn split(reference: &str) -> (&str, Option<&str>) {
+    let last = reference.rfind('/').map_or(0, |slash| slash + 1);
+    match reference[last..].split_once([':', '@']) {
+        Some((name, tag)) if reference[last + name.len()..].starts_with(':') => {
+            (&reference[..last + name.len()], Some(tag))
+        }
+        Some((name, _digest)) => (&reference[..last + name.len()], None),
+        None => (reference, None),
+    }
+}
+
+fn parse_reference(text: &str, source: Option<&str>) -> Result<Reference, String> {
+    let parse = |text: &str| text.parse::<Reference>().map_err(|error| format!("{error}; {EXPECTED}"));
+    let Some(source) = source else { return parse(text) };
+    let (first, rest) = text.split_once('/').unwrap_or(("", text));
+    // The source may be called by another of its names: that for IPv6, say.
+    match account_and_region(first) {
+        Some(registry) if Some(registry) == account_and_region(source) => parse(&format!("{source}/{rest}")),
+        _ if first == source => parse(text),
+        Some(_) => Err(format!("it is in another registry than the source, {source}")),
+        None => parse(&format!("{source}/{text}")),
+    }
+}
+
+fn repository(reference: &Reference) -> Repository {
+    Repository { registry: reference.registry().to_owned(), name: reference.repository().to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn parsed(list: &str) -> Selection {
+        parse([("the list", list)], None).expect("it is a list")
+    }
+
     fn names(list: &str) -> Vec<String> {
-        let selection = parse(list, None).expect("it is a list");
-        selection.values().flat_map(|wanted| &wanted.images).map(ToString::to_string).collect()
+        let print = |repository: &Repository, image: &Named| {
+            let tag = image.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
+            let digest = image.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
+            format!("{repository}{tag}{digest}")
+        };
+        let selection = parsed(list);
+        selection.iter().flat_map(|(it, wanted)| wanted.images.iter().map(move |image| print(it, image))).collect()
     }
 
     #[test]
@@ -128,55 +201,118 @@ mod tests {
     #[test]
     fn ports_tags_and_digests_are_told_apart() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let list = format!("host:5000/foo:1.2,u@{digest},host:5000/foo");
         assert_eq!(
-            names(&list),
-            [format!("docker.io/library/u@{digest}"), "host:5000/foo:1.2".into(), "host:5000/foo:latest".into()]
+            names(&format!("host:5000/foo:1.2,u@{digest},host:5000/foo,localhost/x:1@{digest}")),
+            [
+                format!("docker.io/library/u@{digest}"),
+                "host:5000/foo:1.2".into(),
+                "host:5000/foo:latest".into(),
+                format!("localhost/x:1@{digest}"),
+            ]
         );
     }
 
     #[test]
-    fn a_wrong_entry_is_named_with_its_position() {
-        let error = parse("nginx, UPPER:1", None).expect_err("names are lowercase");
-        assert!(error.to_string().starts_with(r#""UPPER:1" (entry 2 of the image list): "#), "{error}");
-        assert!(parse("repo:", None).is_err());
+    fn patterns_stand_in_the_place_of_a_tag() {
+        let selection =
+            parsed("host:5000/foo:1.2*, nginx:^1.27 newest 3\nnginx:>=1.20  <2 ,nginx:ALL_TAGS newest 5,nginx:1");
+        let patterns: Vec<_> = selection
+            .iter()
+            .map(|(repository, wanted)| {
+                (repository.to_string(), wanted.patterns.iter().map(Tags::as_str).collect(), wanted.images.len())
+            })
+            .collect::<Vec<(String, Vec<_>, usize)>>();
+        assert_eq!(
+            patterns,
+            [
+                ("docker.io/library/nginx".into(), vec!["^1.27 newest 3", ">=1.20 <2", "ALL_TAGS newest 5"], 1),
+                ("host:5000/foo".into(), vec!["1.2*"], 0),
+            ]
+        );
+        assert!(parsed("nginx:1,nginx:ALL_TAGS").values().all(Wanted::is_everything));
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_with_its_position_and_what_was_expected() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (entry, problem) in [
+            ("UPPER:1", "invalid reference format; expected [registry"),
+            ("repo:", "invalid reference format"),
+            ("u@sha256:abc", "invalid reference format"),
+            ("a b:1", "\"b:1\" is not expected there"),
+            ("team-*/app:1", "globs are for tags"),
+            ("app:1.[", "no glob"),
+            ("app:^x", "no range of versions"),
+            ("app:1 newest 3", "\"newest\" is not expected there"),
+            (&*format!("app:ALL_TAGS@{digest}"), "a digest names one image"),
+        ] {
+            let error = parse([("the list", &*format!("nginx, {entry}"))], None).expect_err(entry);
+            let start = format!("{entry:?} (entry 2 of the list): ");
+            assert!(error.to_string().starts_with(&start) && error.to_string().contains(problem), "{error}");
+            assert_eq!(error.name(), "InvalidImageList");
+        }
     }
 
     #[test]
     fn an_empty_list_is_an_error() {
-        let error = parse(" , # nothing\n", None).expect_err("nothing would be copied");
-        assert_eq!(error.name(), "InvalidImageList");
+        let error = parse([("the list", " , # nothing\n")], None).expect_err("nothing would be copied");
+        assert_eq!(error.to_string(), r#""" (the list): it names no image; name at least one, for example nginx:1.27"#);
+    }
+
+    #[test]
+    fn a_list_in_parts_is_one_list_and_errors_name_the_part() {
+        let selection = parse([("a", "nginx:1"), ("b", ""), ("c", "nginx:2")], None).expect("they are lists");
+        assert_eq!(selection.values().map(|wanted| wanted.images.len()).collect::<Vec<_>>(), [2]);
+        let error = parse([("a", "nginx:1"), ("b", "alpine,UPPER")], None).expect_err("one is wrong");
+        assert!(error.to_string().contains("(entry 2 of b)"), "{error}");
+        assert!(parse([("a", "")], None).is_err());
     }
 
     #[test]
     fn an_ecr_entry_may_be_a_name_or_a_full_uri() {
         let host = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
-        let selection = parse(&format!("app:1,{host}/app:1,team/app:ALL_TAGS"), Some(host)).expect("it is a list");
-        let repositories: Vec<_> = selection.keys().map(|repository| repository.name.as_str()).collect();
-        assert_eq!(repositories, ["app", "team/app"]);
-        let wanted: Vec<_> = selection.values().collect();
-        assert_eq!(wanted[0].images.len(), 1);
-        assert!(wanted[1].all_tags && wanted[1].images.is_empty());
+        let list =
+            format!("app:1,{host}/app:1,222222222222.dkr-ecr.us-west-2.on.aws/app:1,team/app:ALL_TAGS,quay.io/x:1");
+        let selection = parse([("the list", list.as_str())], Some(host)).expect("it is a list");
+        let repositories: Vec<_> = selection.keys().map(|it| (it.registry.as_str(), it.name.as_str())).collect();
+        assert_eq!(repositories, [(host, "app"), (host, "quay.io/x"), (host, "team/app")]);
+        assert!(selection.values().next().is_some_and(|wanted| wanted.images.len() == 1));
+        assert!(selection.values().last().is_some_and(Wanted::is_everything));
+        let other = parse([("the list", "333333333333.dkr.ecr.us-west-2.amazonaws.com/app:1")], Some(host));
+        assert!(other.expect_err("it is not the source").to_string().contains("another registry than the source"));
     }
 
-    #[test]
-    fn names_at_the_destination_are_plain() {
-        for (reference, name) in [
-            ("nginx", "nginx"),
-            ("bitnami/redis", "bitnami/redis"),
-            ("quay.io/coreos/etcd", "quay.io/coreos/etcd"),
-            ("host:5000/foo", "host-5000/foo"),
-        ] {
-            let selection = parse(reference, None).expect("it is a list");
-            assert_eq!(selection.keys().next().map(Repository::plain_name).as_deref(), Some(name));
-        }
-    }
+    proptest! {
+        /// What the grammar of references allows, printed from its parts, is parsed back into them.
+        #[test]
+        fn what_prints_parses_back(
+            registry in prop_oneof![
+                Just(None),
+                "[a-z0-9]{1,8}(-[a-z0-9]{1,4})?\\.[a-z]{2,5}(:[1-9][0-9]{0,4})?".prop_map(Some),
+                "[a-z]{1,9}:[1-9][0-9]{0,4}".prop_map(Some),
+                Just(Some("localhost".to_owned())),
+            ],
+            name in "[a-z0-9]{1,6}((\\.|_|__|-{1,2})[a-z0-9]{1,5})?(/[a-z0-9]{1,6}([._-][a-z0-9]{1,5})?){0,3}",
+            tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
+            digest in proptest::option::of("sha256:[0-9a-f]{64}"),
+        ) {
+            prop_assume!(tag.as_deref() != Some(ALL_TAGS));
+            // Without a registry, a first part like a host's name would be one.
+            let first = name.split('/').next().unwrap_or_default();
+            prop_assume!(registry.is_some() || !name.contains('/') || !(first.contains('.') || first == "localhost"));
+            let mut text = registry.as_ref().map(|registry| format!("{registry}/")).unwrap_or_default() + &name;
+            text.extend(tag.iter().map(|tag| format!(":{tag}")));
+            text.extend(digest.iter().map(|digest| format!("@{digest}")));
 
-    #[test]
-    fn a_name_that_ecr_would_refuse_is_refused_before() {
-        assert_eq!(destination_name("mirror", "a/b_c.d").expect("it is allowed"), "mirror/a/b_c.d");
-        for name in ["a", "a__b", "-a/b", "Upper", "a//b"] {
-            assert!(destination_name("", name).is_err(), "{name}");
+            let selection = parse([("the list", text.as_str())], None).expect(&text);
+            let (repository, wanted) = selection.iter().next().expect("it names one");
+            let hub = registry.is_none();
+            let official = hub && !name.contains('/');
+            prop_assert_eq!(&repository.registry, registry.as_deref().unwrap_or("docker.io"));
+            prop_assert_eq!(&repository.name, &if official { format!("library/{name}") } else { name });
+            let image = wanted.images.iter().next().expect("it names one image");
+            prop_assert_eq!(&image.digest, &digest);
+            prop_assert_eq!(image.tag.clone(), tag.or_else(|| digest.is_none().then(|| "latest".to_owned())));
         }
     }
 }

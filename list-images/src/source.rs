@@ -1,11 +1,20 @@
 //! What the source holds of what the run wants: repositories, and the images listed in each.
 
+mod ecr;
+mod public;
+
+use std::collections::BTreeSet;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
-use shared::ecr::{Image, ImageId, Registry};
+use shared::ecr::Registry;
+use shared::manifest::{Descriptor, Manifest, Platform};
 use shared::{Error, Result};
 
-use crate::public::Registries;
-use crate::selection::{ALL_TAGS, Repository, Selection, Wanted};
+pub use self::public::Registries;
+use crate::naming::{Naming, destination_name};
+use crate::rules::Rules;
+use crate::selection::{Named, Repository, Selection, Wanted};
+use crate::tags::{ALL_TAGS, Available};
 
 /// How many repositories are listed at once.
 pub const CONCURRENCY: usize = 32;
@@ -13,18 +22,30 @@ pub const CONCURRENCY: usize = 32;
 /// A repository that the run copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
-    /// `registry/repository`
-    pub source: String,
-    /// Its name in the table, and at the destination behind the prefix.
+    /// Where it is.
+    pub repository: Repository,
+    /// Its name in the table.
     pub name: String,
-    /// Its name in the source's own API.
-    repository: Repository,
-    /// What of it; `None` for everything.
-    wanted: Option<Wanted>,
+    /// Its name at the destination: the same, behind the prefix.
+    pub destination: String,
+    /// What of it.
+    pub wanted: Wanted,
+}
+
+/// What is asked of every listing.
+#[derive(Debug)]
+pub struct Options {
+    /// Whether images without a tag come along: those of an ECR repository that is copied as a whole, and what refers to
+    /// an image, such as its signature.
+    pub include_untagged: bool,
+    /// The one platform that is copied; `None` for all.
+    pub platform: Option<Platform>,
+    /// What is left out.
+    pub rules: Rules,
 }
 
 /// An image that is to be at the destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// The tag; `None` for an untagged image.
     pub tag: Option<String>,
@@ -34,94 +55,120 @@ pub struct Listed {
     pub bytes: u64,
     /// Whether it is an index.
     pub is_index: bool,
+    /// The digest that the destination's tag leads to instead, once they have been compared.
+    pub replaces: Option<String>,
     /// Why it cannot be copied, where that is clear already.
     pub error: Option<String>,
 }
 
+/// An image that a rule leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// Its tag.
+    pub tag: String,
+    /// The rule.
+    pub rule: String,
+}
+
+/// The listing of a repository.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What is to be at the destination.
+    pub images: Vec<Listed>,
+    /// What a rule left out.
+    pub excluded: Vec<Excluded>,
+    /// Why the repository could not be listed. It costs no other one.
+    pub failure: Option<Error>,
+}
+
+impl Listing {
+    /// Stands for a repository that could not be listed.
+    #[must_use]
+    pub fn failed(error: Error) -> Self {
+        let images = vec![unlistable(&error)];
+        Self { images, excluded: Vec::new(), failure: Some(error) }
+    }
+}
+
 /// The registries that images come from.
-pub enum Source {
+pub enum Source<'a> {
     /// One ECR registry, and its host name.
     Ecr(Registry, String),
     /// Any others.
-    Public(Registries),
+    Public(Registries<'a>),
 }
 
-impl Source {
-    /// The repositories to copy from: those that the selection names, or all that there are.
+impl Source<'_> {
+    /// The host of the one registry that everything comes from, if there is one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Ecr(_, host) => Some(host),
+            Self::Public(_) => None,
+        }
+    }
+
+    /// The repositories to copy from, those that the selection names or all that there are, and those that a rule leaves
+    /// out, with the rule.
     ///
     /// # Errors
-    /// When they cannot be listed.
-    pub async fn repositories(&self, selection: Option<Selection>) -> Result<Vec<Wish>> {
-        match (self, selection) {
+    /// When they cannot be listed, or one of them would have a name at the destination that ECR does not allow.
+    pub async fn wishes(
+        &self,
+        selection: Option<Selection>,
+        rules: &Rules,
+        naming: Naming,
+        prefix: &str,
+    ) -> Result<(Vec<Wish>, Vec<(Repository, String)>)> {
+        let mut excluded = Vec::new();
+        let selection = match (self, selection) {
+            (_, Some(selection)) => selection,
+            (Self::Public(_), None) => Selection::new(),
             (Self::Ecr(registry, host), None) => {
-                let names = registry.repositories().await?;
-                Ok(names
-                    .into_iter()
-                    .map(|name| wish(Repository { registry: host.clone(), name }, true, None))
-                    .collect())
+                let mut all = Selection::new();
+                for name in registry.repositories().await? {
+                    let rule = rules.excluding_repository(&name);
+                    let repository = Repository { registry: host.clone(), name };
+                    match rule {
+                        None => drop(all.insert(repository, Wanted::everything())),
+                        Some(rule) => excluded.push((repository, rule)),
+                    }
+                }
+                all
             }
-            (_, Some(selection)) => {
-                let is_ecr = matches!(self, Self::Ecr(..));
-                Ok(selection.into_iter().map(|(repository, wanted)| wish(repository, is_ecr, Some(wanted))).collect())
-            }
-            (Self::Public(_), None) => Ok(Vec::new()),
-        }
+        };
+        let wish = |(repository, wanted)| {
+            let name =
+                if self.host().is_some() { naming.name_in_source(&repository) } else { naming.name(&repository) };
+            Ok(Wish { destination: destination_name(prefix, &name)?, name, repository, wanted })
+        };
+        Ok((selection.into_iter().map(wish).collect::<Result<_>>()?, excluded))
     }
 
     /// The images of one repository that the run wants. What is wrong with one of them, or with the repository, is told
     /// in its place: it costs no other image.
-    pub async fn list(&self, wish: &Wish, include_untagged: bool) -> Vec<Listed> {
-        match self {
-            Self::Ecr(registry, _) => match registry.images(&wish.repository.name).await {
-                Ok(images) => listed(images, wish, include_untagged),
-                Err(error) => vec![unlistable(&error)],
-            },
-            Self::Public(registries) => {
-                let wanted = wish.wanted.clone().unwrap_or_default();
-                registries.list(&wish.repository, &wanted).await
-            }
-        }
+    pub async fn list(&self, wish: &Wish, options: &Options) -> Listing {
+        let listing = match self {
+            Self::Ecr(registry, _) => ecr::list(registry, wish, options).await,
+            Self::Public(registries) => registries.list(wish, options).await,
+        };
+        listing.unwrap_or_else(Listing::failed)
     }
 
-    /// Takes out untagged images that belong to an index which is copied anyway, and come along with it.
+    /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, and
+    /// fills in sizes that listing did not tell.
     ///
     /// # Errors
     /// When the source does not show its indexes.
-    pub async fn without_children(&self, wish: &Wish, images: Vec<Listed>) -> Result<Vec<Listed>> {
-        let Self::Ecr(registry, _) = self else { return Ok(images) };
-        if images.iter().all(|image| image.tag.is_some()) {
-            return Ok(images);
+    pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Vec<Listed>> {
+        match self {
+            // For a single platform, that has been done already.
+            Self::Ecr(registry, _) if options.platform.is_none() => {
+                ecr::without_children(registry, wish, missing).await
+            }
+            Self::Ecr(..) => Ok(missing),
+            Self::Public(registries) => registries.with_sizes(wish, missing).await,
         }
-        let indexes: Vec<ImageId> = images
-            .iter()
-            .filter(|image| image.is_index)
-            .map(|image| ImageId { tag: None, digest: image.digest.clone() })
-            .collect();
-        let found = registry.find(&wish.repository.name, &indexes).await?.unwrap_or_default();
-        let is_child = |image: &Listed| {
-            image.tag.is_none()
-                && found
-                    .values()
-                    .flat_map(|index| &index.manifest.manifests)
-                    .any(|child| Some(&child.digest) == image.digest.as_ref())
-        };
-        Ok(images.into_iter().filter(|image| !is_child(image)).collect())
-    }
-
-    /// Fills in the sizes that listing did not tell.
-    pub async fn with_sizes(&self, wish: &Wish, images: Vec<Listed>) -> Vec<Listed> {
-        let Self::Public(registries) = self else { return images };
-        stream::iter(images)
-            .map(async |image| match &image.digest {
-                Some(digest) => {
-                    let bytes = registries.bytes(&wish.repository, digest).await;
-                    Listed { bytes, ..image }
-                }
-                None => image,
-            })
-            .buffered(CONCURRENCY)
-            .collect()
-            .await
     }
 }
 
@@ -136,63 +183,106 @@ where
     stream::iter(repositories).map(work).buffer_unordered(CONCURRENCY).try_collect().await
 }
 
-fn wish(repository: Repository, is_ecr: bool, wanted: Option<Wanted>) -> Wish {
-    let name = if is_ecr { repository.name.clone() } else { repository.plain_name() };
-    Wish { source: format!("{}/{}", repository.registry, repository.name), name, repository, wanted }
-}
-
 /// Stands for a repository whose images could not be listed.
 pub fn unlistable(error: &dyn std::error::Error) -> Listed {
     let error = Some(format!("its images cannot be listed: {error}"));
-    Listed { tag: Some(ALL_TAGS.into()), digest: None, bytes: 0, is_index: false, error }
+    Listed { tag: Some(ALL_TAGS.into()), error, ..Listed::default() }
 }
 
-fn listed(images: Option<Vec<Image>>, wish: &Wish, include_untagged: bool) -> Vec<Listed> {
-    let exists = images.is_some();
-    let images = images.unwrap_or_default();
-    let all = wish.wanted.as_ref().is_none_or(|wanted| wanted.all_tags);
-    let one = |image: &Image, tag: Option<&String>| Listed {
-        tag: tag.cloned(),
-        digest: Some(image.digest.clone()),
-        bytes: image.bytes,
-        is_index: image.is_index,
-        error: None,
-    };
-    let mut listed = Vec::new();
-    if all {
-        for image in &images {
-            listed.extend(image.tags.iter().map(|tag| one(image, Some(tag))));
-            if image.tags.is_empty() && include_untagged {
-                listed.push(one(image, None));
+/// Two repositories whose images would be one at the destination.
+///
+/// # Errors
+/// When there are such.
+pub fn check_collisions(wishes: &[Wish]) -> Result<()> {
+    let mut by_name: Vec<&Wish> = wishes.iter().collect();
+    by_name.sort_by(|a, b| a.destination.cmp(&b.destination));
+    for group in by_name.chunk_by(|a, b| a.destination == b.destination).filter(|group| group.len() > 1) {
+        for (index, first) in group.iter().enumerate() {
+            for second in &group[index + 1..] {
+                if let Some(image) = common(&first.wanted, &second.wanted) {
+                    return Err(Error::Selection {
+                        entry: format!("{}{image}", second.repository),
+                        place: None,
+                        problem: format!(
+                            "it would have the same name at the destination, {}{image}, as {}{image}; leave one of them out, or \
+                             choose another naming",
+                            first.destination, first.repository
+                        ),
+                    });
+                }
             }
         }
-        if !exists {
-            listed.push(unlistable(&std::io::Error::other("the source has no such repository")));
-        }
     }
-    for reference in wish.wanted.iter().flat_map(|wanted| &wanted.images) {
-        let (tag, digest) = (reference.tag(), reference.digest());
-        if all && (tag.is_some() && listed.iter().any(|image| image.tag.as_deref() == tag)) {
+    Ok(())
+}
+
+/// An image that both want, as a tag or a digest behind the repository's name.
+fn common(first: &Wanted, second: &Wanted) -> Option<String> {
+    if !first.patterns.is_empty() || !second.patterns.is_empty() {
+        return Some(String::new());
+    }
+    // A digest is the same image wherever it comes from.
+    let tags = |wanted: &Wanted| wanted.images.iter().filter_map(|image| image.tag.clone()).collect::<Vec<_>>();
+    let second = tags(second);
+    tags(first).into_iter().find(|tag| second.contains(tag)).map(|tag| format!(":{tag}"))
+}
+
+/// What of `available` the wish's patterns choose and its names add; images that a rule leaves out, and patterns that
+/// choose nothing, are told.
+fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<Named>, Listing) {
+    let mut listing = Listing::default();
+    let mut chosen: BTreeSet<Named> = BTreeSet::new();
+    let mut exclude = |tag: &str| {
+        let rule = rules.excluding_tag(tag);
+        if let Some(rule) = &rule {
+            let excluded = Excluded { tag: tag.to_owned(), rule: rule.clone() };
+            if !listing.excluded.contains(&excluded) {
+                listing.excluded.push(excluded);
+            }
+        }
+        rule.is_some()
+    };
+    for pattern in &wanted.patterns {
+        // What is excluded is none of the newest. It is told only of what would have been chosen.
+        let (out, rest): (Vec<_>, Vec<_>) =
+            available.iter().copied().partition(|it| rules.excluding_tag(it.tag).is_some());
+        let without_limit = pattern.without_limit();
+        let excluded = without_limit.select(&out);
+        let tags = pattern.select(&rest);
+        if tags.is_empty() && excluded.is_empty() && !pattern.is_everything() {
+            let error = format!("no tag of {} matches", available.len());
+            let tag = Some(pattern.as_str().to_owned());
+            listing.images.push(Listed { tag, error: Some(error), ..Listed::default() });
+        }
+        for tag in excluded {
+            exclude(tag);
+        }
+        chosen.extend(tags.into_iter().map(|tag| Named { tag: Some(tag.to_owned()), digest: None }));
+    }
+    for image in &wanted.images {
+        if image.tag.as_deref().is_some_and(&mut exclude) {
             continue;
         }
-        let image = images.iter().find(|image| {
-            digest.map_or_else(
-                || tag.is_some_and(|tag| image.tags.iter().any(|t| t == tag)),
-                |digest| image.digest == digest,
-            )
-        });
-        listed.push(image.map_or_else(
-            || Listed {
-                tag: tag.map(str::to_owned),
-                digest: digest.map(str::to_owned),
-                bytes: 0,
-                is_index: false,
-                error: None,
-            },
-            |image| Listed { tag: tag.map(str::to_owned), ..one(image, None) },
-        ));
+        // The same tag with a digest is a wish for that image.
+        if image.digest.is_some() && image.tag.is_some() {
+            chosen.remove(&Named { tag: image.tag.clone(), digest: None });
+        }
+        chosen.insert(image.clone());
     }
-    listed
+    (chosen.into_iter().collect(), listing)
+}
+
+/// The image of an index that runs on `platform`.
+///
+/// # Errors
+/// With what the index has instead.
+fn on_platform(index: &Manifest, platform: &Platform) -> Result<Descriptor, String> {
+    let of = |image: &Descriptor| image.platform.clone();
+    let image = index.manifests.iter().find(|image| of(image).is_some_and(|it| platform.accepts(&it)));
+    image.cloned().ok_or_else(|| {
+        let has: Vec<_> = index.manifests.iter().filter_map(of).map(|it| it.to_string()).collect();
+        format!("it has no image for {platform}, only for {}", has.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -200,51 +290,77 @@ mod tests {
     use super::*;
     use crate::selection;
 
-    fn image(digest: &str, tags: &[&str]) -> Image {
-        Image { digest: digest.into(), tags: tags.iter().map(|&tag| tag.into()).collect(), bytes: 9, is_index: false }
-    }
-
-    fn wish_for(list: Option<&str>) -> Wish {
-        let wanted = list.map(|list| {
-            let selection = selection::parse(list, Some("host.example")).expect("it is a list");
-            selection.into_values().next().expect("it names one repository")
-        });
-        wish(Repository { registry: "host.example".into(), name: "app".into() }, true, wanted)
-    }
-
-    fn names(listed: &[Listed]) -> Vec<(&str, &str)> {
-        listed
-            .iter()
-            .map(|image| (image.tag.as_deref().unwrap_or("-"), image.digest.as_deref().unwrap_or("?")))
-            .collect()
+    fn wishes(list: &str, naming: Naming) -> Vec<Wish> {
+        let selection = selection::parse([("the list", list)], None).expect("it is a list");
+        let wish = |(repository, wanted)| {
+            let name = naming.name(&repository);
+            Wish { destination: name.clone(), name, repository, wanted }
+        };
+        selection.into_iter().map(wish).collect()
     }
 
     #[test]
-    fn all_lists_every_tag_and_untagged_images_where_they_are_included() {
-        let images = vec![image("sha256:1", &["1", "latest"]), image("sha256:2", &[])];
-        assert_eq!(
-            names(&listed(Some(images.clone()), &wish_for(None), true)),
-            [("1", "sha256:1"), ("latest", "sha256:1"), ("-", "sha256:2")]
+    fn two_sources_that_would_land_on_one_destination_are_an_error_that_names_both() {
+        for (list, first, second) in [
+            ("gcr.io/p/app:1,us.gcr.io/p/app:1", "gcr.io/p/app:1", "us.gcr.io/p/app:1"),
+            ("gcr.io/p/app:1.*,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
+        ] {
+            let error = check_collisions(&wishes(list, Naming::Registry)).expect_err(list);
+            assert!(error.to_string().contains(first) && error.to_string().contains(second), "{error}");
+            assert_eq!(error.name(), "InvalidImageList");
+        }
+        for list in ["gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app:1,quay.io/p/app:1"] {
+            check_collisions(&wishes(list, Naming::Registry)).expect(list);
+        }
+    }
+
+    fn chosen(list: &str, exclude: &str, tags: &[&str]) -> (Vec<String>, Listing) {
+        let wanted = &wishes(list, Naming::Plain)[0].wanted;
+        let available: Vec<_> = tags.iter().map(|&tag| Available { tag, pushed_at: 0 }).collect();
+        let rules = Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs");
+        let (named, listing) = choose(wanted, &available, &rules);
+        let print =
+            |named: Named| named.tag.unwrap_or_default() + &named.digest.map_or(String::new(), |d| format!("@{d}"));
+        (named.into_iter().map(print).collect(), listing)
+    }
+
+    #[test]
+    fn what_is_excluded_is_left_out_and_told_whoever_wants_it() {
+        let tags = ["1.0", "1.1", "1.2-beta", "2.0-beta"];
+        let (named, listing) = chosen("app:1.* newest 2,app:3-beta,app:3", "*beta*", &tags);
+        assert_eq!(named, ["1.0", "1.1", "3"]);
+        let excluded: Vec<_> = listing.excluded.iter().map(|it| (it.tag.as_str(), it.rule.as_str())).collect();
+        assert_eq!(excluded, [("1.2-beta", "excludeTags *beta*"), ("3-beta", "excludeTags *beta*")]);
+        assert_eq!(listing.images, []);
+    }
+
+    #[test]
+    fn a_pattern_that_chooses_nothing_is_told() {
+        let (named, listing) = chosen("app:9.*,app:1.*", "", &["1.0"]);
+        assert_eq!(named, ["1.0"]);
+        assert_eq!(listing.images.len(), 1);
+        assert_eq!(listing.images[0].tag.as_deref(), Some("9.*"));
+        assert_eq!(listing.images[0].error.as_deref(), Some("no tag of 1 matches"));
+    }
+
+    #[test]
+    fn a_tag_is_chosen_once_and_with_the_digest_that_was_asked_for() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let (named, _) = chosen(&format!("app:ALL_TAGS,app:1.0,app:1.*,app:1.1@{digest}"), "", &["1.0", "1.1"]);
+        assert_eq!(named, ["1.0".to_owned(), format!("1.1@{digest}")]);
+    }
+
+    #[test]
+    fn the_image_of_a_platform_is_found_or_the_others_are_named() {
+        let index = Manifest::parse(
+            r#"{"manifests": [
+                {"digest": "sha256:amd", "size": 1, "platform": {"os": "linux", "architecture": "amd64"}},
+                {"digest": "sha256:arm", "size": 1, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}
+            ]}"#,
         );
-        assert_eq!(listed(Some(images), &wish_for(None), false).len(), 2);
-    }
-
-    #[test]
-    fn a_selected_tag_that_the_source_lacks_is_listed_without_a_digest() {
-        let images = vec![image("sha256:1", &["1"])];
-        assert_eq!(names(&listed(Some(images), &wish_for(Some("app:1,app:2")), true)), [("1", "sha256:1"), ("2", "?")]);
-    }
-
-    #[test]
-    fn a_tag_that_all_tags_lists_already_is_listed_once() {
-        let images = vec![image("sha256:1", &["1"])];
-        assert_eq!(names(&listed(Some(images), &wish_for(Some("app:ALL_TAGS,app:1")), false)), [("1", "sha256:1")]);
-    }
-
-    #[test]
-    fn all_tags_of_a_repository_that_does_not_exist_is_an_error_of_that_repository() {
-        let listed = listed(None, &wish_for(Some("app:ALL_TAGS")), true);
-        assert_eq!(names(&listed), [(ALL_TAGS, "?")]);
-        assert!(listed[0].error.as_deref().is_some_and(|error| error.contains("no such repository")));
+        let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is one"));
+        assert_eq!(find("linux/arm64").expect("it has one").digest, "sha256:arm");
+        let error = find("linux/s390x").expect_err("it has none");
+        assert_eq!(error, "it has no image for linux/s390x, only for linux/amd64, linux/arm64/v8");
     }
 }

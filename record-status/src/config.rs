@@ -8,6 +8,8 @@ use shared::config::{Environment, RegistryConfig};
 pub struct Config {
     /// The registry that images go to.
     pub destination: RegistryConfig,
+    /// Which platforms of an image are copied, as the rows say it.
+    pub platforms: String,
     /// The table with a row for each image.
     pub image_table: String,
     /// The table with an item for each execution.
@@ -22,6 +24,7 @@ impl Config {
     pub fn read(environment: &Environment) -> Result<Self> {
         Ok(Self {
             destination: RegistryConfig::destination(environment)?,
+            platforms: environment.optional("PLATFORMS").unwrap_or("all").to_owned(),
             image_table: environment.required("IMAGE_TABLE")?.to_owned(),
             execution_table: environment.required("EXECUTION_TABLE")?.to_owned(),
         })

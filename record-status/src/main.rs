@@ -6,6 +6,7 @@ mod tables;
 
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use shared::config::Environment;
+use shared::credentials::Stores;
 use shared::ecr::Registry;
 
 use crate::config::Config;
@@ -18,11 +19,11 @@ async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
     let aws = aws_config::load_from_env().await;
     let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
-    let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+    let stores = Stores::new(&aws);
     run(service_fn(async |event: LambdaEvent<Request>| {
         let recorded = async {
             let config = Config::read(&environment)?;
-            let destination = Registry::connect(&aws, &secrets, &config.destination).await?;
+            let destination = Registry::connect(&aws, &stores, &config.destination).await?;
             let outcomes = outcome::of_batch(&destination, &event.payload).await?;
             Tables::new(&dynamodb, &config).record(&event.payload, &outcomes).await
         };

@@ -19,9 +19,6 @@ use crate::outcome::{Outcome, Request};
 /// How many rows are written at once.
 const CONCURRENCY: usize = 10;
 
-/// Every tag is copied with all its platforms.
-const MULTI_ARCH: &str = "all";
-
 /// The tables of one stack.
 pub struct Tables<'a> {
     dynamodb: &'a Client,
@@ -63,7 +60,7 @@ impl<'a> Tables<'a> {
     async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome) -> Result<()> {
         let copy = &outcome.copy;
         let mut values = HashMap::from([
-            ("MultiArchOption", text(MULTI_ARCH)),
+            ("MultiArchOption", text(&self.config.platforms)),
             ("Execution", text(&request.execution)),
             ("Batch", text(&request.batch.id)),
             ("Source", text(&copy.source)),
@@ -231,7 +228,7 @@ mod tests {
             image: "app".into(),
             tag: "1".into(),
             bytes: 5,
-            error: None,
+            ..Copy::default()
         };
         Outcome { copy, status, seconds: Some(3) }
     }

@@ -38,15 +38,11 @@ impl Environment {
     /// A variable's value as a number; `default` where it is unset or blank.
     ///
     /// # Errors
-    /// When it is not a whole number of at least 1.
+    /// When it is not a whole number.
     pub fn count(&self, variable: &str, default: usize) -> Result<usize> {
         match self.optional(variable) {
             None => Ok(default),
-            Some(value) => value
-                .parse()
-                .ok()
-                .filter(|&number| number >= 1)
-                .ok_or_else(|| invalid(variable, value, "expected a whole number of at least 1")),
+            Some(value) => value.parse().map_err(|_| invalid(variable, value, "expected a whole number")),
         }
     }
 
@@ -87,58 +83,113 @@ pub struct RegistryConfig {
     pub region: Option<String>,
     /// The 12-digit account; where blank, that of the identity in use.
     pub account: Option<String>,
-    /// The name of the secret that holds an access key; where blank, the Lambda's role.
-    pub credential: Option<String>,
+    /// Where the credential is; where blank, the Lambda's role is used.
+    pub credential: Option<CredentialConfig>,
+}
+
+/// Where a credential is, as `SRC_CREDENTIAL_NAME` and `DEST_CREDENTIAL_NAME` name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialConfig {
+    /// A secret in Secrets Manager: `name`, or its ARN.
+    Secret(String),
+    /// A parameter of the Parameter Store, a SecureString as a rule: `ssm:name`.
+    Parameter(String),
+    /// A role to be assumed: its ARN.
+    Role {
+        /// `arn:…:iam::…:role/…`
+        arn: String,
+        /// The external id that the role's trust policy asks for.
+        external_id: Option<String>,
+    },
+}
+
+impl CredentialConfig {
+    /// What `ssm:` means without a name.
+    pub const DEFAULT_PARAMETER: &str = "drh-credentials";
+
+    fn read(environment: &Environment, variable: &str, external_id: &str) -> Result<Option<Self>> {
+        let Some(value) = environment.optional(variable) else { return Ok(None) };
+        if let Some(name) = value.strip_prefix("ssm:") {
+            let name = if name.is_empty() { Self::DEFAULT_PARAMETER } else { name };
+            return Ok(Some(Self::Parameter(name.to_owned())));
+        }
+        // arn:partition:service:region:account:resource
+        let mut arn = value.splitn(6, ':');
+        Ok(Some(match (arn.next(), arn.nth(1), arn.nth(2)) {
+            (Some("arn"), Some("iam"), Some(resource)) if resource.starts_with("role/") => {
+                Self::Role { arn: value.to_owned(), external_id: environment.optional(external_id).map(str::to_owned) }
+            }
+            (Some("arn"), Some("secretsmanager"), Some(_)) => Self::Secret(value.to_owned()),
+            (Some(name), None, None) if name == value => Self::Secret(name.to_owned()),
+            _ => {
+                return Err(invalid(
+                    variable,
+                    value,
+                    "expected the name or ARN of a secret in Secrets Manager, ssm:name for a parameter of the Parameter \
+                     Store, or the ARN of a role",
+                ));
+            }
+        }))
+    }
+
+    /// What the stack's parameter says: it names the credential in errors.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Secret(name) | Self::Role { arn: name, .. } => name.clone(),
+            Self::Parameter(name) => format!("ssm:{name}"),
+        }
+    }
 }
 
 impl RegistryConfig {
-    /// The source registry: `SRC_REGION`, `SRC_ACCOUNT_ID`, `SRC_CREDENTIAL_NAME`.
+    /// The destination registry: `DEST_REGION`, `DEST_ACCOUNT_ID`, `DEST_CREDENTIAL_NAME`, `DEST_EXTERNAL_ID`.
     ///
     /// # Errors
-    /// When the account is not one.
-    pub fn source(environment: &Environment) -> Result<Self> {
-        Self::read(environment, "SRC_REGION", "SRC_ACCOUNT_ID", "SRC_CREDENTIAL_NAME")
-    }
-
-    /// The destination registry: `DEST_REGION`, `DEST_ACCOUNT_ID`, `DEST_CREDENTIAL_NAME`.
-    ///
-    /// # Errors
-    /// When the account is not one.
+    /// When the account is not one, or the credential is nothing that could be one.
     pub fn destination(environment: &Environment) -> Result<Self> {
-        Self::read(environment, "DEST_REGION", "DEST_ACCOUNT_ID", "DEST_CREDENTIAL_NAME")
+        let credential = CredentialConfig::read(environment, "DEST_CREDENTIAL_NAME", "DEST_EXTERNAL_ID")?;
+        Self::read(environment, "DEST_REGION", "DEST_ACCOUNT_ID", credential)
     }
 
-    fn read(environment: &Environment, region: &str, account: &str, credential: &str) -> Result<Self> {
+    fn read(
+        environment: &Environment,
+        region: &str,
+        account: &str,
+        credential: Option<CredentialConfig>,
+    ) -> Result<Self> {
         let id = environment.optional(account);
         if let Some(id) = id
             && !(id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit()))
         {
             return Err(invalid(account, id, "an AWS account id has 12 digits"));
         }
-        Ok(Self {
-            region: environment.optional(region).map(str::to_owned),
-            account: id.map(str::to_owned),
-            credential: environment.optional(credential).map(str::to_owned),
-        })
+        Ok(Self { region: environment.optional(region).map(str::to_owned), account: id.map(str::to_owned), credential })
     }
 }
 
-/// What the source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceType {
-    /// An ECR registry.
-    Ecr,
-    /// Any registry that speaks the OCI distribution API.
-    Public,
+/// Where images come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// One ECR registry.
+    Ecr(RegistryConfig),
+    /// Any registries that speak the OCI distribution API, each image's own; and the credential for those that ask for one.
+    Public(Option<CredentialConfig>),
 }
 
-impl SourceType {
-    /// `SOURCE_TYPE`: `Amazon_ECR` or `Public`.
+impl SourceConfig {
+    /// `SOURCE_TYPE`, which is `Amazon_ECR` or `Public`, with `SRC_REGION`, `SRC_ACCOUNT_ID`, `SRC_CREDENTIAL_NAME` and
+    /// `SRC_EXTERNAL_ID`.
     ///
     /// # Errors
-    /// When it is neither.
+    /// When it is neither, the account is not one, or the credential is nothing that could be one.
     pub fn read(environment: &Environment) -> Result<Self> {
-        environment.choice("SOURCE_TYPE", &[("Amazon_ECR", Self::Ecr), ("Public", Self::Public)])
+        let is_ecr = environment.choice("SOURCE_TYPE", &[("Amazon_ECR", true), ("Public", false)])?;
+        let credential = CredentialConfig::read(environment, "SRC_CREDENTIAL_NAME", "SRC_EXTERNAL_ID")?;
+        if !is_ecr {
+            return Ok(Self::Public(credential));
+        }
+        RegistryConfig::read(environment, "SRC_REGION", "SRC_ACCOUNT_ID", credential).map(Self::Ecr)
     }
 }
 
@@ -146,35 +197,63 @@ impl SourceType {
 mod tests {
     use super::*;
 
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
+    }
+
     #[test]
     fn a_blank_parameter_counts_as_left_out() {
-        let environment: Environment = [("SRC_ACCOUNT_ID", " "), ("SRC_REGION", "eu-west-1")].into_iter().collect();
-        let source = RegistryConfig::source(&environment).expect("it is valid");
-        assert_eq!(source.account, None);
+        let blank = environment(&[("SOURCE_TYPE", "Amazon_ECR"), ("SRC_ACCOUNT_ID", " "), ("SRC_REGION", "eu-west-1")]);
+        let SourceConfig::Ecr(source) = SourceConfig::read(&blank).expect("it is valid") else {
+            panic!("it is an ECR registry");
+        };
+        assert_eq!((source.account, source.credential), (None, None));
         assert_eq!(source.region.as_deref(), Some("eu-west-1"));
     }
 
     #[test]
     fn an_account_that_is_none_is_an_error_that_names_it() {
-        let environment: Environment = [("DEST_ACCOUNT_ID", "12345")].into_iter().collect();
-        let error = RegistryConfig::destination(&environment).expect_err("it has 5 digits");
+        let error = RegistryConfig::destination(&environment(&[("DEST_ACCOUNT_ID", "12345")])).expect_err("5 digits");
         assert_eq!(error.to_string(), r#"DEST_ACCOUNT_ID is "12345": an AWS account id has 12 digits"#);
         assert_eq!(error.name(), "InvalidConfiguration");
     }
 
     #[test]
     fn a_source_type_that_does_not_exist_is_an_error_that_lists_the_ones_that_do() {
-        let environment: Environment = [("SOURCE_TYPE", "ECR")].into_iter().collect();
-        let error = SourceType::read(&environment).expect_err("it is not a choice");
+        let error = SourceConfig::read(&environment(&[("SOURCE_TYPE", "ECR")])).expect_err("it is not a choice");
         assert_eq!(error.to_string(), r#"SOURCE_TYPE is "ECR": expected Amazon_ECR or Public"#);
     }
 
     #[test]
+    fn a_credential_is_a_secret_a_parameter_or_a_role() {
+        let read = |value: &str| {
+            let environment = environment(&[("DEST_CREDENTIAL_NAME", value), ("DEST_EXTERNAL_ID", "partner")]);
+            RegistryConfig::destination(&environment).map(|registry| registry.credential.expect("it is named"))
+        };
+        let role = "arn:aws-cn:iam::333333333333:role/path/copier";
+        let secret = "arn:aws:secretsmanager:us-east-1:111111111111:secret:key-AbCdEf";
+        for (value, credential) in [
+            ("team/key", CredentialConfig::Secret("team/key".into())),
+            (secret, CredentialConfig::Secret(secret.into())),
+            ("ssm:/team/key", CredentialConfig::Parameter("/team/key".into())),
+            ("ssm:", CredentialConfig::Parameter("drh-credentials".into())),
+            (role, CredentialConfig::Role { arn: role.into(), external_id: Some("partner".into()) }),
+        ] {
+            assert_eq!(read(value).expect(value), credential);
+        }
+        for value in ["arn:aws:iam::333333333333:user/me", "arn:aws:s3:::bucket", "a:b", "arn:aws:iam"] {
+            let error = read(value).expect_err(value);
+            assert!(error.to_string().starts_with(&format!("DEST_CREDENTIAL_NAME is {value:?}: ")), "{error}");
+        }
+    }
+
+    #[test]
     fn numbers_and_flags_are_checked() {
-        let environment: Environment = [("N", "0"), ("F", "yes")].into_iter().collect();
+        let environment = environment(&[("N", "x"), ("F", "yes"), ("Z", "0")]);
         assert!(environment.count("N", 1).is_err());
         assert!(environment.flag("F", true).is_err());
         assert_eq!(environment.count("M", 10).expect("the default"), 10);
+        assert_eq!(environment.count("Z", 10).expect("a number"), 0);
         assert!(environment.flag("G", true).expect("the default"));
     }
 }

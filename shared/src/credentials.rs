@@ -1,124 +1,427 @@
-//! Who we are towards a registry: the Lambda's role, or an access key kept in Secrets Manager.
+//! Who we are towards a registry: the Lambda's role, an access key, another role, or a user of the registry's own.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::fmt;
 
-use aws_config::{Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
+use aws_sdk_ssm::operation::get_parameter::GetParameterError;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::config::RegistryConfig;
+use crate::config::CredentialConfig;
+use crate::ecr::Login;
 use crate::{Error, Result};
 
-/// What a secret must hold.
-#[derive(Deserialize)]
-struct AccessKey {
-    access_key_id: String,
-    secret_access_key: String,
+/// The name of the sessions of an assumed role, as CloudTrail shows it.
+const SESSION: &str = "ecr-transfer";
+
+/// Where credentials are kept.
+pub struct Stores {
+    /// Secrets Manager.
+    pub secrets: aws_sdk_secretsmanager::Client,
+    /// The Parameter Store.
+    pub ssm: aws_sdk_ssm::Client,
+    /// For roles.
+    pub sts: aws_sdk_sts::Client,
+}
+
+impl Stores {
+    /// The stores, as the Lambda's role reaches them.
+    #[must_use]
+    pub fn new(aws: &SdkConfig) -> Self {
+        Self {
+            secrets: aws_sdk_secretsmanager::Client::new(aws),
+            ssm: aws_sdk_ssm::Client::new(aws),
+            sts: aws_sdk_sts::Client::new(aws),
+        }
+    }
+
+    /// Who we are with `credential`.
+    ///
+    /// # Errors
+    /// When the credential is missing, does not parse, lacks a field, or must not be used: there is no falling back to
+    /// another identity.
+    pub async fn identity(&self, credential: Option<&CredentialConfig>) -> Result<Identity> {
+        let Some(credential) = credential else { return Ok(Identity::Itself) };
+        match credential {
+            CredentialConfig::Role { arn, external_id } => self.assume(arn, external_id.clone()).await,
+            CredentialConfig::Secret(name) => parse(credential, &self.secret(name).await?),
+            CredentialConfig::Parameter(name) => parse(credential, &self.parameter(name).await?),
+        }
+    }
+
+    async fn secret(&self, name: &str) -> Result<Vec<u8>> {
+        let secret = self.secrets.get_secret_value().secret_id(name).send().await.map_err(|error| {
+            if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) {
+                missing(name, "Secrets Manager has no such secret in this account and region", error)
+            } else {
+                Error::aws("secretsmanager:GetSecretValue", name)(error)
+            }
+        })?;
+        Ok(match (secret.secret_string, secret.secret_binary) {
+            (Some(text), _) => text.into_bytes(),
+            (None, Some(binary)) => binary.into_inner(),
+            (None, None) => Vec::new(),
+        })
+    }
+
+    async fn parameter(&self, name: &str) -> Result<Vec<u8>> {
+        let answer = self.ssm.get_parameter().name(name).with_decryption(true).send().await.map_err(|error| {
+            if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) {
+                let problem = "the Parameter Store has no such parameter in this account and region";
+                missing(&format!("ssm:{name}"), problem, error)
+            } else {
+                Error::aws("ssm:GetParameter", name)(error)
+            }
+        })?;
+        Ok(answer.parameter.and_then(|parameter| parameter.value).unwrap_or_default().into_bytes())
+    }
+
+    async fn assume(&self, arn: &str, external_id: Option<String>) -> Result<Identity> {
+        let answer = self
+            .sts
+            .assume_role()
+            .role_arn(arn)
+            .role_session_name(SESSION)
+            .set_external_id(external_id)
+            .send()
+            .await
+            .map_err(Error::aws("sts:AssumeRole", arn))?;
+        let session = answer.credentials.ok_or_else(|| unusable(arn, "STS answered without credentials"))?;
+        Ok(Identity::aws(Credentials::new(
+            session.access_key_id,
+            session.secret_access_key,
+            Some(session.session_token),
+            session.expiration.try_into().ok(),
+            SESSION,
+        )))
+    }
+}
+
+/// Who we are towards a registry.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// The Lambda's role.
+    Itself,
+    /// An access key, or a role that was assumed.
+    Aws(SharedCredentialsProvider),
+    /// Users of registries that are not ECR's.
+    Users(Users),
+}
+
+impl Identity {
+    fn aws(credentials: Credentials) -> Self {
+        Self::Aws(SharedCredentialsProvider::new(credentials))
+    }
+}
+
+/// Logins to registries that are not ECR's.
+#[derive(Clone)]
+pub enum Users {
+    /// One that does not say which registry it is for.
+    Any(String),
+    /// Each registry's own, by host.
+    Each(BTreeMap<String, String>),
+}
+
+// These are passwords: they must not get into a log by way of a Debug.
+impl fmt::Debug for Users {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any(_) => formatter.write_str("Any"),
+            Self::Each(tokens) => formatter.debug_tuple("Each").field(&tokens.keys().collect::<Vec<_>>()).finish(),
+        }
+    }
+}
+
+impl Users {
+    /// The login to the registry at `host` (`docker.io` for Docker Hub).
+    #[must_use]
+    pub fn login(&self, host: &str) -> Option<Login> {
+        let token = match self {
+            Self::Any(token) => token,
+            Self::Each(tokens) => tokens.get(host)?,
+        };
+        Some(Login { host: host.to_owned(), token: token.clone(), expires_at: None })
+    }
+}
+
+/// What a secret or a parameter may hold: an access key, a user of one registry, or a docker auth file.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Content {
+    access_key_id: Option<String>,
+    secret_access_key: Option<String>,
     session_token: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    /// The registry that `username` is one of.
+    registry: Option<String>,
+    auths: Option<BTreeMap<String, Auth>>,
 }
 
-/// The configuration with which ECR's client for `registry` is made: its region, and the credential that it names.
-///
-/// # Errors
-/// When the secret is missing, does not parse, or lacks a field: there is no falling back to another identity.
-pub async fn resolve(
-    base: &SdkConfig,
-    secrets: &aws_sdk_secretsmanager::Client,
-    registry: &RegistryConfig,
-) -> Result<SdkConfig> {
-    let mut config = base.to_builder();
-    if let Some(region) = &registry.region {
-        config = config.region(Region::new(region.clone()));
-    }
-    if let Some(name) = &registry.credential {
-        let key = access_key(secrets, name).await?;
-        config = config.credentials_provider(SharedCredentialsProvider::new(key));
-    }
-    Ok(config.build())
+/// A login in a docker auth file.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
-async fn access_key(secrets: &aws_sdk_secretsmanager::Client, name: &str) -> Result<Credentials> {
-    let unusable = |problem: String, source: Option<Box<dyn StdError + Send + Sync>>| Error::Credential {
-        name: name.to_owned(),
-        problem,
-        source,
-    };
-    let secret = secrets.get_secret_value().secret_id(name).send().await.map_err(|error| {
-        let service = error.into_service_error();
-        unusable(service.to_string(), Some(Box::new(service)))
-    })?;
-    let text = match (secret.secret_string(), secret.secret_binary()) {
-        (Some(text), _) => text.as_bytes(),
-        (None, Some(binary)) => binary.as_ref(),
-        (None, None) => b"",
-    };
+fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
+    const EXPECTED: &str = r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}, {"username": "…", "password": "…"} or {"auths": {"registry": {"auth": "…"}}}"#;
+    let name = &credential.name();
     // serde's message can quote what it read, so it does not become part of ours.
-    let key: AccessKey = serde_json::from_slice(text)
-        .map_err(|_| unusable(r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}"#.into(), None))?;
-    if key.access_key_id.trim().is_empty() || key.secret_access_key.trim().is_empty() {
-        return Err(unusable("access_key_id or secret_access_key is empty".into(), None));
+    let content: Content = serde_json::from_slice(text).map_err(|_| unusable(name, EXPECTED))?;
+    let pair = |first: Option<String>, first_name: &str, second: Option<String>, second_name: &str| match (
+        first.filter(|value| !value.trim().is_empty()),
+        second.filter(|value| !value.trim().is_empty()),
+    ) {
+        (Some(first), Some(second)) => Ok((first, second)),
+        (None, _) => Err(unusable(name, &format!("{first_name} is missing or empty"))),
+        (_, None) => Err(unusable(name, &format!("{second_name} is missing or empty"))),
+    };
+    let is_key = content.access_key_id.is_some() || content.secret_access_key.is_some();
+    let is_user = content.username.is_some() || content.password.is_some();
+    match (is_key, is_user, content.auths) {
+        (true, false, None) => {
+            let (id, secret) =
+                pair(content.access_key_id, "access_key_id", content.secret_access_key, "secret_access_key")?;
+            let session = content.session_token.filter(|token| !token.trim().is_empty());
+            Ok(Identity::aws(Credentials::new(id.trim(), secret.trim(), session, None, SESSION)))
+        }
+        (false, true, None) => {
+            let (user, password) = pair(content.username, "username", content.password, "password")?;
+            let token = STANDARD.encode(format!("{user}:{password}"));
+            Ok(Identity::Users(match content.registry {
+                None => Users::Any(token),
+                Some(registry) => Users::Each(BTreeMap::from([(registry_host(name, &registry)?, token)])),
+            }))
+        }
+        (false, false, Some(auths)) if !auths.is_empty() => {
+            let tokens = auths.into_iter().map(|(registry, auth)| {
+                let token = match auth.auth.filter(|token| !token.is_empty()) {
+                    Some(token) => {
+                        let decoded = STANDARD.decode(token.trim()).ok().and_then(|text| String::from_utf8(text).ok());
+                        if !decoded.is_some_and(|text| text.contains(':')) {
+                            return Err(unusable(
+                                name,
+                                &format!("auth of {registry:?} is not base64 of user:password"),
+                            ));
+                        }
+                        token.trim().to_owned()
+                    }
+                    None => {
+                        let (user, password) =
+                            pair(auth.username, "username", auth.password, "password").map_err(|_| {
+                                unusable(name, &format!("{registry:?} has neither auth nor username and password"))
+                            })?;
+                        STANDARD.encode(format!("{user}:{password}"))
+                    }
+                };
+                Ok((registry_host(name, &registry)?, token))
+            });
+            Ok(Identity::Users(Users::Each(tokens.collect::<Result<_>>()?)))
+        }
+        (false, false, _) => Err(unusable(name, EXPECTED)),
+        _ => Err(unusable(name, "it holds more than one of access_key_id, username and auths")),
     }
-    Ok(Credentials::new(key.access_key_id, key.secret_access_key, key.session_token, None, "ecr-transfer"))
+}
+
+/// The host of a registry as image references name it; docker writes Docker Hub's as `https://index.docker.io/v1/`.
+fn registry_host(name: &str, registry: &str) -> Result<String> {
+    let (host, path) = match registry.trim().split_once("://") {
+        Some((_scheme, rest)) => (rest.split('/').next().unwrap_or_default(), ""),
+        None => registry.trim().split_once('/').unwrap_or((registry.trim(), "")),
+    };
+    if host.is_empty() || !path.trim_matches('/').is_empty() {
+        return Err(unusable(
+            name,
+            &format!("{registry:?} is not the host of a registry, such as quay.io or host:5000"),
+        ));
+    }
+    Ok(match host {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        host => host.to_owned(),
+    })
+}
+
+fn unusable(name: &str, problem: &str) -> Error {
+    Error::Credential { name: name.to_owned(), problem: problem.to_owned(), source: None }
+}
+
+fn missing(name: &str, problem: &str, source: impl StdError + Send + Sync + 'static) -> Error {
+    Error::Credential { name: name.to_owned(), problem: problem.to_owned(), source: Some(Box::new(source)) }
 }
 
 #[cfg(test)]
 mod tests {
     use aws_credential_types::provider::ProvideCredentials;
-    use aws_sdk_secretsmanager::operation::get_secret_value::{GetSecretValueError, GetSecretValueOutput};
+    use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
     use aws_sdk_secretsmanager::primitives::Blob;
     use aws_sdk_secretsmanager::types::error::ResourceNotFoundException;
-    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use aws_sdk_ssm::operation::get_parameter::GetParameterOutput;
+    use aws_sdk_ssm::types::Parameter;
+    use aws_sdk_ssm::types::error::ParameterNotFound;
+    use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
+    use aws_sdk_sts::primitives::DateTime;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;
 
-    fn registry() -> RegistryConfig {
-        RegistryConfig { region: Some("eu-west-1".into()), account: None, credential: Some("source".into()) }
+    fn stores(rules: &[&Rule]) -> Stores {
+        Stores {
+            secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, rules),
+            ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, rules),
+            sts: mock_client!(aws_sdk_sts, RuleMode::MatchAny, rules),
+        }
     }
 
-    async fn resolve_with(output: GetSecretValueOutput) -> Result<SdkConfig> {
+    fn secret() -> CredentialConfig {
+        CredentialConfig::Secret("source".into())
+    }
+
+    fn role() -> CredentialConfig {
+        CredentialConfig::Role { arn: "arn:aws:iam::3:role/r".into(), external_id: Some("partner".into()) }
+    }
+
+    async fn held(text: &str) -> Result<Identity> {
+        let text = text.to_owned();
         let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value)
             .match_requests(|request| request.secret_id() == Some("source"))
-            .then_output(move || output.clone());
-        let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&rule]);
-        resolve(&SdkConfig::builder().build(), &secrets, &registry()).await
+            .then_output(move || GetSecretValueOutput::builder().secret_string(&text).build());
+        stores(&[&rule]).identity(Some(&secret())).await
+    }
+
+    async fn key(identity: Identity) -> (String, String, Option<String>) {
+        let Identity::Aws(provider) = identity else { panic!("it is an access key: {identity:?}") };
+        let key = provider.provide_credentials().await.expect("it is static");
+        (key.access_key_id().into(), key.secret_access_key().into(), key.session_token().map(Into::into))
+    }
+
+    fn token(identity: Identity, host: &str) -> Option<String> {
+        let Identity::Users(users) = identity else { panic!("it is a user: {identity:?}") };
+        let token = STANDARD.decode(users.login(host)?.token).expect("it is base64");
+        Some(String::from_utf8(token).expect("it is text"))
+    }
+
+    const KEY: &str = r#"{"access_key_id": "AKIA", "secret_access_key": "hush", "session_token": "short"}"#;
+
+    #[tokio::test]
+    async fn without_a_credential_the_role_of_the_lambda_is_used() {
+        assert!(matches!(stores(&[]).identity(None).await.expect("there is nothing to ask"), Identity::Itself));
     }
 
     #[tokio::test]
-    async fn an_access_key_is_used_in_the_registrys_region() {
-        let text = r#"{"access_key_id": "AKIA", "secret_access_key": "hush"}"#;
-        for output in [
-            GetSecretValueOutput::builder().secret_string(text).build(),
-            GetSecretValueOutput::builder().secret_binary(Blob::new(text)).build(),
-        ] {
-            let config = resolve_with(output).await.expect("the secret is good");
-            assert_eq!(config.region().map(ToString::to_string).as_deref(), Some("eu-west-1"));
-            let provider = config.credentials_provider().expect("there is one");
-            let key = provider.provide_credentials().await.expect("it is static");
-            assert_eq!((key.access_key_id(), key.secret_access_key()), ("AKIA", "hush"));
+    async fn an_access_key_may_be_a_text_or_binary() {
+        let expected = ("AKIA".to_owned(), "hush".to_owned(), Some("short".to_owned()));
+        assert_eq!(key(held(KEY).await.expect("the secret is good")).await, expected);
+        let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value)
+            .then_output(|| GetSecretValueOutput::builder().secret_binary(Blob::new(KEY)).build());
+        assert_eq!(key(stores(&[&rule]).identity(Some(&secret())).await.expect("so is this")).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_parameter_is_read_decrypted() {
+        let rule = mock!(aws_sdk_ssm::Client::get_parameter)
+            .match_requests(|request| request.name() == Some("key") && request.with_decryption() == Some(true))
+            .then_output(|| GetParameterOutput::builder().parameter(Parameter::builder().value(KEY).build()).build());
+        let credential = CredentialConfig::Parameter("key".into());
+        let identity = stores(&[&rule]).identity(Some(&credential)).await.expect("the parameter is good");
+        assert_eq!(key(identity).await.0, "AKIA");
+    }
+
+    #[tokio::test]
+    async fn a_role_is_assumed_with_its_external_id() {
+        let rule = mock!(aws_sdk_sts::Client::assume_role)
+            .match_requests(|request| {
+                request.role_arn() == Some("arn:aws:iam::3:role/r") && request.external_id() == Some("partner")
+            })
+            .then_output(|| {
+                let session = aws_sdk_sts::types::Credentials::builder()
+                    .access_key_id("ASIA")
+                    .secret_access_key("hush")
+                    .session_token("session")
+                    .expiration(DateTime::from_secs(4_000_000_000));
+                AssumeRoleOutput::builder().credentials(session.build().expect("it is complete")).build()
+            });
+        let identity = stores(&[&rule]).identity(Some(&role())).await.expect("it may be assumed");
+        assert_eq!(key(identity).await, ("ASIA".into(), "hush".into(), Some("session".into())));
+    }
+
+    #[tokio::test]
+    async fn a_role_that_must_not_be_assumed_is_an_error_that_names_it() {
+        let rule = mock!(aws_sdk_sts::Client::assume_role).then_error(|| {
+            let denied = aws_sdk_sts::error::ErrorMetadata::builder().code("AccessDenied").message("no").build();
+            AssumeRoleError::generic(denied)
+        });
+        let error = stores(&[&rule]).identity(Some(&role())).await.expect_err("nothing else is tried");
+        assert_eq!(error.name(), "AccessDenied");
+        assert_eq!(error.to_string(), "sts:AssumeRole on arn:aws:iam::3:role/r failed: AccessDenied: no");
+    }
+
+    #[tokio::test]
+    async fn a_user_without_a_registry_is_one_of_any() {
+        let user = held(r#"{"username": "me", "password": "hush:hush"}"#).await.expect("it is complete");
+        assert_eq!(token(user, "quay.io").as_deref(), Some("me:hush:hush"));
+    }
+
+    #[tokio::test]
+    async fn logins_belong_to_the_registry_that_they_name_and_to_no_other() {
+        let text = r#"{"auths": {
+            "https://index.docker.io/v1/": {"auth": "bWU6aHVzaA=="},
+            "host:5000": {"username": "you", "password": "hush"}
+        }}"#;
+        for (host, user) in [("docker.io", Some("me:hush")), ("host:5000", Some("you:hush")), ("quay.io", None)] {
+            assert_eq!(token(held(text).await.expect("they are complete"), host).as_deref(), user, "{host}");
+        }
+        let named = r#"{"username": "me", "password": "hush", "registry": "quay.io"}"#;
+        for (host, user) in [("quay.io", Some("me:hush")), ("docker.io", None)] {
+            assert_eq!(token(held(named).await.expect("it is complete"), host).as_deref(), user, "{host}");
         }
     }
 
     #[tokio::test]
-    async fn a_secret_that_does_not_parse_is_an_error_that_names_it_and_not_its_content() {
-        for text in ["hush", r#"{"access_key_id": "hush"}"#, r#"{"access_key_id": "hush", "secret_access_key": " "}"#] {
-            let error = resolve_with(GetSecretValueOutput::builder().secret_string(text).build())
-                .await
-                .expect_err("nothing else is tried");
+    async fn a_secret_that_cannot_be_used_is_an_error_that_names_it_and_not_its_content() {
+        for text in [
+            "hush",
+            "",
+            "{}",
+            r#"["hush"]"#,
+            r#"{"access_key_id": "hush"}"#,
+            r#"{"access_key_id": "hush", "secret_access_key": " "}"#,
+            r#"{"username": "hush"}"#,
+            r#"{"username": "hush", "password": "hush", "access_key_id": "hush"}"#,
+            r#"{"auths": {}}"#,
+            r#"{"auths": {"quay.io": {}}}"#,
+            r#"{"auths": {"quay.io": {"auth": "hush"}}}"#,
+            r#"{"auths": {"quay.io/team": {"username": "hush", "password": "hush"}}}"#,
+        ] {
+            let error = held(text).await.expect_err("nothing else is tried");
             assert_eq!(error.name(), "InvalidCredential");
-            assert!(error.to_string().contains("source"), "{error}");
+            assert!(error.to_string().contains(r#"the credential "source""#), "{error}");
             assert!(!format!("{error:?}").contains("hush"), "{error:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_secret_that_is_missing_is_an_error_that_names_it() {
-        let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value).then_error(|| {
+    async fn a_credential_that_is_missing_is_an_error_that_names_it() {
+        let secrets = mock!(aws_sdk_secretsmanager::Client::get_secret_value).then_error(|| {
             GetSecretValueError::ResourceNotFoundException(ResourceNotFoundException::builder().build())
         });
-        let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&rule]);
-        let error = resolve(&SdkConfig::builder().build(), &secrets, &registry()).await.expect_err("it is missing");
-        assert_eq!(error.name(), "InvalidCredential");
-        assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
+        let parameters = mock!(aws_sdk_ssm::Client::get_parameter)
+            .then_error(|| GetParameterError::ParameterNotFound(ParameterNotFound::builder().build()));
+        let stores = stores(&[&secrets, &parameters]);
+        for (credential, name) in [(secret(), "source"), (CredentialConfig::Parameter("key".into()), "ssm:key")] {
+            let error = stores.identity(Some(&credential)).await.expect_err("it is missing");
+            assert_eq!(error.name(), "InvalidCredential");
+            assert!(error.to_string().starts_with(&format!("the credential {name:?} cannot be used: ")), "{error}");
+        }
     }
 }

@@ -3,21 +3,24 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use aws_config::SdkConfig;
+use aws_config::{Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_ecr::operation::batch_get_image::BatchGetImageError;
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
 use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
-use aws_sdk_ecr::types::{ImageFailure, ImageIdentifier};
+use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesError;
+use aws_sdk_ecr::types::{ImageFailure, ImageIdentifier, ImageTagMutability, Repository};
 use aws_sdk_ecr::{Client, config};
 
-use crate::config::RegistryConfig;
+use crate::config::{CredentialConfig, RegistryConfig};
+use crate::credentials::{Identity, Stores};
 use crate::manifest::{self, Manifest};
-use crate::{Error, Result, credentials};
+use crate::{Error, Result};
 
 /// The most that a listing call returns at once; ECR's own default is 100.
 const PAGE: i32 = 1_000;
 
-/// The most images that BatchGetImage takes.
+/// The most images that BatchGetImage takes, and the most names that DescribeRepositories takes.
 const BATCH: usize = 100;
 
 /// A registry in one account and region.
@@ -27,15 +30,15 @@ pub struct Registry {
     id: Option<String>,
 }
 
-/// The login to a registry; it lives 12 hours.
+/// The login to a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The registry's host name, for example `123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn`.
     pub host: String,
-    /// User and password as a docker auth file has them: base64 of `AWS:password`.
+    /// User and password as a docker auth file has them: base64 of `user:password`.
     pub token: String,
-    /// In seconds since 1970.
-    pub expires_at: i64,
+    /// In seconds since 1970. ECR's logins live 12 hours; `None` for a user's own password.
+    pub expires_at: Option<i64>,
 }
 
 // The token is a password: it must not get into a log by way of a Debug.
@@ -60,6 +63,10 @@ pub struct Image {
     pub bytes: u64,
     /// Whether it is an index, and its images are images of the repository, too.
     pub is_index: bool,
+    /// When it was pushed, in seconds since 1970.
+    pub pushed_at: i64,
+    /// The digest of the image that it refers to: it is a signature of it, say.
+    pub subject: Option<String>,
 }
 
 /// Names an image in a repository by tag, by digest, or by both at once.
@@ -85,14 +92,37 @@ impl Registry {
     ///
     /// # Errors
     /// When its credential cannot be used.
-    pub async fn connect(
+    pub async fn connect(base: &SdkConfig, stores: &Stores, registry: &RegistryConfig) -> Result<Self> {
+        let credential = registry.credential.as_ref();
+        let provider = match stores.identity(credential).await? {
+            Identity::Itself => None,
+            Identity::Aws(provider) => Some(provider),
+            Identity::Users(_) => {
+                return Err(Error::Credential {
+                    name: credential.map(CredentialConfig::name).unwrap_or_default(),
+                    problem: "ECR needs an access key or a role, and this is a user and a password".into(),
+                    source: None,
+                });
+            }
+        };
+        Ok(Self::of(base, provider, registry.region.clone(), registry.account.clone()))
+    }
+
+    /// The registry of `account` in `region`, reached as `provider`, or as `base` where there is none.
+    pub(crate) fn of(
         base: &SdkConfig,
-        secrets: &aws_sdk_secretsmanager::Client,
-        registry: &RegistryConfig,
-    ) -> Result<Self> {
-        let resolved = credentials::resolve(base, secrets, registry).await?;
-        let client = Client::from_conf(config::Builder::from(&resolved).build());
-        Ok(Self::new(client, registry.account.clone()))
+        provider: Option<SharedCredentialsProvider>,
+        region: Option<String>,
+        account: Option<String>,
+    ) -> Self {
+        let mut config = config::Builder::from(base);
+        if let Some(region) = region {
+            config.set_region(Some(Region::new(region)));
+        }
+        if let Some(provider) = provider {
+            config.set_credentials_provider(Some(provider));
+        }
+        Self::new(Client::from_conf(config.build()), account)
     }
 
     /// The registry `id` (an account; `None` for the client's own), reached through `client`.
@@ -119,7 +149,7 @@ impl Registry {
             .find_map(|data| {
                 let host = data.proxy_endpoint()?.trim_start_matches("https://").to_owned();
                 let token = data.authorization_token()?.to_owned();
-                Some(Login { host, token, expires_at: data.expires_at()?.secs() })
+                Some(Login { host, token, expires_at: Some(data.expires_at()?.secs()) })
             })
             .ok_or_else(|| Error::Aws {
                 action: ACTION,
@@ -152,6 +182,35 @@ impl Registry {
         Ok(names)
     }
 
+    /// Which tags of these repositories cannot be moved, by repository. Those that do not exist are not in the answer.
+    ///
+    /// # Errors
+    /// When ECR cannot tell.
+    pub async fn immutable(&self, repositories: &[String]) -> Result<HashMap<String, Immutable>> {
+        let mut immutable = HashMap::new();
+        for names in repositories.chunks(BATCH) {
+            let answer = self
+                .client
+                .describe_repositories()
+                .set_registry_id(self.id.clone())
+                .set_repository_names(Some(names.to_vec()))
+                .send()
+                .await;
+            match answer {
+                Ok(answer) => immutable.extend(answer.repositories().iter().filter_map(|repository| {
+                    Some((repository.repository_name()?.to_owned(), Immutable::of(repository)))
+                })),
+                // One of them has just been deleted, and ECR tells of none: then no tag is known to be immutable.
+                Err(error)
+                    if error
+                        .as_service_error()
+                        .is_some_and(DescribeRepositoriesError::is_repository_not_found_exception) => {}
+                Err(error) => return Err(Error::aws("ecr:DescribeRepositories", names.join(", "))(error)),
+            }
+        }
+        Ok(immutable)
+    }
+
     /// All images of a repository; `None` where there is no such repository.
     ///
     /// # Errors
@@ -182,6 +241,8 @@ impl Registry {
                     tags: image.image_tags.unwrap_or_default(),
                     bytes: image.image_size_in_bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
                     is_index: image.image_manifest_media_type.as_deref().is_some_and(manifest::is_index),
+                    pushed_at: image.image_pushed_at.map(|time| time.secs()).unwrap_or_default(),
+                    subject: image.subject_manifest_digest,
                 })
             }));
         }
@@ -252,6 +313,49 @@ impl Registry {
     }
 }
 
+/// Which tags of a repository cannot be moved to another image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Immutable {
+    all: bool,
+    /// Tags for which it is the other way round; `*` stands for any text.
+    exceptions: Vec<glob::Pattern>,
+}
+
+impl Immutable {
+    fn of(repository: &Repository) -> Self {
+        let all = matches!(
+            repository.image_tag_mutability(),
+            Some(ImageTagMutability::Immutable | ImageTagMutability::ImmutableWithExclusion)
+        );
+        let exceptions = repository.image_tag_mutability_exclusion_filters().iter().filter_map(|filter| {
+            let literals: Vec<_> = filter.filter().split('*').map(glob::Pattern::escape).collect();
+            glob::Pattern::new(&literals.join("*")).ok()
+        });
+        Self { all, exceptions: exceptions.collect() }
+    }
+
+    /// Whether `tag` is one of them.
+    #[must_use]
+    pub fn contains(&self, tag: &str) -> bool {
+        self.all != self.exceptions.iter().any(|exception| exception.matches(tag))
+    }
+}
+
+/// Account and region of the ECR registry at `host`, if it is one.
+///
+/// See [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html): `account.dkr.ecr.region.suffix`, with
+/// `ecr-fips` for `ecr`, and `account.dkr-ecr.region.suffix` for IPv6.
+#[must_use]
+pub fn account_and_region(host: &str) -> Option<(&str, &str)> {
+    let labels: Vec<_> = host.split('.').collect();
+    let (account, region) = match labels[..] {
+        [account, "dkr", "ecr" | "ecr-fips", region, _, _, ..] => (account, region),
+        [account, "dkr-ecr" | "dkr-ecr-fips", region, _, _, ..] => (account, region),
+        _ => return None,
+    };
+    (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit())).then_some((account, region))
+}
+
 fn identifier(id: &ImageId) -> ImageIdentifier {
     ImageIdentifier::builder().set_image_tag(id.tag.clone()).set_image_digest(id.digest.clone()).build()
 }
@@ -267,10 +371,15 @@ fn is_about(failure: &ImageFailure, id: &ImageId) -> bool {
 mod tests {
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
     use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
+    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
     use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
     use aws_sdk_ecr::primitives::DateTime;
     use aws_sdk_ecr::types::error::{RepositoryAlreadyExistsException, RepositoryNotFoundException};
-    use aws_sdk_ecr::types::{AuthorizationData, Image as EcrImage, ImageDetail, ImageFailureCode};
+    use aws_sdk_ecr::types::{
+        AuthorizationData, Image as EcrImage, ImageDetail, ImageFailureCode, ImageTagMutabilityExclusionFilter,
+        ImageTagMutabilityExclusionFilterType,
+    };
+    use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
 
     use super::*;
@@ -371,6 +480,76 @@ mod tests {
         let error = Registry::new(client, None).create("app").await.expect_err("we may not");
         assert_eq!(error.name(), "AccessDenied");
         assert_eq!(error.to_string(), "ecr:CreateRepository on app failed: AccessDeniedException: no");
+    }
+
+    #[test]
+    fn a_host_of_ecr_tells_account_and_region() {
+        let known = |region| Some(("222222222222", region));
+        for (host, expected) in [
+            ("222222222222.dkr.ecr.us-west-2.amazonaws.com", known("us-west-2")),
+            ("222222222222.dkr.ecr.cn-north-1.amazonaws.com.cn", known("cn-north-1")),
+            ("222222222222.dkr.ecr-fips.us-gov-west-1.amazonaws.com", known("us-gov-west-1")),
+            ("222222222222.dkr.ecr.eusc-de-east-1.amazonaws.eu", known("eusc-de-east-1")),
+            ("222222222222.dkr-ecr.eu-west-1.on.aws", known("eu-west-1")),
+            ("public.ecr.aws", None),
+            ("22.dkr.ecr.us-west-2.amazonaws.com", None),
+            ("docker.io", None),
+        ] {
+            assert_eq!(account_and_region(host), expected, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn immutable_tags_are_told_apart_with_their_exceptions_a_hundred_repositories_at_a_time() {
+        let rule = mock!(Client::describe_repositories)
+            .match_requests(|request| (1..=100).contains(&request.repository_names().len()))
+            .then_output(|| {
+                let exception = ImageTagMutabilityExclusionFilter::builder()
+                    .filter_type(ImageTagMutabilityExclusionFilterType::Wildcard)
+                    .filter("latest*");
+                let repository = |name: &str, mutability: ImageTagMutability| {
+                    Repository::builder().repository_name(name).image_tag_mutability(mutability)
+                };
+                let excepted = |name: &str, mutability| {
+                    repository(name, mutability)
+                        .image_tag_mutability_exclusion_filters(exception.clone().build().expect("it is complete"))
+                };
+                DescribeRepositoriesOutput::builder()
+                    .repositories(repository("fixed", ImageTagMutability::Immutable).build())
+                    .repositories(repository("free", ImageTagMutability::Mutable).build())
+                    .repositories(excepted("mostly-fixed", ImageTagMutability::ImmutableWithExclusion).build())
+                    .repositories(excepted("mostly-free", ImageTagMutability::MutableWithExclusion).build())
+                    .build()
+            });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
+        let names: Vec<_> = (0..101).map(|number| format!("r{number}")).collect();
+        let immutable = Registry::new(client, None).immutable(&names).await.expect("ECR answers");
+        assert_eq!(rule.num_calls(), 2);
+        for (repository, expected) in [
+            ("fixed", [true, true]),
+            ("free", [false, false]),
+            ("mostly-fixed", [true, false]),
+            ("mostly-free", [false, true]),
+        ] {
+            assert_eq!(["1.0", "latest-1"].map(|tag| immutable[repository].contains(tag)), expected, "{repository}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_of_another_registry_is_none_of_ecr() {
+        let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value).then_output(|| {
+            GetSecretValueOutput::builder().secret_string(r#"{"username": "me", "password": "hush"}"#).build()
+        });
+        let stores = Stores {
+            secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&rule]),
+            ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&rule]),
+            sts: mock_client!(aws_sdk_sts, RuleMode::MatchAny, [&rule]),
+        };
+        let credential = Some(CredentialConfig::Secret("hub".into()));
+        let registry = RegistryConfig { region: None, account: None, credential };
+        let base = SdkConfig::builder().build();
+        let error = Registry::connect(&base, &stores, &registry).await.expect_err("ECR has no such users");
+        assert!(error.to_string().starts_with(r#"the credential "hub" cannot be used: ECR needs"#), "{error}");
     }
 
     #[tokio::test]

@@ -29,14 +29,32 @@ pub enum Error {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
     /// A selected image, or what it would be called at the destination, is not valid.
-    #[error("{entry:?}{}: {problem}", position.map(|at| format!(" (entry {at} of the image list)")).unwrap_or_default())]
+    #[error("{entry:?}{}: {problem}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
     Selection {
         /// The entry as the user wrote it.
         entry: String,
-        /// Its position in the list, counted from 1.
-        position: Option<usize>,
+        /// Where it stands: `entry 2 of /stack/SelectedImages`.
+        place: Option<String>,
         /// What was expected.
         problem: String,
+    },
+    /// The source holds fewer images than it should.
+    #[error("the source has {listed} images, and MIN_IMAGES asks for {minimum}: is it the right registry?")]
+    TooFewImages {
+        /// How many there are.
+        listed: usize,
+        /// How many there should be.
+        minimum: usize,
+    },
+    /// A registry that is not asked through AWS's API refused or failed a request.
+    #[error("{subject}: {message}")]
+    Registry {
+        /// The repository, or the registry.
+        subject: String,
+        /// The answer's status; `None` where there was no answer.
+        status: Option<u16>,
+        /// What the registry said, or what kept it from answering.
+        message: String,
     },
     /// AWS refused or failed a call.
     #[error("{action} on {subject} failed: {message}")]
@@ -57,13 +75,14 @@ pub enum Error {
 
 impl Error {
     /// Every [name](Self::name) that there is.
-    pub const NAMES: [&str; 6] = [
+    pub const NAMES: [&str; 7] = [
         "AccessDenied",
         "InvalidConfiguration",
         "InvalidCredential",
         "InvalidImageList",
         "RequestRefused",
         "ServiceUnavailable",
+        "TooFewImages",
     ];
 
     /// Wraps the error of an AWS call; for `map_err`.
@@ -91,6 +110,10 @@ impl Error {
             Self::Configuration { .. } => "InvalidConfiguration",
             Self::Credential { .. } => "InvalidCredential",
             Self::Selection { .. } => "InvalidImageList",
+            Self::TooFewImages { .. } => "TooFewImages",
+            Self::Registry { status: Some(401 | 403), .. } => "AccessDenied",
+            Self::Registry { status: None | Some(429 | 500..), .. } => "ServiceUnavailable",
+            Self::Registry { .. } => "RequestRefused",
             Self::Aws { code, .. } if is_denied(code) => "AccessDenied",
             Self::Aws { code, .. } if is_refused(code) => "RequestRefused",
             Self::Aws { .. } => "ServiceUnavailable",

@@ -18,7 +18,7 @@ pub struct Batch {
 }
 
 /// One image and where it goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
     /// `registry/repository@sha256:…`; with a `:tag` instead where the source named no digest for it, so that skopeo
@@ -36,9 +36,23 @@ pub struct Copy {
     /// The compressed size; 0 where the source does not tell.
     #[serde(default)]
     pub bytes: u64,
+    /// Why it is copied.
+    #[serde(default)]
+    pub reason: Reason,
     /// Why there is nothing to copy, where that was clear before any task started. It is recorded, not launched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Why an image is copied.
+#[derive(Clone, std::marker::Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// The destination does not have it.
+    #[default]
+    New,
+    /// The destination's tag leads to another image.
+    Changed,
 }
 
 impl Copy {
@@ -71,8 +85,18 @@ impl Copy {
     /// The source's registry host.
     #[must_use]
     pub fn source_registry(&self) -> &str {
-        self.source.split('/').next().unwrap_or_default()
+        registry(&self.source)
     }
+
+    /// The destination's registry host.
+    #[must_use]
+    pub fn destination_registry(&self) -> &str {
+        registry(&self.destination)
+    }
+}
+
+fn registry(reference: &str) -> &str {
+    reference.split('/').next().unwrap_or_default()
 }
 
 /// Splits `registry/repository` from the `:tag` or `@digest` behind it. A port's colon comes before the last slash.
@@ -89,9 +113,12 @@ pub struct Summary {
     /// The plan's object, unless there is nothing to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Object>,
+    /// In a dry run, the object with what a run would do, and why, instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<Object>,
     /// How many batches the plan has.
     pub batches: usize,
-    /// Images that the source has, or that were asked for.
+    /// Images that the source has, or that were asked for: those unchanged, excluded, and to be copied.
     pub listed: usize,
     /// Images that the destination already has.
     pub unchanged: usize,
@@ -124,7 +151,7 @@ mod tests {
             image: "team/app".into(),
             tag: "1.0".into(),
             bytes: 7,
-            error: None,
+            ..Copy::default()
         }
     }
 
@@ -152,7 +179,7 @@ mod tests {
             json,
             serde_json::json!({"id": "1", "bytes": 7, "copies": [{
                 "source": "h/a@sha256:0a", "destination": "d/a:1.0", "digest": "sha256:0a",
-                "image": "team/app", "tag": "1.0", "bytes": 7
+                "image": "team/app", "tag": "1.0", "bytes": 7, "reason": "new"
             }]})
         );
         assert_eq!(serde_json::from_value::<Batch>(json).expect("and back"), batch);

@@ -151,15 +151,7 @@ mod tests {
     use super::*;
 
     fn copy(source: &str, destination: &str) -> Copy {
-        Copy {
-            source: source.into(),
-            destination: destination.into(),
-            digest: String::new(),
-            image: String::new(),
-            tag: String::new(),
-            bytes: 0,
-            error: None,
-        }
+        Copy { source: source.into(), destination: destination.into(), ..Copy::default() }
     }
 
     #[test]

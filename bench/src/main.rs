@@ -1,0 +1,113 @@
+//! `bench`: how list-images, as it is deployed, plans a large registry.
+
+mod chart;
+mod error;
+mod fake;
+mod goals;
+mod measure;
+mod registry;
+mod report;
+mod runtime;
+mod scenario;
+mod server;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    error::{Error, Result},
+    fake::Conditions,
+    goals::{Row, goals},
+    measure::{Settings, measure},
+    report::Report,
+    scenario::Scenario,
+};
+
+/// Measures how list-images, as it is deployed, plans a large registry.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The function's binary.
+    #[arg(long, default_value = ".aws-sam/build/ListImagesFunction/bootstrap")]
+    lambda: PathBuf,
+    /// How often each scenario runs; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// How many milliseconds each call of AWS takes.
+    #[arg(long, default_value_t = 30)]
+    latency_ms: u64,
+    /// The share of ECR's calls that are throttled, from 0 to 1.
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    throttled: f64,
+    /// Write a page with all that was measured, and a picture next to it.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Fail if a goal is missed.
+    #[arg(long)]
+    check: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).await {
+        Ok(all_met) if all_met || !arguments.check => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("bench: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures everything, and says whether all goals are met.
+async fn run(arguments: &Arguments) -> Result<bool> {
+    if !arguments.lambda.is_file() {
+        return Err(Error::MissingFunction(arguments.lambda.clone()));
+    }
+    let latency = Duration::from_millis(arguments.latency_ms);
+    let conditions = Conditions { latency, throttled: arguments.throttled };
+    let settings = Settings { lambda: &arguments.lambda, runs: arguments.runs.into(), conditions };
+    let rows = measure_all(&settings).await;
+    let report = Report { goals: goals(&rows), rows, conditions, runs: settings.runs };
+    report.print();
+    if let Some(page) = &arguments.markdown {
+        report.write(page)?;
+    }
+    Ok(report.goals.iter().all(|goal| goal.met))
+}
+
+async fn measure_all(settings: &Settings<'_>) -> Vec<Row> {
+    let scenarios = Scenario::all();
+    let bar = ProgressBar::new((scenarios.len() * settings.runs) as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    let mut rows = Vec::new();
+    for scenario in scenarios {
+        let (images, repositories) = (scenario.expected().listed, scenario.looked_at());
+        let what = format!("{}: {images} images in {repositories} repositories", scenario.name());
+        bar.set_message(what.clone());
+        let result = measure(settings, &scenario, || bar.inc(1)).await;
+        bar.suspend(|| match &result {
+            Ok(run) => say(&format!("✓ {what}  {:.2} s", run.time.as_secs_f64())),
+            Err(error) => say(&format!("✗ {what}: {error}")),
+        });
+        rows.push(Row { scenario, result });
+    }
+    bar.finish_and_clear();
+    rows
+}
+
+/// Progress and complaints, which are no result.
+#[expect(clippy::print_stderr, reason = "this is a command")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".into()) }
+}

@@ -1,0 +1,215 @@
+//! What an execution's input asks for, and the list of selected images.
+
+use aws_sdk_ssm::Client;
+use aws_sdk_ssm::operation::get_parameter::GetParameterError;
+use serde::Deserialize;
+use serde_json::Value;
+use shared::{Error, Result};
+
+use crate::config::{Choice, Config};
+use crate::selection::{self, Selection};
+
+/// What the input of an execution may ask for, for that run.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Input {
+    /// Instead of the images that the stack selects: a list of the same form.
+    pub src_image_list: Option<String>,
+    /// To write what would be copied, and why, and to copy nothing.
+    pub dry_run: bool,
+    /// The console suggests one.
+    #[serde(alias = "Comment")]
+    comment: Value,
+}
+
+impl Input {
+    /// Reads an execution's input. An event of EventBridge, which starts most executions, asks for nothing.
+    ///
+    /// # Errors
+    /// When it has anything else than the fields above: a misspelled `dryRun` must not start a copy.
+    pub fn parse(input: &Value) -> Result<Self> {
+        if input.is_null() || input.get("detail-type").is_some() {
+            return Ok(Self::default());
+        }
+        serde_json::from_value(input.clone()).map_err(|error| Error::Configuration {
+            variable: "the execution's input".into(),
+            value: input.to_string(),
+            problem: format!(
+                r#"{error}; expected JSON like {{"srcImageList": "nginx:1.27", "dryRun": true}}, or {{}}"#
+            ),
+        })
+    }
+}
+
+/// The images that are selected, or `None` for all.
+///
+/// # Errors
+/// When the list cannot be read, is empty, or has a wrong entry.
+pub async fn select(config: &Config, input: &Input, ssm: &Client, source: Option<&str>) -> Result<Option<Selection>> {
+    if let Some(list) = &input.src_image_list {
+        return selection::parse([("the execution's srcImageList", list.as_str())], source).map(Some);
+    }
+    match &config.choice {
+        Choice::All => Ok(None),
+        Choice::Selected(parameter) => {
+            let parts = read(ssm, parameter).await?;
+            selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), source).map(Some)
+        }
+        Choice::Nothing => Err(Error::Configuration {
+            variable: "SRC_LIST".into(),
+            value: "ALL".into(),
+            problem: "only an ECR registry can be copied as a whole: choose SELECTED and give a list of images".into(),
+        }),
+    }
+}
+
+/// The parameter and all those below its path, in the order of their names: one holds 4 KB.
+async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>> {
+    let mut parts = Vec::new();
+    match ssm.get_parameter().name(parameter).send().await {
+        Ok(answer) => {
+            let list = answer.parameter.and_then(|parameter| parameter.value).unwrap_or_default();
+            parts.push((parameter.to_owned(), list));
+        }
+        // It may be no more than the path of others.
+        Err(error) if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) => {}
+        Err(error) => return Err(Error::aws("ssm:GetParameter", parameter)(error)),
+    }
+    // Only a name that begins with a slash is a path.
+    if parameter.starts_with('/') {
+        let mut pages = ssm.get_parameters_by_path().path(parameter).recursive(true).into_paginator().send();
+        let first = parts.len();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(Error::aws("ssm:GetParametersByPath", parameter))?;
+            let lists = page.parameters.unwrap_or_default().into_iter();
+            parts.extend(lists.filter_map(|list| Some((list.name?, list.value.unwrap_or_default()))));
+        }
+        parts[first..].sort_by(|a, b| alphanumeric_sort::compare_str(&a.0, &b.0));
+    }
+    if parts.is_empty() {
+        return Err(Error::Configuration {
+            variable: "SELECTED_IMAGE_PARAM".into(),
+            value: parameter.to_owned(),
+            problem: "the Parameter Store has no such parameter in this account and region, and none below it".into(),
+        });
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ssm::operation::get_parameter::GetParameterOutput;
+    use aws_sdk_ssm::operation::get_parameters_by_path::GetParametersByPathOutput;
+    use aws_sdk_ssm::types::Parameter;
+    use aws_sdk_ssm::types::error::ParameterNotFound;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_input_may_select_images_and_ask_for_a_dry_run() {
+        let input = Input::parse(&json!({ "srcImageList": "nginx:1.27", "dryRun": true })).expect("it is one");
+        assert_eq!((input.src_image_list.as_deref(), input.dry_run), (Some("nginx:1.27"), true));
+    }
+
+    #[test]
+    fn what_starts_an_execution_by_itself_asks_for_nothing() {
+        for input in [
+            Value::Null,
+            json!({}),
+            json!({ "Comment": "Insert your JSON here" }),
+            json!({ "version": "0", "detail-type": "Scheduled Event", "source": "aws.events", "detail": {} }),
+        ] {
+            let input = Input::parse(&input).expect("it is no wish");
+            assert_eq!((input.src_image_list, input.dry_run), (None, false));
+        }
+    }
+
+    #[test]
+    fn a_misspelled_wish_is_an_error_that_names_it() {
+        for (input, problem) in [
+            (json!({ "dryrun": true }), "unknown field `dryrun`"),
+            (json!({ "dryRun": "yes" }), "invalid type"),
+            (json!("nginx:1.27"), "invalid type"),
+        ] {
+            let error = Input::parse(&input).expect_err("it is none");
+            assert!(error.to_string().contains(problem), "{error}");
+            assert_eq!(error.name(), "InvalidConfiguration");
+        }
+    }
+
+    fn config(parameter: &str) -> Config {
+        let environment = [
+            ("SOURCE_TYPE", "Public"),
+            ("SRC_LIST", "SELECTED"),
+            ("SELECTED_IMAGE_PARAM", parameter),
+            ("PLAN_BUCKET", "bucket"),
+        ];
+        Config::read(&environment.into_iter().collect()).expect("it is complete")
+    }
+
+    fn parameter(name: &str, list: &str) -> Parameter {
+        Parameter::builder().name(name).value(list).build()
+    }
+
+    fn held(list: &'static str) -> Rule {
+        mock!(Client::get_parameter)
+            .then_output(move || GetParameterOutput::builder().parameter(parameter("/list", list)).build())
+    }
+
+    fn below(lists: &'static [(&str, &str)]) -> Rule {
+        mock!(Client::get_parameters_by_path)
+            .match_requests(|request| request.path() == Some("/list") && request.recursive() == Some(true))
+            .then_output(|| {
+                let lists = lists.iter().map(|(name, list)| parameter(name, list)).collect();
+                GetParametersByPathOutput::builder().set_parameters(Some(lists)).build()
+            })
+    }
+
+    fn missing() -> Rule {
+        mock!(Client::get_parameter)
+            .then_error(|| GetParameterError::ParameterNotFound(ParameterNotFound::builder().build()))
+    }
+
+    async fn selected(name: &str, rules: &[&Rule]) -> Result<Vec<String>> {
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, rules);
+        let selection = select(&config(name), &Input::default(), &ssm, None).await?.expect("it is a selection");
+        Ok(selection.keys().map(|repository| repository.name.clone()).collect())
+    }
+
+    #[tokio::test]
+    async fn all_parameters_below_the_path_are_one_list() {
+        let (list, more) =
+            (held("quay.io/a/a:1"), below(&[("/list/10", "quay.io/a/c:1"), ("/list/2", "quay.io/a/b:1")]));
+        assert_eq!(selected("/list", &[&list, &more]).await.expect("they are lists"), ["a/a", "a/b", "a/c"]);
+        let (none, more) = (missing(), below(&[("/list/1", "quay.io/a/b:1")]));
+        assert_eq!(selected("/list", &[&none, &more]).await.expect("it is a list"), ["a/b"]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_no_path_has_nothing_below() {
+        assert_eq!(selected("list", &[&held("quay.io/a/a:1")]).await.expect("it is a list"), ["a/a"]);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_entry_is_named_with_the_parameter_that_holds_it() {
+        let (list, more) = (held("nginx"), below(&[("/list/10", "a:1,B:1"), ("/list/2", "a:2")]));
+        let error = selected("/list", &[&list, &more]).await.expect_err("it is no reference");
+        assert!(error.to_string().starts_with(r#""B:1" (entry 2 of /list/10): "#), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_parameter_that_is_missing_is_an_error_that_names_it() {
+        let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("there is none");
+        assert!(error.to_string().starts_with(r#"SELECTED_IMAGE_PARAM is "/list": "#), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_input_comes_before_the_list() {
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&missing()]);
+        let input = Input { src_image_list: Some("quay.io/x/y:1".into()), ..Input::default() };
+        let selection = select(&config("/list"), &input, &ssm, None).await.expect("it is a list").expect("it selects");
+        assert_eq!(selection.keys().map(ToString::to_string).collect::<Vec<_>>(), ["quay.io/x/y"]);
+    }
+}

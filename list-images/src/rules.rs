@@ -1,0 +1,126 @@
+//! What is left out, whatever is selected: repositories and tags by pattern.
+
+use glob::Pattern;
+use shared::config::Environment;
+use shared::{Error, Result};
+
+/// The stack-wide rules.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// Only these repositories are copied, where all are listed; empty for all.
+    include_repositories: Patterns,
+    /// These are not.
+    exclude_repositories: Patterns,
+    /// Tags that are never copied.
+    exclude_tags: Patterns,
+}
+
+#[derive(Debug, Default)]
+struct Patterns(Vec<Pattern>);
+
+impl Rules {
+    /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A pattern for
+    /// repositories that ends in a slash stands for all below it.
+    ///
+    /// # Errors
+    /// When one is no glob.
+    pub fn read(environment: &Environment) -> Result<Self> {
+        let read = |variable: &str| {
+            let value = environment.optional(variable).unwrap_or_default();
+            let patterns = value.split([',', '\n']).map(str::trim).filter(|pattern| !pattern.is_empty());
+            let patterns = patterns.map(|text| {
+                let below = if text.ends_with('/') && variable != "EXCLUDE_TAGS" { "*" } else { "" };
+                Pattern::new(&format!("{text}{below}")).map_err(|error| Error::Configuration {
+                    variable: variable.to_owned(),
+                    value: value.to_owned(),
+                    problem: format!("{text} is no glob: {}", error.msg),
+                })
+            });
+            patterns.collect::<Result<_>>().map(Patterns)
+        };
+        Ok(Self {
+            include_repositories: read("INCLUDE_REPOSITORIES")?,
+            exclude_repositories: read("EXCLUDE_REPOSITORIES")?,
+            exclude_tags: read("EXCLUDE_TAGS")?,
+        })
+    }
+
+    /// Whether there are any for repositories.
+    #[must_use]
+    pub fn choose_repositories(&self) -> bool {
+        !(self.include_repositories.0.is_empty() && self.exclude_repositories.0.is_empty())
+    }
+
+    /// The rule by which a repository is left out, if one does.
+    #[must_use]
+    pub fn excluding_repository(&self, name: &str) -> Option<String> {
+        match self.exclude_repositories.matching(name) {
+            Some(pattern) => Some(format!("excludeRepositories {pattern}")),
+            None if self.include_repositories.0.is_empty() => None,
+            None if self.include_repositories.matching(name).is_some() => None,
+            None => Some("not in includeRepositories".into()),
+        }
+    }
+
+    /// The rule by which a tag is left out, if one does.
+    #[must_use]
+    pub fn excluding_tag(&self, tag: &str) -> Option<String> {
+        self.exclude_tags.matching(tag).map(|pattern| format!("excludeTags {pattern}"))
+    }
+}
+
+impl Patterns {
+    fn matching(&self, text: &str) -> Option<&str> {
+        self.0.iter().find(|pattern| pattern.matches(text)).map(Pattern::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(variables: &[(&str, &str)]) -> Result<Rules> {
+        Rules::read(&variables.iter().copied().collect())
+    }
+
+    #[test]
+    fn repositories_are_included_and_excluded_by_glob_and_by_prefix() {
+        let rules =
+            rules(&[("INCLUDE_REPOSITORIES", "team-a/, shared-*"), ("EXCLUDE_REPOSITORIES", "*/test,shared-x")])
+                .expect("they are globs");
+        for (name, rule) in [
+            ("team-a/app", None),
+            ("team-a/deep/app", None),
+            ("shared-base", None),
+            ("team-a", Some("not in includeRepositories")),
+            ("team-ab/app", Some("not in includeRepositories")),
+            ("team-a/test", Some("excludeRepositories */test")),
+            ("shared-x", Some("excludeRepositories shared-x")),
+        ] {
+            assert_eq!(rules.excluding_repository(name).as_deref(), rule, "{name}");
+        }
+    }
+
+    #[test]
+    fn tags_are_excluded_by_the_daily_rule_of_container_mirror() {
+        let rules =
+            rules(&[("EXCLUDE_TAGS", "*alpha*,*beta*,*windowsservercore*,*nanoserver*")]).expect("they are globs");
+        for tag in ["1.0-alpha", "v2beta1", "8.0-windowsservercore-ltsc2022", "nanoserver"] {
+            assert!(rules.excluding_tag(tag).is_some(), "{tag}");
+        }
+        assert_eq!(rules.excluding_tag("1.0-alpine"), None);
+    }
+
+    #[test]
+    fn without_rules_nothing_is_left_out() {
+        let rules = rules(&[]).expect("there is none");
+        assert!(!rules.choose_repositories());
+        assert_eq!((rules.excluding_repository("a"), rules.excluding_tag("1")), (None, None));
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_an_error_that_names_it() {
+        let error = rules(&[("EXCLUDE_TAGS", "*-rc, [a")]).expect_err("a bracket is open");
+        assert!(error.to_string().starts_with(r#"EXCLUDE_TAGS is "*-rc, [a": [a is no glob"#), "{error}");
+    }
+}
