@@ -127,6 +127,26 @@ pub struct Image {
     pub blobs: Vec<Arc<Blob>>,
 }
 
+/// An artifact of one layer, such as a signature or an SBOM, which may refer to the image of digest `subject`.
+#[must_use]
+pub fn artifact(media_type: &str, content: &str, subject: Option<&str>) -> Image {
+    const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+    let (config, layer) = (Blob::new(b"{}".to_vec()), Blob::new(content.as_bytes().to_vec()));
+    let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len() });
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": Format::Oci.manifest(),
+        "artifactType": media_type,
+        "config": descriptor(EMPTY, &config),
+        "layers": [descriptor(media_type, &layer)],
+    });
+    if let Some(subject) = subject {
+        manifest["subject"] = json!({ "mediaType": Format::Oci.manifest(), "digest": subject, "size": 1_000 });
+    }
+    let manifest = Manifest::new(Format::Oci.manifest(), &manifest);
+    Image { manifest, platforms: Vec::new(), blobs: vec![Arc::new(config), Arc::new(layer)] }
+}
+
 /// Makes images, and each layer once.
 ///
 /// # Errors

@@ -137,7 +137,7 @@ impl Machine {
             create_source_credential(&aws, &source),
             aws.create_bucket(ARTIFACTS),
         )?;
-        proxy.require_login(&login);
+        proxy.require_login("*.dkr.ecr.*", &login);
         let fargate = Fargate::start(aws, ACCOUNT, through_proxy.clone(), scratch.path());
 
         let mut environment = through_proxy;

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -274,7 +274,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
-            login: OnceLock::new(),
+            logins: Mutex::default(),
             public: upstream.public.is_some(),
             latency: Mutex::default(),
             counters: Mutex::default(),
@@ -297,9 +297,9 @@ impl Proxy {
         Ok(Self { address, ca_bundle, shared, server })
     }
 
-    /// Sets the login that ECR's hosts ask for: `AWS:password` in base64, as ECR hands it out.
-    pub fn require_login(&self, token: &str) {
-        self.shared.login.get_or_init(|| format!("Basic {token}"));
+    /// Sets the login that hosts of this form ask for: `user:password` in base64. `*` stands for any text.
+    pub fn require_login(&self, host: &str, token: &str) {
+        lock(&self.shared.logins).push((host.to_owned(), format!("Basic {token}")));
     }
 
     /// Its address, as `HTTPS_PROXY` wants it.
@@ -375,7 +375,7 @@ impl Drop for Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    login: OnceLock<String>,
+    logins: Mutex<Vec<(String, String)>>,
     public: bool,
     latency: Mutex<Duration>,
     counters: Mutex<Counters>,
@@ -384,8 +384,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn knows(&self, login: Option<&HeaderValue>) -> bool {
-        login.zip(self.login.get()).is_some_and(|(login, known)| login.as_bytes() == known.as_bytes())
+    fn admits(&self, host: &str, login: Option<&HeaderValue>) -> bool {
+        let logins = lock(&self.logins);
+        match logins.iter().find(|(pattern, _)| glob(pattern, host)) {
+            Some((_, known)) => login.is_some_and(|login| login.as_bytes() == known.as_bytes()),
+            None => !is_ecr(host),
+        }
     }
 
     fn count(&self, seen: &Seen, kind: Kind) -> Arc<Counter> {
@@ -483,7 +487,7 @@ impl HttpHandler for Interceptor {
             Some((Action::Truncate(bytes), _)) => limit = Some(bytes),
             None => {}
         }
-        if is_ecr(&seen.host) && !self.shared.knows(parts.headers.get(AUTHORIZATION)) {
+        if !self.shared.admits(&seen.host, parts.headers.get(AUTHORIZATION)) {
             return unauthorized(&seen.host).into();
         }
         match local(&parts.uri) {
@@ -525,9 +529,10 @@ fn answer(status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>) -> Respon
     response
 }
 
-/// What ECR says to those who bring no login, or a wrong one.
+/// What ECR says to those who bring no login, or a wrong one; and so do other registries that know their own users.
 fn unauthorized(host: &str) -> Response<Body> {
-    let realm = format!("Basic realm=\"https://{host}/\",service=\"ecr.amazonaws.com\"");
+    let service = if is_ecr(host) { "ecr.amazonaws.com" } else { host };
+    let realm = format!("Basic realm=\"https://{host}/\",service=\"{service}\"");
     let mut response = Response::new(Body::from("Not Authorized\n"));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     if let Ok(realm) = HeaderValue::from_str(&realm) {

@@ -79,7 +79,7 @@ async fn ecr_wants_its_login() {
     let ask = |login: &'static str| network.client.get(ECR).basic_auth("AWS", Some(login)).send();
     assert_eq!(ask("secret").await.unwrap().status(), StatusCode::UNAUTHORIZED);
 
-    network.proxy.require_login("QVdTOnNlY3JldA==");
+    network.proxy.require_login("*.dkr.ecr.*", "QVdTOnNlY3JldA==");
     let refused = ask("wrong").await.unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(

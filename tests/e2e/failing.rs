@@ -4,7 +4,7 @@ use http::Method;
 use local::proxy::{Action, Fault, Pattern};
 use serde_json::json;
 
-use crate::world::{Result, World, rows, run};
+use crate::world::{Result, World, rows, run, until_hit};
 
 pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(world: &World) -> Result {
     let stack = world.deploy_public("missing", "alpine:3.20,alpine:9.99,quay.io/coreos/etcd:v3.5.16").await?;
@@ -19,6 +19,7 @@ pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(w
         |image: &str, tag: &str| rows.get(&(image.to_owned(), tag.to_owned())).ok_or(format!("no row: {image}:{tag}"));
     assert_eq!(row("alpine", "3.20")?.status, "Done");
     assert_eq!(row("quay.io/coreos/etcd", "v3.5.16")?.status, "Done");
+    assert_eq!(rows.len(), 4, "the fourth is etcd's signature: {:?}", rows.keys());
     let missing = row("alpine", "9.99")?;
     assert_eq!(missing.status, "Error");
     let message = missing.error_message.as_deref().unwrap_or_default();
@@ -28,7 +29,7 @@ pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(w
     let received = notifications.received().await?;
     assert_eq!(received.len(), 1, "{received:?}");
     assert_eq!(received[0].0, "ecr-transfer missing: images were not copied");
-    assert!(received[0].1.starts_with("2 of 3 images were copied, 1 failed"), "{}", received[0].1);
+    assert!(received[0].1.starts_with("3 of 4 images were copied, 1 failed"), "{}", received[0].1);
     assert!(received[0].1.contains(run.execution.arn()), "{}", received[0].1);
     Ok(())
 }
@@ -56,7 +57,7 @@ pub async fn a_task_that_is_killed_while_it_copies_is_retried_and_ends_done(worl
     let uploads = Pattern::new("*", "/v2/killed/redis/blobs/uploads/*").method(Method::POST);
     let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
     let execution = stack.start(&json!({})).await?;
-    stalled.hit(1).await;
+    until_hit(&stalled, &execution).await?;
 
     let family = format!("{}-copy", stack.name());
     let task = world.machine().fargate().wait_for(|task| task.family == family && task.started.is_some()).await;

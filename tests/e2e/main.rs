@@ -2,7 +2,9 @@
 //!
 //! Each test has a stack of its own, and a prefix of its own at the destination.
 
+mod choosing;
 mod copying;
+mod credentials;
 mod failing;
 mod secrets;
 mod world;
@@ -53,6 +55,12 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
+        choosing::patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so_before,
+        choosing::an_execution_that_finds_an_earlier_one_running_ends_at_once,
+        choosing::a_listing_that_is_too_short_fails_the_run,
+        credentials::an_access_key_may_be_in_the_parameter_store,
+        credentials::a_role_is_assumed_with_its_external_id,
+        credentials::a_private_registry_gets_its_own_login_and_no_other_registry_does,
         failing::a_missing_image_is_recorded_as_an_error_while_the_others_are_done,
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,

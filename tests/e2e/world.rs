@@ -6,13 +6,21 @@ use std::error::Error;
 use local::aws::{Aws, xml_text};
 use local::corpus::{Corpus, Seeded};
 use local::fargate::Task;
+use local::images;
 use local::machine::{Machine, Options, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
+use local::proxy::Injected;
 use local::stack::{Execution, ImageRow, Outcome, Stack};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::secrets::CommandLines;
+
+/// A registry that knows its own users.
+pub const PRIVATE_REGISTRY: &str = "harbor.example.com:5000";
+
+/// One of them: `robot:correct-horse`.
+pub const PRIVATE_LOGIN: &str = "cm9ib3Q6Y29ycmVjdC1ob3JzZQ==";
 
 /// What a test comes to; its error says what is wrong.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -43,7 +51,11 @@ impl World {
         let directory =
             tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
         let machine = Machine::start(Options::new(directory.path())).await?;
-        let seeded = machine.seed(machine.private_corpus().await?.and(Corpus::public())).await?;
+        let corpus = machine.private_corpus().await?.and(Corpus::public()).with(PRIVATE_REGISTRY, "team/tool", "1.0");
+        let mut seeded = machine.seed(corpus).await?;
+        add_companions(&machine, &mut seeded).await?;
+        let host = PRIVATE_REGISTRY.split(':').next().unwrap_or_default();
+        machine.proxy().require_login(host, PRIVATE_LOGIN);
         let secrets = crate::secrets::known(&machine).await?;
         Ok(Self {
             machine,
@@ -148,11 +160,45 @@ impl World {
     }
 }
 
+/// Signs an image in a public registry, as cosign does, and lets an SBOM refer to one in the source account.
+async fn add_companions(machine: &Machine, seeded: &mut Vec<Seeded>) -> local::Result<()> {
+    let find = |repository: &str, tag: &str| {
+        let image = seeded.iter().find(|image| image.repository == repository && image.tag.as_deref() == Some(tag));
+        image.cloned().ok_or_else(|| local::Error::Unexpected(format!("{repository}:{tag} is not seeded")))
+    };
+    let (etcd, api) = (find("coreos/etcd", "v3.5.16")?, find("platform/api", "1.1.0")?);
+
+    let signature = images::artifact("application/vnd.dev.cosign.simplesigning.v1+json", &etcd.digest, None);
+    let tag = format!("{}.sig", etcd.digest.replace(':', "-"));
+    if let Some(public) = machine.public() {
+        public.push(&etcd.repository, &[(&signature, std::slice::from_ref(&tag))]).await?;
+    }
+    seeded.push(Seeded { tag: Some(tag), digest: signature.manifest.digest.clone(), ..etcd });
+
+    let sbom = images::artifact("application/spdx+json", "{}", Some(&api.digest));
+    machine.ecr(SOURCE_ACCOUNT, SOURCE_REGION).await?.push(&api.repository, &[(&sbom, &[])]).await?;
+    seeded.push(Seeded { tag: None, digest: sbom.manifest.digest.clone(), ..api });
+    Ok(())
+}
+
 /// Starts an execution of `stack` and waits for its end.
 pub async fn run(stack: Stack) -> Result<Run> {
-    let execution = stack.start(&json!({})).await?;
+    run_with(stack, &json!({})).await
+}
+
+/// The same, with an input.
+pub async fn run_with(stack: Stack, input: &Value) -> Result<Run> {
+    let execution = stack.start(input).await?;
     let outcome = execution.wait().await?;
     Ok(Run { stack, execution, outcome })
+}
+
+/// Waits until a fault has hit. An execution that ends before will never meet it.
+pub async fn until_hit(fault: &Injected, execution: &Execution) -> Result {
+    tokio::select! {
+        () = fault.hit(1) => Ok(()),
+        outcome = execution.wait() => Err(format!("it ended before: {:?}", outcome?).into()),
+    }
 }
 
 /// A stack's rows, by image and tag.
