@@ -4,6 +4,8 @@
 //! repository's images stay together, small repositories share a task, and there are as many tasks as may run at once,
 //! evenly loaded, unless there is too little work for them.
 
+use std::cmp::Reverse;
+
 use shared::plan::{Batch, Copy};
 use shared::task::{self, COPIES_LIMIT};
 
@@ -13,24 +15,25 @@ const COPY_OVERHEAD: u64 = 16 << 20;
 /// Less than this is not worth another task, which would spend longer starting than copying.
 const WORTH_A_TASK: u64 = 512 << 20;
 
-/// Copies that stay together: of one repository, and within the limits of one task.
-struct Chunk {
-    copies: Vec<Copy>,
+/// Images that stay together: of one repository, and within the limits of one task.
+struct Chunk<T> {
+    images: Vec<T>,
     weight: u64,
     characters: usize,
 }
 
-/// Packs `copies`, in which a repository's copies stand next to each other, into batches for `concurrency` tasks at
-/// once; the heaviest comes first.
+/// Packs `images`, in which a repository's stand next to each other, into batches for `concurrency` tasks at once; the
+/// heaviest comes first. `copy` makes the copy that brings an image over. It is asked whenever one is needed: all copies
+/// of a large registry at once would be most of the memory of a run.
 #[must_use]
-pub fn pack(copies: Vec<Copy>, concurrency: usize) -> Vec<Batch> {
-    let total: u64 = copies.iter().map(weight).sum();
+pub fn pack<T>(images: Vec<T>, copy: impl Fn(&T) -> Copy, concurrency: usize) -> impl ExactSizeIterator<Item = Batch> {
+    let total: u64 = images.iter().map(|image| weight(&copy(image))).sum();
     let tasks = (total / WORTH_A_TASK).clamp(1, concurrency.max(1) as u64);
     let share = total.div_ceil(tasks);
 
-    let mut chunks = split(copies, share);
-    chunks.sort_by_key(|chunk| std::cmp::Reverse(chunk.weight));
-    let mut bins: Vec<Chunk> = Vec::new();
+    let mut chunks = split(images, &copy, share);
+    chunks.sort_by_key(|chunk| Reverse(chunk.weight));
+    let mut bins: Vec<Chunk<T>> = Vec::new();
     for chunk in chunks {
         let enough = bins.len() as u64 >= tasks;
         let lightest = bins
@@ -39,22 +42,18 @@ pub fn pack(copies: Vec<Copy>, concurrency: usize) -> Vec<Batch> {
             .min_by_key(|bin| bin.weight);
         match lightest {
             Some(bin) if enough => {
-                bin.copies.extend(chunk.copies);
+                bin.images.extend(chunk.images);
                 bin.weight += chunk.weight;
                 bin.characters += chunk.characters;
             }
             _ => bins.push(chunk),
         }
     }
-    bins.sort_by_key(|bin| std::cmp::Reverse(bin.weight));
-    bins.into_iter()
-        .enumerate()
-        .map(|(index, bin)| Batch {
-            id: (index + 1).to_string(),
-            bytes: bin.copies.iter().map(|copy| copy.bytes).sum(),
-            copies: bin.copies,
-        })
-        .collect()
+    bins.sort_by_key(|bin| Reverse(bin.weight));
+    bins.into_iter().enumerate().map(move |(index, bin)| {
+        let copies: Vec<_> = bin.images.iter().map(&copy).collect();
+        Batch { id: (index + 1).to_string(), bytes: copies.iter().map(|copy| copy.bytes).sum(), copies }
+    })
 }
 
 fn weight(copy: &Copy) -> u64 {
@@ -62,24 +61,25 @@ fn weight(copy: &Copy) -> u64 {
 }
 
 /// Splits what belongs to one repository only where it is more than a task's share, or more than a task can be told.
-fn split(copies: Vec<Copy>, share: u64) -> Vec<Chunk> {
-    let mut chunks: Vec<Chunk> = Vec::new();
+fn split<T>(images: Vec<T>, copy: impl Fn(&T) -> Copy, share: u64) -> Vec<Chunk<T>> {
+    let mut chunks: Vec<Chunk<T>> = Vec::new();
     let mut current = String::new();
-    for copy in copies {
+    for image in images {
+        let copy = copy(&image);
         let header = task::header(&copy);
         let characters = task::json_length(&task::line(&copy));
         let weight = weight(&copy);
-        let fits = |chunk: &&mut Chunk| {
+        let fits = |chunk: &&mut Chunk<T>| {
             header == current && chunk.weight + weight <= share && chunk.characters + characters <= COPIES_LIMIT
         };
         match chunks.last_mut().filter(fits) {
             Some(chunk) => {
-                chunk.copies.push(copy);
+                chunk.images.push(image);
                 chunk.weight += weight;
                 chunk.characters += characters;
             }
             None => {
-                chunks.push(Chunk { copies: vec![copy], weight, characters: characters + task::json_length(&header) });
+                chunks.push(Chunk { images: vec![image], weight, characters: characters + task::json_length(&header) });
                 current = header;
             }
         }
@@ -109,6 +109,10 @@ mod tests {
                 ..Copy::default()
             })
             .collect()
+    }
+
+    fn pack(copies: Vec<Copy>, concurrency: usize) -> Vec<Batch> {
+        super::pack(copies, Copy::clone, concurrency).collect()
     }
 
     fn destinations(batches: &[Batch]) -> Vec<&str> {

@@ -51,23 +51,22 @@ pub fn refuse_immutable(image: &mut Listed, immutable: &Immutable) {
 
 /// The copy that brings `image` of `wish` to the registry at `host`.
 #[must_use]
-pub fn copy(wish: &Wish, host: &str, image: Listed) -> Copy {
-    let digest = image.digest.unwrap_or_default();
+pub fn copy(wish: &Wish, host: &str, image: &Listed) -> Copy {
+    let digest = image.digest.clone().unwrap_or_default();
     let tag = image.tag.clone().unwrap_or_else(|| digest.clone());
     let source = &wish.repository;
-    let destination = format!("{host}/{}", wish.destination);
     Copy {
         source: if digest.is_empty() { format!("{source}:{tag}") } else { format!("{source}@{digest}") },
         destination: match &image.tag {
-            Some(tag) => format!("{destination}:{tag}"),
-            None => format!("{destination}@{digest}"),
+            Some(tag) => format!("{host}/{}:{tag}", wish.destination),
+            None => format!("{host}/{}@{digest}", wish.destination),
         },
         digest,
         image: wish.name.clone(),
         tag,
         bytes: image.bytes,
         reason: if image.replaces.is_some() { Reason::Changed } else { Reason::New },
-        error: image.error,
+        error: image.error.clone(),
     }
 }
 

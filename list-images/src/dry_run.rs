@@ -42,7 +42,7 @@ impl Decision {
     /// Of an image that the destination has.
     #[must_use]
     pub fn unchanged(wish: &Wish, host: &str, image: &Listed) -> Self {
-        let copy = crate::difference::copy(wish, host, image.clone());
+        let copy = crate::difference::copy(wish, host, image);
         Self { reason: "unchanged", ..Self::copy(&copy) }
     }
 

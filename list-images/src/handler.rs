@@ -11,7 +11,7 @@ use shared::config::SourceConfig;
 use shared::credentials::{Stores, Users};
 use shared::ecr::Registry;
 use shared::logins::SourceLogins;
-use shared::plan::{Copy, Object, Summary};
+use shared::plan::{Object, Summary};
 use shared::{Error, Result};
 
 use crate::batches;
@@ -63,21 +63,22 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         check_users(registries.logins(), config, selection)?;
     }
     let compared = Run { config, source: &source, destination: &destination, host: &host, explain: input.dry_run };
-    let Comparison { copies, mut summary, decisions } = compared.compare(selection).await?;
+    let Comparison { wishes, missing, mut summary, decisions } = compared.compare(selection).await?;
     if summary.listed < config.min_images {
         return Err(Error::TooFewImages { listed: summary.listed, minimum: config.min_images });
     }
 
     let bucket = &config.plan_bucket;
-    summary.to_copy = copies.len();
-    summary.bytes = copies.iter().map(|copy| copy.bytes).sum();
+    summary.to_copy = missing.len();
+    summary.bytes = missing.iter().map(|(_, image)| image.bytes).sum();
     if input.dry_run {
         let key = format!("dry-runs/{}.json", request.execution);
         summary.dry_run = Some(write(&clients.s3, bucket, &key, dry_run::report(decisions)).await?);
     } else {
-        let batches = batches::pack(copies, config.concurrency);
+        let copy = |(wish, image): &(usize, Listed)| difference::copy(&wishes[*wish], &host, image);
+        let batches = batches::pack(missing, copy, config.concurrency);
         summary.batches = batches.len();
-        if !batches.is_empty() {
+        if summary.batches > 0 {
             let key = format!("plans/{}.json", request.execution);
             summary.plan = Some(write(&clients.s3, bucket, &key, batches).await?);
         }
@@ -149,7 +150,9 @@ struct Run<'a> {
 /// What it comes to.
 #[derive(Default)]
 struct Comparison {
-    copies: Vec<Copy>,
+    wishes: Vec<Wish>,
+    /// What the destination lacks, and whose it is: an index in `wishes`.
+    missing: Vec<(usize, Listed)>,
     summary: Summary,
     decisions: Vec<Decision>,
 }
@@ -194,11 +197,13 @@ impl Run<'_> {
             comparison.summary.excluded += one.excluded;
             comparison.summary.listed += one.unchanged + one.excluded + one.missing.len();
             comparison.decisions.extend(one.decisions);
-            let copies = one.missing.into_iter().map(|image| difference::copy(&one.wish, self.host, image));
-            comparison.copies.extend(copies);
-        }
-        if self.explain {
-            comparison.decisions.extend(comparison.copies.iter().map(Decision::copy));
+            if self.explain {
+                let copies = one.missing.iter().map(|image| difference::copy(&one.wish, self.host, image));
+                comparison.decisions.extend(copies.map(|copy| Decision::copy(&copy)));
+            }
+            let wish = comparison.wishes.len();
+            comparison.missing.extend(one.missing.into_iter().map(|image| (wish, image)));
+            comparison.wishes.push(one.wish);
         }
         Ok(comparison)
     }
@@ -282,6 +287,8 @@ mod tests {
     use aws_sdk_ecr::types::{self, Image, ImageDetail, ImageIdentifier, ImageTagMutability};
     use aws_sdk_s3::operation::put_object::PutObjectOutput;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use shared::plan::Copy;
 
     use super::*;
     use crate::selection;
@@ -385,6 +392,12 @@ mod tests {
         run(&config(&[]), None, source, &registry(there.iter().copied())).await.expect("both can be listed")
     }
 
+    fn copies(comparison: &Comparison) -> Vec<Copy> {
+        let copy =
+            |(wish, image): &(usize, Listed)| difference::copy(&comparison.wishes[*wish], "destination.example", image);
+        comparison.missing.iter().map(copy).collect()
+    }
+
     fn reasons(comparison: Comparison) -> Vec<(String, String)> {
         let decisions = serde_json::to_value(dry_run::report(comparison.decisions)).expect("it is JSON");
         let text = |decision: &Value, name: &str| decision[name].as_str().unwrap_or_default().to_owned();
@@ -398,7 +411,7 @@ mod tests {
         let there = no_repository();
         let comparison = compared(&source(images.iter().chain([&repositories])), &[&there]).await;
         assert_eq!(
-            comparison.copies,
+            copies(&comparison),
             [Copy {
                 source: "source.example/app@sha256:1".into(),
                 destination: "destination.example/to/app:1".into(),
@@ -422,7 +435,7 @@ mod tests {
             let comparison =
                 compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
             assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (count, count));
-            assert_eq!(comparison.copies, []);
+            assert_eq!(copies(&comparison), []);
             let calls: usize = here.iter().chain(&there).map(Rule::num_calls).sum();
             assert_eq!(calls, 2 * count.div_ceil(1_000).max(1), "{count} images");
         }
@@ -467,7 +480,7 @@ mod tests {
         let source = Source::Ecr(registry([&repositories, &images]), "destination.example".into());
         let there = no_repository();
         let comparison = compared(&source, &[&there]).await;
-        let names: Vec<_> = comparison.copies.iter().map(|copy| copy.image.as_str()).collect();
+        let names: Vec<_> = copies(&comparison).into_iter().map(|copy| copy.image).collect();
         assert_eq!(names, ["app", "tools"]);
     }
 
@@ -476,7 +489,8 @@ mod tests {
         let (repositories, closed) = (repositories(&["closed", "open"]), denied("closed"));
         let open = images("open", &[image("sha256:1", Some("1"))]);
         let there = no_repository();
-        let copies = compared(&source(open.iter().chain([&repositories, &closed])), &[&there]).await.copies;
+        let comparison = compared(&source(open.iter().chain([&repositories, &closed])), &[&there]).await;
+        let copies = copies(&comparison);
         assert_eq!(copies.len(), 2);
         let error = copies[0].error.as_deref().unwrap_or_default();
         assert!(error.contains("ecr:DescribeImages on closed failed: AccessDenied"), "{error}");
@@ -507,7 +521,8 @@ mod tests {
         let images = images("app", &all);
         let manifest = manifests(&[("sha256:index", r#"{"manifests": [{"digest": "sha256:child"}]}"#)]);
         let there = no_repository();
-        let copies = compared(&source(images.iter().chain([&repositories, &manifest])), &[&there]).await.copies;
+        let comparison = compared(&source(images.iter().chain([&repositories, &manifest])), &[&there]).await;
+        let copies = copies(&comparison);
         let destinations: Vec<_> = copies.iter().map(|copy| copy.destination.as_str()).collect();
         assert_eq!(destinations, ["destination.example/to/app:1", "destination.example/to/app@sha256:alone"]);
         assert_eq!(copies[1].tag, "sha256:alone");
@@ -572,7 +587,7 @@ mod tests {
                     DescribeRepositoriesOutput::builder().repositories(repository).build()
                 });
             let comparison = compared(&source, &there.iter().chain([&asked]).collect::<Vec<_>>()).await;
-            let error = comparison.copies[0].error.clone().unwrap_or_default();
+            let error = copies(&comparison)[0].error.clone().unwrap_or_default();
             assert_eq!(error.contains("immutable at the destination, and leads to sha256:old"), reason == "failed");
             assert_eq!(
                 reasons(comparison),
@@ -590,7 +605,7 @@ mod tests {
         let all = || vec![image("sha256:1", Some("1")), index("sha256:2", Some("2")), image("sha256:3", None)];
         let (here, there) = (images("app", &all()), images("to/app", &all()));
         let comparison = compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
-        assert_eq!(comparison.copies, []);
+        assert_eq!(copies(&comparison), []);
         assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (3, 3));
         assert_eq!((repositories.num_calls(), here[0].num_calls(), there[0].num_calls()), (1, 1, 1));
     }
@@ -605,7 +620,7 @@ mod tests {
             .await
             .expect("both can be listed");
         let summary = &comparison.summary;
-        assert_eq!((summary.listed, summary.excluded, comparison.copies.len()), (2, 1, 1));
+        assert_eq!((summary.listed, summary.excluded, copies(&comparison).len()), (2, 1, 1));
         assert_eq!(
             serde_json::to_value(dry_run::report(comparison.decisions)).expect("it is JSON"),
             serde_json::json!([
@@ -623,7 +638,7 @@ mod tests {
         let comparison = run(&config(&[]), Some("app:1.*,source.example/app:3.0"), &source(&images), &there)
             .await
             .expect("both can be listed");
-        let planned: Vec<_> = comparison.copies.iter().map(|copy| copy.source.as_str()).collect();
+        let planned: Vec<_> = copies(&comparison).into_iter().map(|copy| copy.source).collect();
         assert_eq!(planned, ["source.example/app@sha256:1", "source.example/app:3.0"]);
     }
 

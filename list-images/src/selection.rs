@@ -122,17 +122,15 @@ fn parse_entry(entry: &str, source: Option<&str>) -> Result<(Repository, Wanted)
         if let Some(word) = words.next() {
             return Err(format!("{word:?} is not expected there; entries are separated by commas or newlines"));
         }
-        let reference = parse_reference(reference, source)?;
-        let named =
-            Named { tag: reference.tag().map(str::to_owned), digest: reference.digest().map(str::to_ascii_lowercase) };
-        let wanted = Wanted { images: BTreeSet::from([named]), ..Wanted::default() };
-        return Ok((repository(&reference), wanted));
+        let (repository, named) = parse_reference(reference, source)?;
+        return Ok((repository, Wanted { images: BTreeSet::from([named]), ..Wanted::default() }));
     };
     if pattern.contains('@') {
         return Err(format!("a digest names one image; it does not go with {ALL_TAGS} or a pattern"));
     }
     let patterns = vec![Tags::parse(pattern, words)?];
-    Ok((repository(&parse_reference(name, source)?), Wanted { patterns, ..Wanted::default() }))
+    let (repository, _latest) = parse_reference(name, source)?;
+    Ok((repository, Wanted { patterns, ..Wanted::default() }))
 }
 
 /// Splits what stands in the place of a tag from the name in front of it. A port's colon comes before the last slash, and
@@ -148,21 +146,32 @@ fn split(reference: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn parse_reference(text: &str, source: Option<&str>) -> Result<Reference, String> {
+/// Parses a reference without patterns, to its repository and the image in it.
+fn parse_reference(text: &str, source: Option<&str>) -> Result<(Repository, Named), String> {
     let parse = |text: &str| text.parse::<Reference>().map_err(|error| format!("{error}; {EXPECTED}"));
-    let Some(source) = source else { return parse(text) };
-    let (first, rest) = text.split_once('/').unwrap_or(("", text));
-    // The source may be called by another of its names: that for IPv6, say.
-    match account_and_region(first) {
-        Some(registry) if Some(registry) == account_and_region(source) => parse(&format!("{source}/{rest}")),
-        _ if first == source => parse(text),
-        Some(_) => Err(format!("it is in another registry than the source, {source}")),
-        None => parse(&format!("{source}/{text}")),
-    }
+    let (registry, reference) = match source {
+        None => {
+            let reference = parse(text)?;
+            (reference.registry().to_owned(), reference)
+        }
+        // The host is known: in its place stands a short one, which takes a fraction of the time to parse.
+        Some(source) => (source.to_owned(), parse(&format!("source:0/{}", without_host(text, source)?))?),
+    };
+    let named =
+        Named { tag: reference.tag().map(str::to_owned), digest: reference.digest().map(str::to_ascii_lowercase) };
+    Ok((Repository { registry, name: reference.repository().to_owned() }, named))
 }
 
-fn repository(reference: &Reference) -> Repository {
-    Repository { registry: reference.registry().to_owned(), name: reference.repository().to_owned() }
+/// A reference to an image of the registry `source`, whose host it may begin with.
+fn without_host<'a>(text: &'a str, source: &str) -> Result<&'a str, String> {
+    let (first, rest) = text.split_once('/').unwrap_or(("", text));
+    match account_and_region(first) {
+        // The source may be called by another of its names: that for IPv6, say.
+        Some(registry) if Some(registry) == account_and_region(source) => Ok(rest),
+        _ if first == source => Ok(rest),
+        Some(_) => Err(format!("it is in another registry than the source, {source}")),
+        None => Ok(text),
+    }
 }
 
 #[cfg(test)]

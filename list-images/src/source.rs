@@ -16,8 +16,8 @@ use crate::rules::Rules;
 use crate::selection::{Named, Repository, Selection, Wanted};
 use crate::tags::{ALL_TAGS, Available};
 
-/// How many repositories are listed at once.
-pub const CONCURRENCY: usize = 32;
+/// How many repositories are listed at once. More would only meet ECR's limits sooner, and take more memory.
+const CONCURRENCY: usize = 16;
 
 /// A repository that the run copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
