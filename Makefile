@@ -52,6 +52,11 @@ test: setup ## Run every test: unit, documentation, and end to end on a local AW
 	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
 	$(CARGO) test --workspace --test e2e
 
+.PHONY: bench
+bench: setup ## Measure how large registries are planned, and write docs/benchmarks.md
+	tools/exclusively tools/build
+	$(CARGO) run --quiet -p ecr-transfer-bench -- --markdown docs/benchmarks.md --check
+
 .PHONY: build
 build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS
 	@tools/exclusively tools/build

@@ -115,6 +115,12 @@ def check_template(path):
             raise SystemExit(f"the definition of {name} is not JSON: {error}") from error
         passed &= accepted(f"asl-validator, {name}", ".json", definition, "asl-validator", "--json-path")
 
+    guide = (Path(path).parent / "README.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in guide.splitlines() if line.startswith("| `"))
+    missing = [name for name in template["Parameters"] if f"`{name}`" not in rows]
+    print(f"parameters in the README: {'FAILED, without ' + ', '.join(missing) if missing else 'ok'}")
+    passed &= not missing
+
     text = json.dumps(after_transform(template), indent=2)
     matches = cfnlint.api.lint(text, config=cfnlint.api.ManualArgs(regions=REGIONS))
     for match in matches:

@@ -21,7 +21,7 @@ use crate::distribution::Client;
 use crate::dry_run::{self, Decision};
 use crate::input::{self, Input};
 use crate::selection::{Repository, Selection};
-use crate::source::{Listed, Registries, Source, Wish, check_collisions, for_each, unlistable};
+use crate::source::{Listed, Listing, Registries, Source, Wish, check_collisions, for_each, unlistable};
 
 /// What the state machine sends.
 #[derive(Debug, Deserialize)]
@@ -56,6 +56,7 @@ impl Clients {
 /// cannot be written. A single repository that cannot be listed is no error: it becomes a copy that has failed.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
+    input.check(config)?;
     let (source, (destination, host)) =
         future::try_join(connect_source(config, aws, clients), connect_destination(config, aws, clients)).await?;
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
@@ -212,7 +213,11 @@ impl Run<'_> {
         let options = &self.config.options;
         let (listing, there) =
             future::join(self.source.list(&wish, options), self.destination.images(&wish.destination)).await;
-        let Difference { unchanged, missing } = difference::compare(listing.images, &there?.unwrap_or_default());
+        let (listing, there) = match there {
+            Ok(there) => (listing, there.unwrap_or_default()),
+            Err(error) => (Listing::failed(error), Vec::new()),
+        };
+        let Difference { unchanged, missing } = difference::compare(listing.images, &there);
         let mut missing = match self.source.finish(&wish, missing, options).await {
             Ok(missing) => missing,
             Err(error) => vec![unlistable(&error)],
@@ -237,7 +242,15 @@ impl Run<'_> {
     async fn refuse_immutable(&self, compared: &mut [Compared]) -> Result<()> {
         let moves = |it: &&Compared| it.missing.iter().any(|image| image.replaces.is_some());
         let repositories: Vec<_> = compared.iter().filter(moves).map(|it| it.wish.destination.clone()).collect();
-        let immutable = self.destination.immutable(&repositories).await?;
+        let immutable = match self.destination.immutable(&repositories).await {
+            Ok(immutable) => immutable,
+            // A credential that may copy, and not look: then the task finds out.
+            Err(error) if error.name() == "AccessDenied" => {
+                tracing::warn!(%error, "which tags are immutable is not known");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         for one in compared {
             let Some(immutable) = immutable.get(&one.wish.destination) else { continue };
             for image in &mut one.missing {
@@ -503,6 +516,19 @@ mod tests {
         let there = registry([&no_repository()]);
         let error = run(&config(&[]), None, &source([&repositories, &a, &b]), &there).await.err().expect("both failed");
         assert_eq!(error.name(), "AccessDenied");
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_cannot_be_listed_at_the_destination_costs_no_other_one() {
+        let repositories = repositories(&["app", "open"]);
+        let all = vec![image("sha256:1", Some("1"))];
+        let (app, open) = (images("app", &all), images("open", &all));
+        let (closed, none) = (denied("to/app"), images("to/open", &[]));
+        let source = source(app.iter().chain(&open).chain([&repositories]));
+        let copies = copies(&compared(&source, &none.iter().chain([&closed]).collect::<Vec<_>>()).await);
+        assert_eq!((copies.len(), copies[1].error.as_deref()), (2, None));
+        let error = copies[0].error.as_deref().unwrap_or_default();
+        assert!(error.contains("ecr:DescribeImages on to/app failed"), "{error}");
     }
 
     #[tokio::test]

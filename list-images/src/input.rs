@@ -39,6 +39,21 @@ impl Input {
             ),
         })
     }
+
+    /// Checks that it is known which images are wanted.
+    ///
+    /// # Errors
+    /// When neither the stack nor the input selects any.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        if self.src_image_list.is_some() || !matches!(config.choice, Choice::Nothing) {
+            return Ok(());
+        }
+        Err(Error::Configuration {
+            variable: "SRC_LIST".into(),
+            value: "ALL".into(),
+            problem: "only an ECR registry can be copied as a whole: choose SELECTED and give a list of images".into(),
+        })
+    }
 }
 
 /// The images that are selected, or `None` for all.
@@ -50,16 +65,11 @@ pub async fn select(config: &Config, input: &Input, ssm: &Client, source: Option
         return selection::parse([("the execution's srcImageList", list.as_str())], source).map(Some);
     }
     match &config.choice {
-        Choice::All => Ok(None),
+        Choice::All | Choice::Nothing => Ok(None),
         Choice::Selected(parameter) => {
             let parts = read(ssm, parameter).await?;
             selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), source).map(Some)
         }
-        Choice::Nothing => Err(Error::Configuration {
-            variable: "SRC_LIST".into(),
-            value: "ALL".into(),
-            problem: "only an ECR registry can be copied as a whole: choose SELECTED and give a list of images".into(),
-        }),
     }
 }
 
@@ -176,6 +186,25 @@ mod tests {
         let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, rules);
         let selection = select(&config(name), &Input::default(), &ssm, None).await?.expect("it is a selection");
         Ok(selection.keys().map(|repository| repository.name.clone()).collect())
+    }
+
+    #[test]
+    fn all_of_a_registry_that_is_not_ecr_is_refused_unless_the_input_selects_images() {
+        let environment = [("SOURCE_TYPE", "Public"), ("SRC_LIST", "ALL"), ("PLAN_BUCKET", "bucket")];
+        let config = Config::read(&environment.into_iter().collect()).expect("it is complete");
+        let error = Input::default().check(&config).expect_err("it would list nothing");
+        assert!(error.to_string().starts_with(r#"SRC_LIST is "ALL": "#), "{error}");
+        let input = Input { src_image_list: Some("nginx".into()), ..Input::default() };
+        input.check(&config).expect("it selects an image");
+    }
+
+    #[test]
+    fn the_guides_inputs_are_inputs() {
+        let examples = crate::guide::blocks("input");
+        assert_eq!(examples.len(), 2);
+        for example in examples {
+            Input::parse(&serde_json::from_str(&example).expect("it is JSON")).expect("it is an input");
+        }
     }
 
     #[tokio::test]

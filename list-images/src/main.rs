@@ -5,6 +5,8 @@ mod config;
 mod difference;
 mod distribution;
 mod dry_run;
+#[cfg(test)]
+mod guide;
 mod handler;
 mod input;
 mod naming;

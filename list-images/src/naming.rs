@@ -129,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn the_guides_names_are_the_names() {
+        let rows = crate::guide::rows("| Image | `plain` | `registry` |");
+        assert_eq!(rows.len(), 13);
+        for row in rows {
+            let repository = repository(&row[0][0]);
+            assert_eq!(
+                [Naming::Plain.name(&repository), Naming::Registry.name(&repository)],
+                [&*row[1][0], &*row[2][0]]
+            );
+        }
+    }
+
+    #[test]
     fn repositories_of_an_ecr_source_keep_their_names() {
         let repository = repository("602401143452.dkr.ecr.us-west-2.amazonaws.com/team/app");
         assert_eq!(Naming::Plain.name_in_source(&repository), "team/app");

@@ -291,6 +291,15 @@ mod tests {
         assert!(other.expect_err("it is not the source").to_string().contains("another registry than the source"));
     }
 
+    #[test]
+    fn the_guides_list_is_a_list() {
+        let list = crate::guide::blocks("images").concat();
+        let selection = parsed(&list);
+        assert_eq!(selection.len(), 10);
+        let wanted = &selection[&Repository { registry: "docker.io".into(), name: "library/nginx".into() }];
+        assert!(wanted.is_everything() && wanted.images.len() == 1);
+    }
+
     proptest! {
         /// What the grammar of references allows, printed from its parts, is parsed back into them.
         #[test]

@@ -274,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn the_guides_entries_take_what_the_guide_says() {
+        let rows = crate::guide::rows("| Entry | What it takes |");
+        assert_eq!(rows.len(), 10);
+        let tags = &rows[0][1];
+        let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
+        for row in &rows {
+            let (_, pattern) = row[0][0].split_once(':').expect("it is an entry");
+            let selected = parse(pattern).expect(pattern).select(&available);
+            assert_eq!(selected, row[1], "{pattern}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         for (text, problem) in [
             ("1.[", "no glob"),

@@ -388,6 +388,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_guides_examples_can_be_used() {
+        let guide = include_str!("../../docs/credentials.md");
+        let examples: Vec<_> = guide.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(examples.len(), 4);
+        for example in examples {
+            held(example).await.expect(example);
+        }
+    }
+
+    #[tokio::test]
     async fn a_secret_that_cannot_be_used_is_an_error_that_names_it_and_not_its_content() {
         for text in [
             "hush",
