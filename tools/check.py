@@ -68,7 +68,9 @@ def resolved(value, template):
         name = match[1]
         if name.startswith("!"):
             return f"${{{name[1:]}}}"
-        name = variables.get(name, {}).get("Ref", name)
+        variable = variables.get(name, {})
+        if not isinstance(variable, str):
+            name = variable.get("Ref", name)
         if name.endswith(".Arn"):
             return f"arn:aws:lambda:{REGIONS[0]}:123456789012:function:{name.removesuffix('.Arn')}"
         default = template["Parameters"].get(name, {}).get("Default")

@@ -19,6 +19,7 @@ use shared::task::{self, COPIES, TASK_TOKEN};
 use crate::config::{Config, TaskConfig};
 use crate::error::{Error, Result};
 use crate::logins;
+use crate::stop::{self, BATCH};
 
 /// How many of a batch's repositories are looked at, or created, at once.
 const CONCURRENCY: usize = 10;
@@ -32,6 +33,9 @@ pub struct Request {
     pub batch: Batch,
     /// By which the state is answered.
     pub token: String,
+    /// How often the batch was launched before, without success.
+    #[serde(default)]
+    pub retries: u32,
 }
 
 /// The clients of AWS's services, made once.
@@ -55,6 +59,9 @@ impl Clients {
 /// # Errors
 /// When the destination, a repository in it, a login or the task cannot be had.
 pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Option<String>> {
+    if request.retries > 0 {
+        stop::for_batch(&clients.ecs, &config.task.cluster, &request.execution, &request.batch.id).await?;
+    }
     let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
     let missing = missing(&destination, &request.batch.copies).await?;
     if missing.is_empty() {
@@ -118,6 +125,7 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
         .name(&config.container)
         .environment(variable(COPIES, task::encode(copies)))
         .environment(variable(TASK_TOKEN, request.token.clone()))
+        .environment(variable(BATCH, request.batch.id.clone()))
         .build();
     let network = AwsVpcConfiguration::builder()
         .set_subnets(Some(config.subnets.clone()))
@@ -131,7 +139,7 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
         .task_definition(&config.definition)
         .launch_type(LaunchType::Fargate)
         .client_token(hex::encode(Sha256::digest(&request.token)))
-        .started_by(started_by(&request.execution))
+        .started_by(stop::started_by(&request.execution))
         .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build())
         .overrides(TaskOverride::builder().container_overrides(overrides).build())
         .send()
@@ -154,11 +162,6 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
             Err(Error::NotStarted(if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") }))
         }
     }
-}
-
-/// ECS allows [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html).
-fn started_by(execution: &str) -> String {
-    execution.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(128).collect()
 }
 
 #[cfg(test)]
@@ -186,7 +189,8 @@ mod tests {
     }
 
     fn request(copies: Vec<Copy>) -> Request {
-        Request { execution: "run 1".into(), batch: Batch { id: "1".into(), bytes: 1, copies }, token: "t0ken".into() }
+        let batch = Batch { id: "1".into(), bytes: 1, copies };
+        Request { execution: "run 1".into(), batch, token: "t0ken".into(), retries: 0 }
     }
 
     fn task_config() -> TaskConfig {
@@ -246,7 +250,8 @@ mod tests {
                             .collect()
                     })
                     .unwrap_or_default();
-                environment == [("COPIES", "> source/app destination/app\nsha256:1 1\n"), ("TASK_TOKEN", "t0ken")]
+                let copies = ("COPIES", "> source/app destination/app\nsha256:1 1\n");
+                environment == [copies, ("TASK_TOKEN", "t0ken"), ("BATCH", "1")]
                     && request.client_token().is_some_and(|token| token == hex::encode(Sha256::digest("t0ken")))
                     && request.started_by() == Some("run-1")
             })

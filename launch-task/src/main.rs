@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod launch;
 mod logins;
+mod stop;
 
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use serde::Deserialize;
@@ -12,12 +13,13 @@ use shared::config::Environment;
 
 use crate::config::Config;
 
-/// What invokes this Lambda: the state machine with a batch, or EventBridge with a task that has stopped.
+/// What invokes this Lambda: the state machine with a batch, or EventBridge with a task or an execution that has stopped.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Event {
     Launch(launch::Request),
     TaskStateChange(answer::TaskStateChange),
+    ExecutionStatusChange(stop::ExecutionStatusChange),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -35,7 +37,10 @@ async fn main() -> Result<(), Error> {
                 answer::for_launch(&answerer.sfn, &request.token, launched).await
             }
             (Event::TaskStateChange(event), Ok(config)) => answer::for_task(&answerer, &config.log, event).await,
-            (Event::TaskStateChange(_), Err(error)) => Err(error),
+            (Event::ExecutionStatusChange(event), Ok(config)) => {
+                stop::for_execution(&clients.ecs, &config.task.cluster, event).await
+            }
+            (Event::TaskStateChange(_) | Event::ExecutionStatusChange(_), Err(error)) => Err(error),
         };
         outcome.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "failed");

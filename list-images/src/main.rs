@@ -18,6 +18,7 @@ mod tags;
 use aws_config::retry::RetryConfig;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use shared::config::Environment;
+use shared::metrics::{self, Unit};
 
 use crate::config::Config;
 use crate::handler::{Clients, Request};
@@ -35,6 +36,17 @@ async fn main() -> Result<(), Error> {
     run(service_fn(async |event: LambdaEvent<Request>| {
         // Read here and not before, so that a wrong parameter fails the execution with its name and not the start-up.
         let answer = async { handler::list(&Config::read(&environment)?, &aws, &clients, &event.payload).await }.await;
+        if let Ok(summary) = &answer
+            && summary.dry_run.is_none()
+        {
+            let metrics = [
+                ("ImagesListed", summary.listed),
+                ("ImagesUnchanged", summary.unchanged),
+                ("ImagesExcluded", summary.excluded),
+                ("ImagesToCopy", summary.to_copy),
+            ];
+            metrics::emit(&environment, &metrics.map(|(name, count)| (name, Unit::Count, count as u64)));
+        }
         answer.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "cannot list the images");
             Diagnostic { error_type: error.name().into(), error_message: error.to_string() }

@@ -106,7 +106,7 @@ impl Fargate {
             directory: directory.to_owned(),
             tasks: watch::Sender::default(),
             orders: Mutex::default(),
-            behaviour: Mutex::default(),
+            behaviours: Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let watcher = tokio::spawn(Arc::clone(&service).watch(stopped));
@@ -142,9 +142,17 @@ impl Fargate {
         self.service.order(arn, Order::OutOfMemory)
     }
 
-    /// Changes how tasks and events go, from now on.
-    pub fn set_behaviour(&self, behaviour: Behaviour) {
-        *lock(&self.service.behaviour) = behaviour;
+    /// Changes how the tasks of a family and their events go, from now on.
+    pub fn set_behaviour(&self, family: &str, behaviour: Behaviour) {
+        lock(&self.service.behaviours).insert(family.to_owned(), behaviour);
+    }
+
+    /// Hands an event to the functions of the rules that match it, as EventBridge would: ministack makes none by itself.
+    ///
+    /// # Errors
+    /// If EventBridge or Lambda does not answer.
+    pub async fn deliver(&self, event: &Value) -> Result<()> {
+        self.service.deliver(event).await
     }
 
     /// Kills what still runs, without a word to anybody.
@@ -169,7 +177,8 @@ struct Service {
     directory: PathBuf,
     tasks: watch::Sender<Vec<Task>>,
     orders: Mutex<HashMap<String, mpsc::UnboundedSender<Order>>>,
-    behaviour: Mutex<Behaviour>,
+    /// By family; others go as usual.
+    behaviours: Mutex<HashMap<String, Behaviour>>,
 }
 
 /// What may come between a task and its own end.
@@ -260,11 +269,14 @@ impl Service {
         let arn = text(&task["taskArn"]).to_owned();
         let (sender, orders) = mpsc::unbounded_channel();
         lock(&self.orders).insert(arn.clone(), sender);
-        let family = text(&task["taskDefinitionArn"]).rsplit('/').next().unwrap_or_default();
-        let family = family.split(':').next().unwrap_or_default().to_owned();
+        let family = family_of(task).to_owned();
         let overrides = task["overrides"].clone();
         self.tasks.send_modify(|tasks| tasks.push(Task { arn, family, overrides, started: None, stopped: None }));
         orders
+    }
+
+    fn behaviour(&self, task: &Value) -> Behaviour {
+        lock(&self.behaviours).get(family_of(task)).copied().unwrap_or_default()
     }
 
     fn order(&self, arn: &str, order: Order) -> bool {
@@ -295,7 +307,7 @@ impl Service {
     async fn work(&self, task: &Value, directory: &Path, orders: &mut mpsc::UnboundedReceiver<Order>) -> Outcome {
         let arn = text(&task["taskArn"]);
         let start = async {
-            let delay = lock(&self.behaviour).start_delay;
+            let delay = self.behaviour(task).start_delay;
             tokio::time::sleep(delay).await;
             self.start_containers(task, directory).await
         };
@@ -358,7 +370,7 @@ impl Service {
         self.ecs("StopTask", stop).await?;
         let described = self.ecs("DescribeTasks", json!({ "cluster": cluster, "tasks": [arn] })).await?;
         let event = self.event(&described["tasks"][0], &outcome);
-        let Behaviour { drop_events, duplicate_events, .. } = *lock(&self.behaviour);
+        let Behaviour { drop_events, duplicate_events, .. } = self.behaviour(task);
         let Outcome { code, reason, containers } = outcome;
         let exit_code = containers.first().and_then(|container| container.exit_code);
         self.update(arn, |task| task.stopped = Some(Stopped { code, reason, exit_code }));
@@ -373,8 +385,7 @@ impl Service {
     /// The event as ECS words it. ministack's own record of a stopped task says `UserInitiated` and exit code 0.
     fn event(&self, task: &Value, outcome: &Outcome) -> Value {
         let arn = text(&task["taskArn"]);
-        let definition = text(&task["taskDefinitionArn"]);
-        let family = definition.rsplit('/').next().and_then(|it| it.split(':').next()).unwrap_or_default();
+        let family = family_of(task);
         let group = match text(&task["group"]) {
             "" => format!("family:{family}"),
             group => group.to_owned(),
@@ -456,6 +467,12 @@ impl Service {
     fn complain(&self, error: &Error) {
         eprintln!("fargate: {}", chain(error));
     }
+}
+
+/// The family of a task's definition: `…:task-definition/family:revision`.
+fn family_of(task: &Value) -> &str {
+    let definition = text(&task["taskDefinitionArn"]).rsplit('/').next().unwrap_or_default();
+    definition.split(':').next().unwrap_or_default()
 }
 
 impl Order {

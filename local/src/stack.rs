@@ -296,6 +296,15 @@ impl Execution {
         })
     }
 
+    /// Stops it, as a person would in the console.
+    ///
+    /// # Errors
+    /// If Step Functions does not answer.
+    pub async fn stop(&self) -> Result<()> {
+        let request = json!({ "executionArn": self.arn, "cause": "stopped by hand" });
+        self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

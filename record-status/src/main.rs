@@ -8,10 +8,11 @@ use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use shared::config::Environment;
 use shared::credentials::Stores;
 use shared::ecr::Registry;
+use shared::metrics::{self, Unit};
 
 use crate::config::Config;
 use crate::outcome::Request;
-use crate::tables::Tables;
+use crate::tables::{Recorded, Tables};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -25,9 +26,22 @@ async fn main() -> Result<(), Error> {
             let config = Config::read(&environment)?;
             let destination = Registry::connect(&aws, &stores, &config.destination).await?;
             let outcomes = outcome::of_batch(&destination, &event.payload).await?;
-            Tables::new(&dynamodb, &config).record(&event.payload, &outcomes).await
+            let recorded = Tables::new(&dynamodb, &config).record(&event.payload, &outcomes).await?;
+            if !recorded.again {
+                let Recorded { done, failed, bytes, seconds, .. } = recorded;
+                metrics::emit(
+                    &environment,
+                    &[
+                        ("ImagesCopied", Unit::Count, done),
+                        ("ImagesFailed", Unit::Count, failed),
+                        ("BytesCopied", Unit::Bytes, bytes),
+                        ("SecondsCopying", Unit::Seconds, seconds),
+                    ],
+                );
+            }
+            Ok(recorded)
         };
-        recorded.await.map_err(|error| {
+        recorded.await.map_err(|error: shared::Error| {
             tracing::error!(error = &error as &dyn std::error::Error, "cannot record the batch");
             Diagnostic { error_type: error.name().into(), error_message: error.to_string() }
         })

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use shared::plan::Copy;
 use shared::task::Log;
 use shared::{Error, Result};
 
@@ -19,6 +21,15 @@ use crate::outcome::{Outcome, Request};
 /// How many rows are written at once.
 const CONCURRENCY: usize = 10;
 
+/// The most failures that are kept with an execution, to be told in its notification.
+const FAILURES: usize = 10;
+
+/// The most characters that are kept of one of these.
+const FAILURE_LIMIT: usize = 300;
+
+const DONE: &str = "Done";
+const ERROR: &str = "Error";
+
 /// The tables of one stack.
 pub struct Tables<'a> {
     dynamodb: &'a Client,
@@ -27,11 +38,17 @@ pub struct Tables<'a> {
 
 /// What a batch comes to.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct Recorded {
     /// Images at the destination.
     pub done: u64,
     /// Images that are not.
     pub failed: u64,
+    /// The bytes of those that are.
+    pub bytes: u64,
+    /// How long skopeo took for all of them.
+    pub seconds: u64,
+    /// Whether the batch had been recorded before: then it does not count again.
+    pub again: bool,
 }
 
 impl<'a> Tables<'a> {
@@ -46,7 +63,7 @@ impl<'a> Tables<'a> {
     ///
     /// # Errors
     /// When DynamoDB refuses.
-    pub async fn record(&self, request: &Request, outcomes: &[Outcome]) -> Result<Counts> {
+    pub async fn record(&self, request: &Request, outcomes: &[Outcome]) -> Result<Recorded> {
         let log = request.report().log;
         stream::iter(outcomes)
             .map(|outcome| self.row(request, log.as_ref(), outcome))
@@ -69,12 +86,13 @@ impl<'a> Tables<'a> {
         ]);
         match &outcome.status {
             Ok(done) => {
-                values.insert("Status", text("Done"));
+                values.insert("Status", text(DONE));
+                values.insert("LastDoneAt", text(&now()));
                 values.insert("Digest", text(&done.digest));
                 values.insert("Bytes", number(done.bytes));
             }
             Err(error) => {
-                values.insert("Status", text("Error"));
+                values.insert("Status", text(ERROR));
                 values.insert("ErrorMessage", text(error));
             }
         }
@@ -86,87 +104,125 @@ impl<'a> Tables<'a> {
             values.insert("LogStream", text(&log.stream));
         }
         // What this attempt does not tell must not be left over from the one before.
-        let stale: Vec<_> = ["ErrorMessage", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream"]
+        let stale: Vec<_> = ["ErrorMessage", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream", "FailingSince"]
             .into_iter()
-            .filter(|name| !values.contains_key(name))
+            .filter(|name| !values.contains_key(name) && !(*name == "FailingSince" && outcome.status.is_err()))
             .collect();
 
         let first = self
-            .update(copy.image.as_str(), &copy.tag, &values, &stale)
+            .update(copy, &values, &stale, outcome.status.is_err(), true)
             .condition_expression("#Execution <> :Execution OR #Batch <> :Batch");
-        let first = with_attempt(first);
-        match first.send().await {
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                self.update(&copy.image, &copy.tag, &values, &stale)
-                    .send()
-                    .await
-                    .map_err(Error::aws("dynamodb:UpdateItem", &self.config.image_table))?;
-            }
-            written => {
-                written.map_err(Error::aws("dynamodb:UpdateItem", &self.config.image_table))?;
-            }
+        if self.written(first).await? {
+            return Ok(());
         }
-        Ok(())
+        // The batch is recorded again: only where it has come out differently is there something to write.
+        let again = self
+            .update(copy, &values, &stale, outcome.status.is_err(), false)
+            .condition_expression("#Status <> :Status");
+        self.written(again).await.map(drop)
     }
 
-    async fn count(&self, request: &Request, outcomes: &[Outcome]) -> Result<Counts> {
-        let mut counts = Counts::default();
-        for outcome in outcomes {
-            *(if outcome.status.is_ok() { &mut counts.done } else { &mut counts.failed }) += 1;
+    /// Sends a conditional update of a row, and says whether its condition held.
+    async fn written(&self, update: UpdateItemFluentBuilder) -> Result<bool> {
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if is_refused(&error) => Ok(false),
+            Err(error) => Err(Error::aws("dynamodb:UpdateItem", &self.config.image_table)(error)),
         }
-        let bytes: u64 =
-            outcomes.iter().filter_map(|outcome| outcome.status.as_ref().ok()).map(|done| done.bytes).sum();
+    }
+
+    async fn count(&self, request: &Request, outcomes: &[Outcome]) -> Result<Recorded> {
+        let done = || outcomes.iter().filter_map(|outcome| outcome.status.as_ref().ok());
+        let mut recorded = Recorded {
+            done: done().count() as u64,
+            failed: outcomes.iter().filter(|outcome| outcome.status.is_err()).count() as u64,
+            bytes: done().map(|done| done.bytes).sum(),
+            seconds: outcomes.iter().filter_map(|outcome| outcome.seconds).sum(),
+            again: false,
+        };
         let added = self
-            .dynamodb
-            .update_item()
-            .table_name(&self.config.execution_table)
-            .key("Execution", text(&request.execution))
+            .execution(request)
             .update_expression(
-                "SET updatedAt = :now ADD done :done, failed :failed, bytesDone :bytes, recorded :batches",
+                "SET updatedAt = :now \
+                 ADD done :done, failed :failed, bytesDone :bytes, secondsCopying :seconds, recorded :batches",
             )
             .condition_expression("NOT contains(recorded, :batch)")
             .expression_attribute_values(":now", text(&now()))
-            .expression_attribute_values(":done", number(counts.done))
-            .expression_attribute_values(":failed", number(counts.failed))
-            .expression_attribute_values(":bytes", number(bytes))
+            .expression_attribute_values(":done", number(recorded.done))
+            .expression_attribute_values(":failed", number(recorded.failed))
+            .expression_attribute_values(":bytes", number(recorded.bytes))
+            .expression_attribute_values(":seconds", number(recorded.seconds))
             .expression_attribute_values(":batch", text(&request.batch.id))
             .expression_attribute_values(":batches", AttributeValue::Ss(vec![request.batch.id.clone()]))
             .send()
             .await;
         match added {
-            Err(error)
-                if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
+            Ok(_) => self.add_failures(request, outcomes).await?,
+            Err(error) if is_refused(&error) => {
                 tracing::info!(batch = request.batch.id, "counted already");
+                recorded.again = true;
             }
-            added => {
-                added.map_err(Error::aws("dynamodb:UpdateItem", &self.config.execution_table))?;
-            }
+            Err(error) => return Err(Error::aws("dynamodb:UpdateItem", &self.config.execution_table)(error)),
         }
-        Ok(counts)
+        Ok(recorded)
+    }
+
+    /// Adds to the execution's first failures, of which there are a few more than [`FAILURES`] at the most.
+    async fn add_failures(&self, request: &Request, outcomes: &[Outcome]) -> Result<()> {
+        let failures = outcomes.iter().filter_map(|outcome| {
+            let error = outcome.status.as_ref().err()?;
+            let cut = error.floor_char_boundary(FAILURE_LIMIT);
+            Some(text(&format!("{}:{}: {}", outcome.copy.image, outcome.copy.tag, &error[..cut])))
+        });
+        let failures: Vec<_> = failures.take(FAILURES).collect();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let added = self
+            .execution(request)
+            .update_expression("SET failures = list_append(if_not_exists(failures, :none), :failures)")
+            .condition_expression("attribute_not_exists(failures) OR size(failures) < :limit")
+            .expression_attribute_values(":none", AttributeValue::L(Vec::new()))
+            .expression_attribute_values(":failures", AttributeValue::L(failures))
+            .expression_attribute_values(":limit", number(FAILURES as u64))
+            .send()
+            .await;
+        match added {
+            Err(error) if !is_refused(&error) => {
+                Err(Error::aws("dynamodb:UpdateItem", &self.config.execution_table)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn execution(&self, request: &Request) -> UpdateItemFluentBuilder {
+        let update = self.dynamodb.update_item().table_name(&self.config.execution_table);
+        update.key("Execution", text(&request.execution))
     }
 
     fn update(
         &self,
-        image: &str,
-        tag: &str,
+        copy: &Copy,
         values: &HashMap<&str, AttributeValue>,
         stale: &[&str],
+        fails: bool,
+        is_attempt: bool,
     ) -> UpdateItemFluentBuilder {
         let mut update = self
             .dynamodb
             .update_item()
             .table_name(&self.config.image_table)
-            .key("Image", text(image))
-            .key("Tag", text(tag));
+            .key("Image", text(&copy.image))
+            .key("Tag", text(&copy.tag));
         let mut set = Vec::new();
         for (name, value) in values {
             set.push(format!("#{name} = :{name}"));
             update = update
                 .expression_attribute_names(format!("#{name}"), *name)
                 .expression_attribute_values(format!(":{name}"), value.clone());
+        }
+        if fails {
+            set.push("FailingSince = if_not_exists(FailingSince, :UpdatedAt)".into());
         }
         for name in stale {
             update = update.expression_attribute_names(format!("#{name}"), *name);
@@ -176,13 +232,16 @@ impl<'a> Tables<'a> {
         if !remove.is_empty() {
             expression = format!("{expression} REMOVE {}", remove.join(", "));
         }
+        if is_attempt {
+            expression.push_str(" ADD Attempts :one");
+            update = update.expression_attribute_values(":one", number(1));
+        }
         update.update_expression(expression)
     }
 }
 
-fn with_attempt(update: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
-    let expression = format!("{} ADD Attempts :one", update.get_update_expression().as_deref().unwrap_or_default());
-    update.update_expression(expression).expression_attribute_values(":one", number(1))
+fn is_refused<R>(error: &SdkError<UpdateItemError, R>) -> bool {
+    error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
 }
 
 fn text(value: &str) -> AttributeValue {
@@ -199,13 +258,11 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::outcome::Done;
     use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-    use shared::plan::Copy;
-
-    use super::*;
-    use crate::outcome::Done;
 
     fn config() -> Config {
         let environment = [("IMAGE_TABLE", "images"), ("EXECUTION_TABLE", "executions")].into_iter().collect();
@@ -256,14 +313,16 @@ mod tests {
                     && value(":Digest") == Some(&text("sha256:1"))
                     && value(":Bytes") == Some(&number(9))
                     && value(":LogStream") == Some(&text("s"))
-                    && expression.contains("REMOVE #ErrorMessage")
+                    && value(":LastDoneAt").is_some()
+                    && expression.contains("REMOVE #ErrorMessage, #FailingSince")
                     && expression.ends_with("ADD Attempts :one")
             })
             .then_output(|| UpdateItemOutput::builder().build());
         let executions = any("executions");
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
-        let counts = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is written");
-        assert_eq!((counts, row.num_calls()), (Counts { done: 1, failed: 0 }, 1));
+        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is written");
+        let expected = Recorded { done: 1, bytes: 9, seconds: 3, ..Recorded::default() };
+        assert_eq!((recorded, row.num_calls(), executions.num_calls()), (expected, 1, 1));
     }
 
     #[tokio::test]
@@ -274,13 +333,18 @@ mod tests {
                 value(":Status") == Some(&text("Error"))
                     && value(":ErrorMessage") == Some(&text("manifest unknown"))
                     && value(":Digest").is_none()
+                    && value(":LastDoneAt").is_none()
+                    && request.update_expression().is_some_and(|expression| {
+                        expression.contains("FailingSince = if_not_exists(FailingSince, :UpdatedAt)")
+                    })
             })
             .then_output(|| UpdateItemOutput::builder().build());
         let executions = any("executions");
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
         let failed = outcome(Err("manifest unknown".into()));
-        let counts = Tables::new(&dynamodb, &config()).record(&request(), &[failed]).await.expect("it is written");
-        assert_eq!((counts, row.num_calls()), (Counts { done: 0, failed: 1 }, 1));
+        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[failed]).await.expect("it is written");
+        let expected = Recorded { failed: 1, seconds: 3, ..Recorded::default() };
+        assert_eq!((recorded, row.num_calls()), (expected, 1));
     }
 
     #[tokio::test]
@@ -295,31 +359,51 @@ mod tests {
                     && value(":done") == Some(&number(1))
                     && value(":failed") == Some(&number(1))
                     && value(":bytes") == Some(&number(9))
+                    && value(":seconds") == Some(&number(6))
             })
             .then_output(|| UpdateItemOutput::builder().build());
-        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&rows, &count]);
+        let failures = mock!(Client::update_item)
+            .match_requests(|request| {
+                let values = request.expression_attribute_values();
+                let failures = values.and_then(|values| values.get(":failures"));
+                failures == Some(&AttributeValue::L(vec![text("app:1: no")]))
+                    && request.condition_expression()
+                        == Some("attribute_not_exists(failures) OR size(failures) < :limit")
+            })
+            .then_output(|| UpdateItemOutput::builder().build());
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&rows, &count, &failures]);
         Tables::new(&dynamodb, &config())
             .record(&request(), &[done(), outcome(Err("no".into()))])
             .await
             .expect("it is written");
-        assert_eq!(count.num_calls(), 1);
+        assert_eq!((count.num_calls(), failures.num_calls()), (1, 1));
     }
 
     #[tokio::test]
-    async fn a_batch_that_is_recorded_again_is_not_counted_again_and_adds_no_attempt() {
-        let conditional =
+    async fn a_batch_that_is_recorded_again_writes_nothing_where_nothing_changed() {
+        let refused =
             mock!(Client::update_item).match_requests(|request| request.condition_expression().is_some()).then_error(
                 || UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build()),
             );
-        let again = mock!(Client::update_item)
-            .match_requests(|request| {
-                request.condition_expression().is_none()
-                    && request.table_name() == Some("images")
-                    && !request.update_expression().unwrap_or_default().contains("Attempts")
-            })
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused]);
+        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is no error");
+        // The row as an attempt, the row as one with another status, and the count: each with a condition.
+        assert!(recorded.again);
+        assert_eq!(refused.num_calls(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_comes_out_differently_the_second_time_changes_its_rows_without_another_attempt() {
+        let refused = mock!(Client::update_item)
+            .match_requests(|request| request.condition_expression().is_some_and(|it| it != "#Status <> :Status"))
+            .then_error(|| {
+                UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build())
+            });
+        let row = mock!(Client::update_item)
+            .match_requests(|request| !request.update_expression().unwrap_or_default().contains("Attempts"))
             .then_output(|| UpdateItemOutput::builder().build());
-        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&conditional, &again]);
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused, &row]);
         Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is no error");
-        assert_eq!((conditional.num_calls(), again.num_calls()), (2, 1));
+        assert_eq!((refused.num_calls(), row.num_calls()), (2, 1));
     }
 }

@@ -1,10 +1,19 @@
 //! What becomes of a run when something goes wrong.
 
-use http::Method;
-use local::proxy::{Action, Fault, Pattern};
-use serde_json::json;
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Method, StatusCode};
+use local::fargate::{Behaviour, Task};
+use local::machine::{ACCOUNT, REGION};
+use local::proxy::{Action, Fault, Injected, Pattern};
+use local::stack::Stack;
+use serde_json::{Value, json};
 
 use crate::world::{Result, World, rows, run, until_hit};
+
+/// How long a test waits for what should come at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(world: &World) -> Result {
     let stack = world.deploy_public("missing", "alpine:3.20,alpine:9.99,quay.io/coreos/etcd:v3.5.16").await?;
@@ -80,14 +89,7 @@ pub async fn a_task_that_is_killed_while_it_copies_is_retried_and_ends_done(worl
 
 pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &World) -> Result {
     let stack = world.deploy_public("denied", "busybox:1.36").await?;
-    let resources = stack.resources().await?;
-    let role = resources.get("LaunchTaskFunctionRole").ok_or("the function has no role")?;
-    let policy = json!({ "Version": "2012-10-17", "Statement": [
-        { "Effect": "Deny", "Action": "ecr:CreateRepository", "Resource": "*" }
-    ] });
-    let parameters =
-        [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];
-    world.machine().home()?.query("iam", "PutRolePolicy", &parameters).await?;
+    deny(world, &stack, "LaunchTaskFunctionRole", "ecr:CreateRepository").await?;
 
     let run = run(stack).await?;
 
@@ -98,5 +100,158 @@ pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &W
     let message = row.error_message.as_deref().unwrap_or_default();
     assert!(message.starts_with("AccessDenied: ecr:CreateRepository on denied/busybox failed"), "{message}");
     assert_eq!(world.tasks(&run.stack).len(), 0);
+    Ok(())
+}
+
+pub async fn an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals(world: &World) -> Result {
+    let stack = world.deploy_public("stopped", "busybox:1.36").await?;
+    let uploads = Pattern::new("*", "/v2/stopped/busybox/blobs/uploads/*").method(Method::POST);
+    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
+    let execution = stack.start(&json!({})).await?;
+    until_hit(&stalled, &execution).await?;
+
+    execution.stop().await?;
+    let event = json!({
+        "version": "0", "id": "0", "source": "aws.states", "detail-type": "Step Functions Execution Status Change",
+        "account": ACCOUNT, "region": REGION, "time": "2026-01-01T00:00:00Z", "resources": [execution.arn()],
+        "detail": {
+            "executionArn": execution.arn(), "stateMachineArn": stack.state_machine_arn()?,
+            "name": execution.name(), "status": "ABORTED",
+        },
+    });
+    world.machine().fargate().deliver(&event).await?;
+    let family = format!("{}-copy", stack.name());
+    let is_stopped = |task: &Task| task.family == family && task.stopped.is_some();
+    let task = tokio::time::timeout(PATIENCE, world.machine().fargate().wait_for(is_stopped)).await?;
+    let stopped = task.stopped.ok_or("it has not stopped")?;
+    assert_eq!(stopped.code, "UserInitiated");
+    assert!(stopped.reason.contains(execution.name()), "{stopped:?}");
+    stalled.lift();
+
+    let next = run(stack).await?;
+    assert!(next.outcome.succeeded(), "{:?}", next.outcome);
+    assert_eq!(rows(&next.stack).await?.values().filter(|row| row.status == "Done").count(), 1);
+    Ok(())
+}
+
+pub async fn an_event_that_comes_twice_changes_nothing(world: &World) -> Result {
+    let stack = world.deploy_public("twice", "busybox:1.36,alpine:3.19").await?;
+    let twice = Behaviour { duplicate_events: true, ..Behaviour::default() };
+    world.machine().fargate().set_behaviour("twice-copy", twice);
+
+    let run = run(stack).await?;
+
+    assert!(run.outcome.succeeded(), "{:?}", run.outcome);
+    let counts = run.stack.execution_row(run.execution.name()).await?.ok_or("the execution has no item")?;
+    assert_eq!((counts.to_copy, counts.done, counts.failed), (2, 2, 0));
+    assert!(rows(&run.stack).await?.values().all(|row| row.attempts == Some(1)));
+    Ok(())
+}
+
+pub async fn an_event_that_never_comes_costs_time_and_no_image(world: &World) -> Result {
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.36"),
+        // The shortest; it passes in real time.
+        ("taskTimeoutSeconds", "60"),
+    ];
+    let stack = world.deploy("lost", &parameters).await?;
+    let lost = Behaviour { drop_events: true, ..Behaviour::default() };
+    world.machine().fargate().set_behaviour("lost-copy", lost);
+
+    let run = run(stack).await?;
+
+    assert!(run.outcome.succeeded(), "{:?}", run.outcome);
+    assert_eq!(world.tasks(&run.stack).len(), 1, "the image was there when the batch was launched again");
+    assert!(rows(&run.stack).await?.values().all(|row| row.status == "Done"));
+    Ok(())
+}
+
+pub async fn a_network_that_fails_now_and_then_costs_no_image(world: &World) -> Result {
+    let list = "docker.io/library/redis:7.2,docker.io/library/redis:7.4,quay.io/prometheus/prometheus:v2.53.0";
+    let stack = world.deploy_public("shaky", list).await?;
+    let to = |path: &str| Pattern::new("*.dkr.ecr.*", &format!("/v2/shaky/{path}"));
+    let wait = vec![(RETRY_AFTER, HeaderValue::from_static("1"))];
+    let status = |status: u16| Action::Status(StatusCode::from_u16(status).expect("it is a status"), Vec::new());
+    let proxy = world.machine().proxy();
+    let faults = [
+        // While the images are listed, and again while they are copied.
+        Fault::new(
+            Pattern::new("registry-1.docker.io", "/v2/library/redis/manifests/*").method(Method::HEAD),
+            Action::Status(StatusCode::TOO_MANY_REQUESTS, wait),
+        )
+        .times(2),
+        Fault::new(
+            Pattern::new("quay.io", "/v2/prometheus/prometheus/blobs/*").method(Method::GET),
+            Action::Truncate(1_000),
+        ),
+        Fault::new(to("redis/blobs/uploads/*").method(Method::POST), status(503)),
+        Fault::new(to("redis/manifests/*").method(Method::PUT), status(500)),
+        Fault::new(to("quay.io/prometheus/prometheus/blobs/uploads/*").method(Method::PATCH), Action::Reset),
+    ]
+    .map(|fault| proxy.inject(fault));
+
+    let run = run(stack).await?;
+
+    let hits: Vec<_> = faults.iter().map(Injected::hits).collect();
+    assert_eq!(hits, [2, 1, 1, 1, 1], "every fault has struck");
+    assert!(run.outcome.succeeded(), "{:?} {:?}", run.outcome, rows(&run.stack).await?);
+    for image in world.seeded(|_, repository| ["library/redis", "prometheus/prometheus"].contains(&repository)) {
+        match (image.repository.as_str(), image.tag.as_deref()) {
+            ("library/redis", Some("7.2" | "7.4")) => world.check_copied(&run.stack, "redis", image).await?,
+            ("prometheus/prometheus", Some("v2.53.0")) => {
+                world.check_copied(&run.stack, "quay.io/prometheus/prometheus", image).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub async fn a_plan_that_cannot_be_written_fails_the_run_and_says_so(world: &World) -> Result {
+    let stack = world.deploy_public("planless", "busybox:1.36").await?;
+    let notifications = world.notifications(&stack).await?;
+    deny(world, &stack, "ListImagesFunctionRole", "s3:PutObject").await?;
+
+    let run = run(stack).await?;
+
+    assert_eq!(run.outcome.error.as_deref(), Some("AccessDenied"), "{:?}", run.outcome);
+    assert!(world.tasks(&run.stack).is_empty());
+    let received = notifications.received().await?;
+    assert_eq!(received.len(), 1, "{received:?}");
+    assert!(received[0].1.contains("s3:PutObject") && received[0].1.contains("https://console.aws.amazon.com/states/"));
+    Ok(())
+}
+
+pub async fn a_batch_that_is_recorded_twice_counts_once(world: &World) -> Result {
+    let run = run(world.deploy_public("recorded", "busybox:1.36").await?).await?;
+    assert!(run.outcome.succeeded(), "{:?}", run.outcome);
+    let home = world.machine().home()?;
+    let plan = home.object(run.stack.output("PlanBucket")?, &format!("plans/{}.json", run.execution.name())).await?;
+    let plan: Value = serde_json::from_str(&plan)?;
+    let resources = run.stack.resources().await?;
+    let function = resources.get("RecordStatusFunction").ok_or("there is no such function")?;
+    let request = json!({ "execution": run.execution.name(), "batch": plan[0], "result": {} });
+
+    let before = (run.stack.execution_row(run.execution.name()).await?, rows(&run.stack).await?);
+    let answer = home.invoke(function, &request).await?;
+    let after = (run.stack.execution_row(run.execution.name()).await?, rows(&run.stack).await?);
+
+    assert_eq!((&answer["done"], &answer["again"]), (&json!(1), &json!(true)), "{answer}");
+    assert_eq!(before, after);
+    Ok(())
+}
+
+/// Takes a permission away from one of a stack's roles.
+async fn deny(world: &World, stack: &Stack, role: &str, action: &str) -> Result {
+    let resources = stack.resources().await?;
+    let role = resources.get(role).ok_or("the function has no role")?;
+    let policy = json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Deny", "Action": action, "Resource": "*" }
+    ] });
+    let parameters =
+        [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];
+    world.machine().home()?.query("iam", "PutRolePolicy", &parameters).await?;
     Ok(())
 }

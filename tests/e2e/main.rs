@@ -6,6 +6,7 @@ mod choosing;
 mod copying;
 mod credentials;
 mod failing;
+mod script;
 mod secrets;
 mod world;
 
@@ -18,7 +19,9 @@ use tokio::runtime::Handle;
 use crate::world::World;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of a test is waiting.
+    arguments.test_threads.get_or_insert(4);
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(&Arc::default(), None)).exit_code();
     }
@@ -61,10 +64,23 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         credentials::an_access_key_may_be_in_the_parameter_store,
         credentials::a_role_is_assumed_with_its_external_id,
         credentials::a_private_registry_gets_its_own_login_and_no_other_registry_does,
+        failing::an_event_that_never_comes_costs_time_and_no_image,
+        failing::an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals,
+        failing::an_event_that_comes_twice_changes_nothing,
+        failing::a_network_that_fails_now_and_then_costs_no_image,
+        failing::a_plan_that_cannot_be_written_fails_the_run_and_says_so,
+        failing::a_batch_that_is_recorded_twice_counts_once,
         failing::a_missing_image_is_recorded_as_an_error_while_the_others_are_done,
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,
         failing::a_permission_that_is_taken_away_fails_the_run_and_says_so,
+        script::the_script_copies_every_kind_of_image_and_leaves_nothing_behind,
+        script::the_script_goes_on_past_an_image_that_is_missing,
+        script::the_script_copies_as_many_images_at_a_time_as_it_is_told_to,
+        script::the_script_gets_over_faults_of_the_network,
+        script::the_script_ends_at_once_when_it_is_terminated,
+        script::the_script_says_that_it_was_refused_where_it_has_no_login,
+        script::the_script_uploads_what_images_share_once,
         secrets::no_credential_is_in_a_command_line_a_log_an_override_a_payload_or_a_table,
     ]
 }

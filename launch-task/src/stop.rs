@@ -1,0 +1,177 @@
+//! Stops tasks: what is left of a batch that is launched again, and all of an execution that has been stopped.
+
+use aws_sdk_ecs::Client;
+use aws_sdk_ecs::operation::stop_task::StopTaskError;
+use aws_sdk_ecs::types::{DesiredStatus, Task};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::Error;
+
+use crate::error::Result;
+
+/// The variable with the batch's id, by which its task is found again.
+pub const BATCH: &str = "BATCH";
+
+/// The most tasks that DescribeTasks takes.
+const PAGE: usize = 100;
+
+/// Step Functions'
+/// [execution status change event](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html).
+#[derive(Debug, Deserialize)]
+pub struct ExecutionStatusChange {
+    /// The execution.
+    pub detail: Detail,
+}
+
+/// The execution of the event.
+#[derive(Debug, Deserialize)]
+pub struct Detail {
+    /// Its name.
+    pub name: String,
+    /// `ABORTED` or `TIMED_OUT`, for the events that matter here.
+    pub status: String,
+}
+
+/// Stops the tasks of an execution that has been stopped: nobody waits for them any more.
+///
+/// # Errors
+/// When they cannot be found or stopped.
+pub async fn for_execution(ecs: &Client, cluster: &str, event: &ExecutionStatusChange) -> Result<Value> {
+    let Detail { name, status, .. } = &event.detail;
+    if !matches!(status.as_str(), "ABORTED" | "TIMED_OUT") {
+        return Ok(json!({}));
+    }
+    let stopped = tasks(ecs, cluster, name, |_| true, &format!("the execution {name} is {status}")).await?;
+    Ok(json!({ "stopped": stopped }))
+}
+
+/// Stops what is left of an earlier task of the batch, before it is launched again: the two would copy the same images.
+///
+/// # Errors
+/// When it cannot be found or stopped.
+pub async fn for_batch(ecs: &Client, cluster: &str, execution: &str, batch: &str) -> Result<()> {
+    let is_of_batch = |task: &Task| {
+        let containers = task.overrides().map(|overrides| overrides.container_overrides()).unwrap_or_default();
+        let mut variables = containers.iter().flat_map(|container| container.environment());
+        variables.any(|variable| (variable.name(), variable.value()) == (Some(BATCH), Some(batch)))
+    };
+    tasks(ecs, cluster, execution, is_of_batch, "its batch is launched again").await.map(drop)
+}
+
+/// By what an execution's tasks are found: ECS allows
+/// [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html).
+#[must_use]
+pub fn started_by(execution: &str) -> String {
+    execution.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(128).collect()
+}
+
+/// Stops the running tasks of an execution for which `such` holds.
+async fn tasks(
+    ecs: &Client,
+    cluster: &str,
+    execution: &str,
+    such: impl Fn(&Task) -> bool,
+    reason: &str,
+) -> Result<usize> {
+    let mut pages = ecs
+        .list_tasks()
+        .cluster(cluster)
+        .started_by(started_by(execution))
+        .desired_status(DesiredStatus::Running)
+        .into_paginator()
+        .send();
+    let mut arns = Vec::new();
+    while let Some(page) = pages.next().await {
+        arns.extend(page.map_err(Error::aws("ecs:ListTasks", cluster))?.task_arns.unwrap_or_default());
+    }
+    let mut stopped = 0;
+    for arns in arns.chunks(PAGE) {
+        let described = ecs.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send().await;
+        let described = described.map_err(Error::aws("ecs:DescribeTasks", cluster))?;
+        for arn in described.tasks().iter().filter(|task| such(task)).filter_map(Task::task_arn) {
+            match ecs.stop_task().cluster(cluster).task(arn).reason(reason).send().await {
+                Ok(_) => stopped += 1,
+                // It has ended by itself meanwhile.
+                Err(error) if error.as_service_error().is_some_and(StopTaskError::is_invalid_parameter_exception) => {}
+                Err(error) => return Err(Error::aws("ecs:StopTask", arn)(error).into()),
+            }
+            tracing::info!(task = arn, execution, reason, "stopped");
+        }
+    }
+    Ok(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
+    use aws_sdk_ecs::operation::list_tasks::ListTasksOutput;
+    use aws_sdk_ecs::operation::stop_task::StopTaskOutput;
+    use aws_sdk_ecs::types::error::InvalidParameterException;
+    use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn listed() -> Rule {
+        mock!(Client::list_tasks)
+            .match_requests(|request| {
+                request.started_by() == Some("run-1") && request.desired_status() == Some(&DesiredStatus::Running)
+            })
+            .then_output(|| ListTasksOutput::builder().task_arns("arn:1").task_arns("arn:2").build())
+    }
+
+    fn described() -> Rule {
+        mock!(Client::describe_tasks).then_output(|| {
+            let task = |arn: &str, batch: &str| {
+                let variable = KeyValuePair::builder().name(BATCH).value(batch).build();
+                let container = ContainerOverride::builder().environment(variable).build();
+                let overrides = TaskOverride::builder().container_overrides(container).build();
+                Task::builder().task_arn(arn).overrides(overrides).build()
+            };
+            DescribeTasksOutput::builder().tasks(task("arn:1", "1")).tasks(task("arn:2", "2")).build()
+        })
+    }
+
+    fn event(status: &str) -> ExecutionStatusChange {
+        let detail = json!({ "executionArn": "arn:run", "name": "run 1", "status": status });
+        serde_json::from_value(json!({ "detail-type": "Step Functions Execution Status Change", "detail": detail }))
+            .expect("it is an event")
+    }
+
+    #[tokio::test]
+    async fn all_tasks_of_an_execution_that_was_stopped_are_stopped_even_if_one_has_just_ended() {
+        let (listed, described) = (listed(), described());
+        let ended = mock!(Client::stop_task)
+            .match_requests(|request| request.task() == Some("arn:1"))
+            .then_error(|| StopTaskError::InvalidParameterException(InvalidParameterException::builder().build()));
+        let stopped = mock!(Client::stop_task)
+            .match_requests(|request| request.task() == Some("arn:2") && request.reason().is_some())
+            .then_output(|| StopTaskOutput::builder().build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &ended, &stopped]);
+        let answer = for_execution(&ecs, "cluster", &event("ABORTED")).await.expect("they are stopped");
+        assert_eq!((answer, ended.num_calls(), stopped.num_calls()), (json!({ "stopped": 1 }), 1, 1));
+    }
+
+    #[tokio::test]
+    async fn an_execution_that_has_ended_by_itself_has_nothing_to_stop() {
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, []);
+        for_execution(&ecs, "cluster", &event("SUCCEEDED")).await.expect("nothing is asked");
+    }
+
+    #[tokio::test]
+    async fn only_the_earlier_task_of_the_batch_is_stopped_before_it_is_launched_again() {
+        let (listed, described) = (listed(), described());
+        let stopped = mock!(Client::stop_task)
+            .match_requests(|request| request.task() == Some("arn:2"))
+            .then_output(|| StopTaskOutput::builder().build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &stopped]);
+        for_batch(&ecs, "cluster", "run 1", "2").await.expect("it is stopped");
+        assert_eq!(stopped.num_calls(), 1);
+    }
+
+    #[test]
+    fn what_tasks_are_found_by_has_only_what_ecs_allows() {
+        assert_eq!(started_by("Täglich 08:00_x"), "T-glich-08-00_x");
+        assert_eq!(started_by(&"x".repeat(200)).len(), 128);
+    }
+}

@@ -1,0 +1,423 @@
+//! The script that copies, by itself: run as Fargate runs it, with no stack or state machine around it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Method, StatusCode};
+use local::corpus::{Corpus, Seeded};
+use local::machine::{ACCOUNT, REGION, SOURCE_ACCOUNT, SOURCE_REGION};
+use local::process::{Process, Program};
+use local::proxy::{Action, Fault, Injected, Kind, Pattern};
+use local::registry::Registry;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::secrets;
+use crate::world::{Result, World};
+
+/// How long a task may take that does nothing but copy what it is told to, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// A region that nothing else is copied to, so that the proxy counts for one test alone.
+const QUIET_REGION: &str = "eu-west-1";
+/// What the task definition says, where the user that runs the tests may choose.
+const TASK_USER: u32 = 1000;
+/// What a task is answered for with, which is nobody else's business.
+const TASK_TOKEN: &str = "the-token-of-the-task";
+/// What ends with SIGTERM, as shells say it.
+const TERMINATED: i32 = 143;
+
+/// The images that are told of once for all of a repository, by tag, by digest, or by both.
+pub async fn the_script_copies_every_kind_of_image_and_leaves_nothing_behind(world: &World) -> Result {
+    let tagged = seeded(world, "library/alpine", Some("3.20"))?;
+    let by_tag = seeded(world, "coreos/etcd", Some("v3.5.16"))?;
+    let (both, untagged) = (seeded(world, "data/etl/ingest", Some("v3"))?, seeded(world, "data/etl/ingest", None)?);
+    let destination = Destination::new(world, REGION).await?;
+    let names = ["script/kinds/alpine", "script/kinds/etcd", "script/kinds/ingest"];
+    destination.create(&names).await?;
+    let to = |name| destination.image(name);
+    let copies = format!(
+        "> docker.io/library/alpine {}\n{} 3.20\n{} another\n> quay.io/coreos/etcd {}\n- v3.5.16\n> {}/data/etl/ingest {}\n{} -\n{} v3\n",
+        to(names[0]),
+        tagged.digest,
+        tagged.digest,
+        to(names[1]),
+        both.registry,
+        to(names[2]),
+        untagged.digest,
+        both.digest,
+    );
+
+    let end = Task::start(world, &copies, 2, &destination.auth).await?.end().await?;
+
+    let copied = [
+        (format!("{}:3.20", to(names[0])), names[0], "3.20", tagged),
+        (format!("{}:another", to(names[0])), names[0], "another", tagged),
+        (format!("{}:v3.5.16", to(names[1])), names[1], "v3.5.16", by_tag),
+        (format!("{}@{}", to(names[2]), untagged.digest), names[2], untagged.digest.as_str(), untagged),
+        (format!("{}:v3", to(names[2])), names[2], "v3", both),
+    ];
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    assert_eq!(end.images.len(), copied.len(), "{end:?}");
+    for (image, repository, reference, source) in copied {
+        assert_eq!(end.images.get(&image), Some(&Ok(())), "{image}");
+        destination.check(repository, reference, source).await?;
+    }
+    Ok(())
+}
+
+pub async fn the_script_goes_on_past_an_image_that_is_missing(world: &World) -> Result {
+    let destination = Destination::new(world, REGION).await?;
+    destination.create(&["script/missing"]).await?;
+    let image = destination.image("script/missing");
+    let copies = format!("> docker.io/library/busybox {image}\n- 1.36\n- 9.99\n- 1.37\n");
+
+    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(1), "{end:?}");
+    assert_eq!(end.images.len(), 3, "{end:?}");
+    for tag in ["1.36", "1.37"] {
+        assert_eq!(end.images.get(&format!("{image}:{tag}")), Some(&Ok(())), "{tag}");
+        destination.check("script/missing", tag, seeded(world, "library/busybox", Some(tag))?).await?;
+    }
+    let words = end.error(&format!("{image}:9.99"))?;
+    assert!(words.contains("manifest unknown"), "{words}");
+    Ok(())
+}
+
+pub async fn the_script_copies_as_many_images_at_a_time_as_it_is_told_to(world: &World) -> Result {
+    let destination = Destination::new(world, REGION).await?;
+    let names = ["script/slots/first", "script/slots/second", "script/slots/third"];
+    destination.create(&names).await?;
+    let source = seeded(world, "library/busybox", Some("1.36"))?;
+    let copies: String =
+        names.iter().map(|name| format!("> docker.io/library/busybox {}\n- 1.36\n", destination.image(name))).collect();
+    // The first two get as far as their first upload; the third is held where it first comes near its destination.
+    let uploads = |name: &str| Pattern::new("*", &format!("/v2/{name}/blobs/uploads/*")).method(Method::POST);
+    let stall = |pattern| world.machine().proxy().inject(Fault::new(pattern, Action::Stall).always());
+    let [first, second] = [names[0], names[1]].map(|name| stall(uploads(name)));
+    let third = stall(Pattern::new("*", &format!("/v2/{}/*", names[2])));
+
+    let mut task = Task::start(world, &copies, 2, &destination.auth).await?;
+    task.reaches(&first).await?;
+    task.reaches(&second).await?;
+    assert_eq!(third.hits(), 0, "it waits for one of the two");
+    assert_eq!(task.output()?, "");
+
+    first.lift();
+    task.reaches(&third).await?;
+    let done = format!("Done\t{}:1.36\t", destination.image(names[0]));
+    let output = task.output()?;
+    assert!(output.starts_with(&done) && output.lines().count() == 1, "the second still holds its slot: {output}");
+
+    second.lift();
+    third.lift();
+    let end = task.end().await?;
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    for name in names {
+        assert_eq!(end.images.get(&format!("{}:1.36", destination.image(name))), Some(&Ok(())), "{name}");
+        destination.check(name, "1.36", source).await?;
+    }
+    Ok(())
+}
+
+pub async fn the_script_gets_over_faults_of_the_network(world: &World) -> Result {
+    // Images of its own: somebody else's request must not meet the faults.
+    let names = ["script/faults/busy", "script/faults/cut", "script/faults/reset"];
+    let corpus = names.iter().fold(Corpus::default(), |corpus, name| corpus.with("quay.io", name, "1"));
+    let sources = world.machine().seed(corpus).await?;
+    let destination = Destination::new(world, REGION).await?;
+    destination.create(&names).await?;
+    let copies: String =
+        names.iter().map(|name| format!("> quay.io/{name} {}\n- 1\n", destination.image(name))).collect();
+    let blobs = |name: &str| Pattern::new("quay.io", &format!("/v2/{name}/blobs/sha256:*")).method(Method::GET);
+    let upload = Pattern::new("*.dkr.ecr.*", &format!("/v2/{}/blobs/uploads/*", names[2])).method(Method::POST);
+    let later = vec![(RETRY_AFTER, HeaderValue::from_static("1"))];
+    let faults = [
+        (blobs(names[0]), Action::Status(StatusCode::TOO_MANY_REQUESTS, later)),
+        (blobs(names[1]), Action::Truncate(100)),
+        (upload, Action::Reset),
+    ];
+    let faults = faults.map(|(pattern, action)| world.machine().proxy().inject(Fault::new(pattern, action)));
+
+    let end = Task::start(world, &copies, 3, &destination.auth).await?.end().await?;
+
+    assert_eq!(faults.map(|fault| fault.hits()), [1, 1, 1], "it has met them: {end:?}");
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    for source in &sources {
+        let image = format!("{}:1", destination.image(&source.repository));
+        assert_eq!(end.images.get(&image), Some(&Ok(())), "{image}");
+        destination.check(&source.repository, "1", source).await?;
+    }
+    Ok(())
+}
+
+pub async fn the_script_ends_at_once_when_it_is_terminated(world: &World) -> Result {
+    let destination = Destination::new(world, REGION).await?;
+    // With all images under way the shell waits for their end; with one still to come it waits for a slot.
+    for (name, tags) in [("script/terminated/last", ["1.36"].as_slice()), ("script/terminated/next", &["1.36", "1.37"])]
+    {
+        destination.create(&[name]).await?;
+        let tags: String = tags.iter().map(|tag| format!("- {tag}\n")).collect();
+        let copies = format!("> docker.io/library/busybox {}\n{tags}", destination.image(name));
+        let uploads = Pattern::new("*", &format!("/v2/{name}/blobs/uploads/*")).method(Method::POST);
+        let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
+
+        let mut task = Task::start(world, &copies, 1, &destination.auth).await?;
+        task.reaches(&stalled).await?;
+        task.terminate().await?;
+        let end = task.end().await?;
+        stalled.lift();
+
+        assert_eq!(end.exit_code, Some(TERMINATED), "{name}: {end:?}");
+        assert_eq!(end.images.len(), 0, "{name}: it says nothing of images that were never done: {end:?}");
+        assert_eq!(destination.registry.digest(name, "1.36").await?, None);
+    }
+    Ok(())
+}
+
+pub async fn the_script_says_that_it_was_refused_where_it_has_no_login(world: &World) -> Result {
+    let destination = Destination::new(world, REGION).await?;
+    destination.create(&["script/refused"]).await?;
+    let image = destination.image("script/refused");
+    let copies = format!("> docker.io/library/busybox {image}\n- 1.36\n- 1.37\n");
+
+    let end = Task::start(world, &copies, 2, &json!({})).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(1), "{end:?}");
+    assert_eq!(end.images.len(), 2, "{end:?}");
+    for tag in ["1.36", "1.37"] {
+        let words = end.error(&format!("{image}:{tag}"))?;
+        assert!(words.contains("authentication required") || words.contains("Not Authorized"), "{words}");
+        assert_eq!(destination.registry.digest("script/refused", tag).await?, None);
+    }
+    Ok(())
+}
+
+pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result {
+    let destination = Destination::new(world, QUIET_REGION).await?;
+    destination.create(&["script/shared"]).await?;
+    let public = world.machine().public().ok_or("there are no public registries")?;
+    let mut blobs = BTreeMap::new();
+    let mut separately = 0;
+    for tag in ["1.26", "1.27"] {
+        let image = blobs_of(public, seeded(world, "library/nginx", Some(tag))?).await?;
+        separately += image.len();
+        blobs.extend(image);
+    }
+    assert!(blobs.len() < separately, "they share something");
+
+    let copies = format!("> docker.io/library/nginx {}\n- 1.26\n- 1.27\n", destination.image("script/shared"));
+    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    let sent = |method: Option<&str>| {
+        world.machine().proxy().traffic(|host, its, kind| {
+            host == destination.registry.host() && method.is_none_or(|method| method == its) && kind == Kind::Upload
+        })
+    };
+    assert_eq!(sent(Some("POST")).requests, blobs.len() as u64);
+    assert_eq!(sent(None).sent, blobs.values().sum::<u64>());
+    for tag in ["1.26", "1.27"] {
+        destination.check("script/shared", tag, seeded(world, "library/nginx", Some(tag))?).await?;
+    }
+    Ok(())
+}
+
+/// An image at the sources.
+fn seeded<'a>(world: &'a World, repository: &str, tag: Option<&str>) -> Result<&'a Seeded> {
+    let images = world.seeded(|_, its| its == repository);
+    let image = images.into_iter().find(|image| image.tag.as_deref() == tag);
+    Ok(image.ok_or_else(|| format!("{repository}:{tag:?} is not seeded"))?)
+}
+
+/// The layers and configurations of all platforms of an image, and their sizes.
+async fn blobs_of(registry: &Registry, image: &Seeded) -> Result<BTreeMap<String, u64>> {
+    let mut manifests = vec![image.digest.clone()];
+    let mut blobs = BTreeMap::new();
+    while let Some(digest) = manifests.pop() {
+        let manifest: Value = serde_json::from_slice(&registry.manifest(&image.repository, &digest).await?)?;
+        let listed = |name: &str| manifest[name].as_array().into_iter().flatten();
+        manifests.extend(listed("manifests").filter_map(|it| it["digest"].as_str()).map(str::to_owned));
+        for blob in listed("layers").chain(manifest.get("config")) {
+            let digest = blob["digest"].as_str().ok_or("a blob has no digest")?;
+            blobs.insert(digest.to_owned(), blob["size"].as_u64().ok_or("a blob has no size")?);
+        }
+    }
+    Ok(blobs)
+}
+
+/// The registry that is copied to, and the logins to it and to the source.
+struct Destination<'a> {
+    world: &'a World,
+    region: &'a str,
+    registry: Registry,
+    auth: Value,
+}
+
+impl<'a> Destination<'a> {
+    async fn new(world: &'a World, region: &'a str) -> Result<Self> {
+        let machine = world.machine();
+        let registry = machine.ecr(ACCOUNT, region).await?;
+        let source = machine.ecr(SOURCE_ACCOUNT, SOURCE_REGION).await?;
+        let mut auths = json!({});
+        for (host, aws) in [
+            (registry.host(), machine.aws(ACCOUNT, region)?),
+            (source.host(), machine.aws(SOURCE_ACCOUNT, SOURCE_REGION)?),
+        ] {
+            let login =
+                aws.json("ecr", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken", json!({})).await?;
+            auths[host] = json!({ "auth": login["authorizationData"][0]["authorizationToken"] });
+        }
+        Ok(Self { world, region, registry, auth: json!({ "auths": auths }) })
+    }
+
+    /// Creates repositories, as launch-task does before it starts a task.
+    async fn create(&self, names: &[&str]) -> Result {
+        let aws = self.world.machine().aws(ACCOUNT, self.region)?;
+        for name in names {
+            let target = "AmazonEC2ContainerRegistry_V20150921.CreateRepository";
+            aws.json("ecr", target, json!({ "repositoryName": name })).await?;
+        }
+        Ok(())
+    }
+
+    /// A repository's name with its registry's.
+    fn image(&self, repository: &str) -> String {
+        format!("{}/{repository}", self.registry.host())
+    }
+
+    /// Checks that it has an image, with the source's digest.
+    async fn check(&self, repository: &str, reference: &str, source: &Seeded) -> Result {
+        let digest = self.registry.digest(repository, reference).await?;
+        if digest.as_ref() != Some(&source.digest) {
+            return Err(format!("{repository} has {digest:?} for {reference}, and not {}", source.digest).into());
+        }
+        Ok(())
+    }
+}
+
+/// The script, as the template has it.
+fn script() -> Result<String> {
+    const INDENTATION: &str = "              ";
+    let template = include_str!("../../template.yaml");
+    let (_, container) = template.split_once("        - Name: skopeo\n").ok_or("the task has no container")?;
+    let (_, block) = container.split_once("          Command:\n            - |\n").ok_or("it has no script")?;
+    let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with(INDENTATION));
+    Ok(lines.map(|line| format!("{}\n", line.strip_prefix(INDENTATION).unwrap_or(line))).collect())
+}
+
+/// A run of the script.
+struct Task {
+    process: Process,
+    secrets: Vec<String>,
+    directory: TempDir,
+}
+
+impl Task {
+    /// Starts it with all that Fargate would give to it.
+    async fn start(world: &World, copies: &str, jobs: u32, auth: &Value) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let scratch = directory.path().join("tmp");
+        std::fs::create_dir(&scratch)?;
+        // Whoever started it has the number from the file: `exec` keeps it.
+        let shell = Program::new("/bin/sh", "it is part of every Linux")?
+            .args(["-c", r#"echo $$ >"$0" && exec "$@""#])
+            .args([directory.path().join("pid")])
+            .args(["/bin/sh", "-c", &script()?]);
+        let network = ["HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"];
+        let mut shell = shell
+            .envs(world.machine().env().iter().filter(|(name, _)| network.contains(&name.as_str())).cloned())
+            .envs([
+                ("COPIES", copies),
+                ("JOBS", &jobs.to_string()),
+                ("TIMEOUT", &(PATIENCE * 2).as_secs().to_string()),
+                ("REGISTRY_AUTH", &auth.to_string()),
+                ("TASK_TOKEN", TASK_TOKEN),
+            ])
+            .envs([("HOME", &scratch), ("TMPDIR", &scratch)])
+            .directory(&scratch);
+        if std::fs::metadata(&scratch)?.uid() == 0 {
+            for path in [directory.path(), &scratch] {
+                chown(path, Some(TASK_USER), Some(TASK_USER))?;
+            }
+            shell = shell.user(TASK_USER, TASK_USER);
+        }
+        let mut secrets = secrets::known(world.machine()).await?;
+        secrets.push(TASK_TOKEN.to_owned());
+        Ok(Self { process: shell.start(directory.path().join("log")).await?, secrets, directory })
+    }
+
+    /// What it has printed so far, on either stream.
+    fn output(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.directory.path().join("log"))?)
+    }
+
+    /// Waits until it meets a fault.
+    async fn reaches(&mut self, fault: &Injected) -> Result {
+        tokio::select! {
+            () = fault.hit(1) => Ok(()),
+            ended = self.exit() => Err(format!("it ended before, with {:?}: {}", ended?, self.output()?).into()),
+        }
+    }
+
+    /// Asks the shell, and nobody else, to end: as ECS asks a container's first process.
+    async fn terminate(&self) -> Result {
+        let pid = std::fs::read_to_string(self.directory.path().join("pid"))?;
+        let kill = Program::new("/bin/sh", "it is part of every Linux")?.args(["-c", r#"kill -TERM "$0""#, pid.trim()]);
+        Ok(kill.run(self.directory.path().join("kill.log")).await?)
+    }
+
+    async fn exit(&mut self) -> Result<Option<i32>> {
+        match timeout(PATIENCE, self.process.exited()).await {
+            Ok(status) => Ok(status.code()),
+            Err(_) => Err(format!("it does not end; so far it has printed: {}", self.output()?).into()),
+        }
+    }
+
+    /// Waits until it ends, and makes sure that it gave no secret away and left nothing behind.
+    async fn end(mut self) -> Result<End> {
+        let exit_code = self.exit().await?;
+        let output = self.output()?;
+        if self.secrets.iter().any(|secret| output.contains(secret)) {
+            return Err("it has printed a credential".into());
+        }
+        let left: Vec<_> = std::fs::read_dir(self.directory.path().join("tmp"))?.collect();
+        if !left.is_empty() {
+            return Err(format!("it has left {left:?}, and printed: {output}").into());
+        }
+        let images = output.lines().map(|line| image_of(line).ok_or_else(|| format!("it has printed {line:?}").into()));
+        Ok(End { exit_code, images: images.collect::<Result<_>>()? })
+    }
+}
+
+/// The image that a line is about, and skopeo's words if it failed.
+fn image_of(line: &str) -> Option<(String, std::result::Result<(), String>)> {
+    let fields: Vec<_> = line.split('\t').collect();
+    match fields[..] {
+        ["Done", image, seconds] if seconds.parse::<u64>().is_ok() => Some((image.to_owned(), Ok(()))),
+        ["Error", image, seconds, words] if seconds.parse::<u64>().is_ok() => {
+            Some((image.to_owned(), Err(words.to_owned())))
+        }
+        _ => None,
+    }
+}
+
+/// What came of a run: its exit code, and what it says of each image, in lines that are all about images.
+#[derive(Debug)]
+struct End {
+    exit_code: Option<i32>,
+    images: BTreeMap<String, std::result::Result<(), String>>,
+}
+
+impl End {
+    /// Why an image was not copied.
+    fn error(&self, image: &str) -> Result<&str> {
+        match self.images.get(image) {
+            Some(Err(words)) => Ok(words),
+            other => Err(format!("{image}: {other:?}").into()),
+        }
+    }
+}
