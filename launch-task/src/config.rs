@@ -3,6 +3,8 @@
 use shared::Result;
 use shared::config::{Environment, RegistryConfig, SourceConfig};
 
+use crate::repositories;
+
 /// The configuration of launch-task.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -10,6 +12,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// The registry that they go to.
     pub destination: RegistryConfig,
+    /// How repositories that it lacks are created.
+    pub repositories: repositories::Config,
     /// Where and how tasks run.
     pub task: TaskConfig,
     /// The secret with the registries' logins, which ECS hands to the task.
@@ -58,6 +62,7 @@ impl Config {
         Ok(Self {
             source: SourceConfig::read(environment)?,
             destination: RegistryConfig::destination(environment)?,
+            repositories: repositories::Config::read(environment)?,
             task: TaskConfig {
                 cluster: environment.required("CLUSTER")?.to_owned(),
                 definition: environment.required("TASK_DEFINITION")?.to_owned(),

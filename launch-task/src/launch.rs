@@ -10,6 +10,7 @@ use aws_sdk_ecs::types::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use shared::config::SourceConfig;
 use shared::credentials::Stores;
 use shared::ecr::{ImageId, Registry};
 use shared::logins::SourceLogins;
@@ -63,7 +64,17 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
         stop::for_batch(&clients.ecs, &config.task.cluster, &request.execution, &request.batch.id).await?;
     }
     let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
-    let missing = missing(&destination, &request.batch.copies).await?;
+    let model = match &config.source {
+        SourceConfig::Ecr(source) if config.repositories.from_source() => {
+            Some(Registry::connect(aws, &clients.stores, source).await?)
+        }
+        _ => None,
+    };
+    let missing = missing(&destination, &request.batch.copies, async |name, copy| {
+        let settings = config.repositories.settings(&clients.stores.ssm, model.as_ref(), copy).await?;
+        destination.create(name, &settings).await
+    })
+    .await?;
     if missing.is_empty() {
         return Ok(None);
     }
@@ -87,11 +98,16 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     run(&clients.ecs, &config.task, request, &missing).await.map(Some)
 }
 
-/// What the destination lacks of `copies`; repositories that it lacks are created on the way.
+/// What the destination lacks of `copies`. A repository that it lacks is created on the way: `create` gets its name, and a
+/// copy that goes there.
 ///
 /// # Errors
 /// When the destination cannot tell, or a repository cannot be created.
-async fn missing(destination: &Registry, copies: &[Copy]) -> Result<Vec<Copy>> {
+async fn missing(
+    destination: &Registry,
+    copies: &[Copy],
+    create: impl AsyncFn(&str, &Copy) -> shared::Result<()>,
+) -> Result<Vec<Copy>> {
     let mut repositories: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
     for copy in copies.iter().filter(|copy| copy.error.is_none()) {
         repositories.entry(copy.destination_name()).or_default().push(copy);
@@ -103,7 +119,7 @@ async fn missing(destination: &Registry, copies: &[Copy]) -> Result<Vec<Copy>> {
             let ids: Vec<ImageId> = copies.iter().copied().filter(known).map(id).collect();
             let found = destination.find(name, &ids).await?;
             if found.is_none() || ids.is_empty() {
-                destination.create(name).await?;
+                create(name, copies[0]).await?;
             }
             let found = found.unwrap_or_default();
             Ok::<_, Error>(copies.into_iter().filter(|copy| !found.contains_key(&id(copy))).cloned().collect())
@@ -166,8 +182,9 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use aws_sdk_ecr::operation::batch_get_image::{BatchGetImageError, BatchGetImageOutput};
-    use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
     use aws_sdk_ecr::types::error::RepositoryNotFoundException;
     use aws_sdk_ecr::types::{Image, ImageFailure, ImageIdentifier};
     use aws_sdk_ecs::operation::run_task::RunTaskOutput;
@@ -216,9 +233,12 @@ mod tests {
         });
         let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
         let failed = Copy { error: Some("cannot be listed".into()), ..copy("app", "3") };
-        let missing = missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2"), failed])
-            .await
-            .expect("ECR answers");
+        let destination = Registry::new(ecr, None);
+        let missing = missing(&destination, &[copy("app", "1"), copy("app", "2"), failed], async |_, _| {
+            unreachable!("the repository is there")
+        })
+        .await
+        .expect("ECR answers");
         assert_eq!(missing, [copy("app", "2")]);
     }
 
@@ -227,13 +247,15 @@ mod tests {
         let find = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
             BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
         });
-        let create = mock!(aws_sdk_ecr::Client::create_repository)
-            .match_requests(|request| request.repository_name() == Some("app"))
-            .then_output(|| CreateRepositoryOutput::builder().build());
-        let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find, &create]);
-        let missing =
-            missing(&Registry::new(ecr, None), &[copy("app", "1"), copy("app", "2")]).await.expect("ECR answers");
-        assert_eq!((missing.len(), create.num_calls()), (2, 1));
+        let destination = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find]), None);
+        let created = RefCell::new(Vec::new());
+        let missing = missing(&destination, &[copy("app", "1"), copy("app", "2")], async |name, copy| {
+            created.borrow_mut().push((name.to_owned(), copy.source_name().to_owned()));
+            Ok(())
+        })
+        .await
+        .expect("ECR answers");
+        assert_eq!((missing.len(), created.into_inner()), (2, vec![("app".into(), "app".into())]));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod launch;
 mod logins;
+mod repositories;
 mod stop;
 
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};

@@ -2,7 +2,7 @@
 
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::operation::stop_task::StopTaskError;
-use aws_sdk_ecs::types::{DesiredStatus, Task};
+use aws_sdk_ecs::types::{ContainerOverride, DesiredStatus, Task, TaskOverride};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::Error;
@@ -51,8 +51,8 @@ pub async fn for_execution(ecs: &Client, cluster: &str, event: &ExecutionStatusC
 /// When it cannot be found or stopped.
 pub async fn for_batch(ecs: &Client, cluster: &str, execution: &str, batch: &str) -> Result<()> {
     let is_of_batch = |task: &Task| {
-        let containers = task.overrides().map(|overrides| overrides.container_overrides()).unwrap_or_default();
-        let mut variables = containers.iter().flat_map(|container| container.environment());
+        let containers = task.overrides().map(TaskOverride::container_overrides).unwrap_or_default();
+        let mut variables = containers.iter().flat_map(ContainerOverride::environment);
         variables.any(|variable| (variable.name(), variable.value()) == (Some(BATCH), Some(batch)))
     };
     tasks(ecs, cluster, execution, is_of_batch, "its batch is launched again").await.map(drop)
@@ -106,8 +106,8 @@ mod tests {
     use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
     use aws_sdk_ecs::operation::list_tasks::ListTasksOutput;
     use aws_sdk_ecs::operation::stop_task::StopTaskOutput;
+    use aws_sdk_ecs::types::KeyValuePair;
     use aws_sdk_ecs::types::error::InvalidParameterException;
-    use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;

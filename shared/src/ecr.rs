@@ -9,7 +9,13 @@ use aws_sdk_ecr::operation::batch_get_image::BatchGetImageError;
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
 use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
 use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesError;
-use aws_sdk_ecr::types::{ImageFailure, ImageIdentifier, ImageTagMutability, Repository};
+use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyError;
+use aws_sdk_ecr::operation::get_repository_policy::GetRepositoryPolicyError;
+pub use aws_sdk_ecr::types::ImageTagMutability;
+use aws_sdk_ecr::types::{
+    EncryptionConfiguration, EncryptionType, ImageFailure, ImageIdentifier, ImageScanningConfiguration,
+    ImageTagMutabilityExclusionFilter, Repository, Tag,
+};
 use aws_sdk_ecr::{Client, config};
 
 use crate::config::{CredentialConfig, RegistryConfig};
@@ -293,23 +299,156 @@ impl Registry {
         Ok(Some(found))
     }
 
-    /// Creates a repository. That somebody else has just created it is no error.
+    /// Creates a repository with these settings. That somebody else has just created it is no error.
     ///
     /// # Errors
-    /// When ECR refuses: access denied, quota, a bad name.
-    pub async fn create(&self, repository: &str) -> Result<()> {
-        match self.client.create_repository().set_registry_id(self.id.clone()).repository_name(repository).send().await
-        {
-            Ok(_) => Ok(()),
+    /// When ECR refuses: access denied, quota, a bad name, a policy that it does not understand.
+    pub async fn create(&self, repository: &str, settings: &RepositorySettings) -> Result<()> {
+        let scanning = ImageScanningConfiguration::builder().scan_on_push(settings.scan_on_push).build();
+        let request = self
+            .client
+            .create_repository()
+            .set_registry_id(self.id.clone())
+            .repository_name(repository)
+            .image_tag_mutability(settings.mutability.clone())
+            .set_image_tag_mutability_exclusion_filters(
+                Some(settings.mutability_exceptions.clone()).filter(|exceptions| !exceptions.is_empty()),
+            )
+            .image_scanning_configuration(scanning)
+            .set_encryption_configuration(settings.encryption())
+            .set_tags(Some(settings.tags.clone()).filter(|tags| !tags.is_empty()));
+        match request.send().await {
+            Ok(_) => {}
+            // Who created it also sets its policies.
             Err(error)
                 if error
                     .as_service_error()
                     .is_some_and(CreateRepositoryError::is_repository_already_exists_exception) =>
             {
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(Error::aws("ecr:CreateRepository", repository)(error)),
+            Err(error) => return Err(Error::aws("ecr:CreateRepository", repository)(error)),
         }
+        if let Some(policy) = &settings.lifecycle_policy {
+            let request = self.client.put_lifecycle_policy().set_registry_id(self.id.clone());
+            let request = request.repository_name(repository).lifecycle_policy_text(policy);
+            request.send().await.map_err(Error::aws("ecr:PutLifecyclePolicy", repository))?;
+        }
+        if let Some(policy) = &settings.policy {
+            let request = self.client.set_repository_policy().set_registry_id(self.id.clone());
+            let request = request.repository_name(repository).policy_text(policy);
+            request.send().await.map_err(Error::aws("ecr:SetRepositoryPolicy", repository))?;
+        }
+        Ok(())
+    }
+
+    /// The settings of a repository, to create another one like it; its key is left out, since that belongs to its region
+    /// and account. `None` where there is no such repository.
+    ///
+    /// # Errors
+    /// When ECR cannot tell.
+    pub async fn settings(&self, repository: &str) -> Result<Option<RepositorySettings>> {
+        let described = self.client.describe_repositories().set_registry_id(self.id.clone());
+        let described = match described.repository_names(repository).send().await {
+            Ok(described) => described,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(DescribeRepositoriesError::is_repository_not_found_exception) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::aws("ecr:DescribeRepositories", repository)(error)),
+        };
+        let Some(described) = described.repositories().first() else { return Ok(None) };
+
+        let lifecycle = self.client.get_lifecycle_policy().set_registry_id(self.id.clone());
+        let lifecycle_policy = match lifecycle.repository_name(repository).send().await {
+            Ok(answer) => answer.lifecycle_policy_text,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetLifecyclePolicyError::is_lifecycle_policy_not_found_exception) =>
+            {
+                None
+            }
+            Err(error) => return Err(Error::aws("ecr:GetLifecyclePolicy", repository)(error)),
+        };
+        let policy = self.client.get_repository_policy().set_registry_id(self.id.clone());
+        let policy = match policy.repository_name(repository).send().await {
+            Ok(answer) => answer.policy_text,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetRepositoryPolicyError::is_repository_policy_not_found_exception) =>
+            {
+                None
+            }
+            Err(error) => return Err(Error::aws("ecr:GetRepositoryPolicy", repository)(error)),
+        };
+        let arn = described.repository_arn().unwrap_or_default();
+        let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
+        let tags = tags.map_err(Error::aws("ecr:ListTagsForResource", repository))?.tags.unwrap_or_default();
+        Ok(Some(RepositorySettings {
+            mutability: described.image_tag_mutability().cloned().unwrap_or(ImageTagMutability::Mutable),
+            mutability_exceptions: described.image_tag_mutability_exclusion_filters().to_vec(),
+            scan_on_push: described
+                .image_scanning_configuration()
+                .is_some_and(ImageScanningConfiguration::scan_on_push),
+            kms_key: None,
+            // AWS's own tags cannot be set.
+            tags: tags.into_iter().filter(|tag| !tag.key().starts_with("aws:")).collect(),
+            lifecycle_policy,
+            policy,
+        }))
+    }
+}
+
+/// How a repository is created.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RepositorySettings {
+    /// Whether its tags can be moved.
+    pub mutability: ImageTagMutability,
+    /// Tags for which it is the other way round.
+    pub mutability_exceptions: Vec<ImageTagMutabilityExclusionFilter>,
+    /// Whether images are scanned when they arrive.
+    pub scan_on_push: bool,
+    /// The ARN of the key that images are encrypted with; `None` for ECR's own.
+    pub kms_key: Option<String>,
+    /// Its tags, in the sense of AWS's resources.
+    pub tags: Vec<Tag>,
+    /// Its lifecycle policy, as JSON.
+    pub lifecycle_policy: Option<String>,
+    /// Its policy, which lets other accounts pull, say; as JSON.
+    pub policy: Option<String>,
+}
+
+impl Default for RepositorySettings {
+    fn default() -> Self {
+        Self {
+            mutability: ImageTagMutability::Mutable,
+            mutability_exceptions: Vec::new(),
+            scan_on_push: false,
+            kms_key: None,
+            tags: Vec::new(),
+            lifecycle_policy: None,
+            policy: None,
+        }
+    }
+}
+
+impl RepositorySettings {
+    /// Adds a tag.
+    #[must_use]
+    pub fn with_tag(mut self, key: &str, value: &str) -> Self {
+        // A builder fails only where one of them was not given.
+        self.tags.extend(Tag::builder().key(key).value(value).build());
+        self
+    }
+
+    fn encryption(&self) -> Option<EncryptionConfiguration> {
+        let key = self.kms_key.as_ref()?;
+        EncryptionConfiguration::builder().encryption_type(EncryptionType::Kms).kms_key(key).build().ok()
     }
 }
 
@@ -370,14 +509,19 @@ fn is_about(failure: &ImageFailure, id: &ImageId) -> bool {
 #[cfg(test)]
 mod tests {
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
+    use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
     use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
     use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
     use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
+    use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyOutput;
+    use aws_sdk_ecr::operation::list_tags_for_resource::ListTagsForResourceOutput;
+    use aws_sdk_ecr::operation::put_lifecycle_policy::PutLifecyclePolicyOutput;
     use aws_sdk_ecr::primitives::DateTime;
-    use aws_sdk_ecr::types::error::{RepositoryAlreadyExistsException, RepositoryNotFoundException};
+    use aws_sdk_ecr::types::error::{
+        RepositoryAlreadyExistsException, RepositoryNotFoundException, RepositoryPolicyNotFoundException,
+    };
     use aws_sdk_ecr::types::{
-        AuthorizationData, Image as EcrImage, ImageDetail, ImageFailureCode, ImageTagMutabilityExclusionFilter,
-        ImageTagMutabilityExclusionFilterType,
+        AuthorizationData, Image as EcrImage, ImageDetail, ImageFailureCode, ImageTagMutabilityExclusionFilterType,
     };
     use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
@@ -469,7 +613,8 @@ mod tests {
             CreateRepositoryError::RepositoryAlreadyExistsException(RepositoryAlreadyExistsException::builder().build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&exists]);
-        Registry::new(client, None).create("app").await.expect("somebody else was faster");
+        let settings = RepositorySettings { policy: Some("{}".into()), ..RepositorySettings::default() };
+        Registry::new(client, None).create("app", &settings).await.expect("somebody else was faster");
 
         let denied = mock!(Client::create_repository).then_error(|| {
             CreateRepositoryError::generic(
@@ -477,9 +622,52 @@ mod tests {
             )
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&denied]);
-        let error = Registry::new(client, None).create("app").await.expect_err("we may not");
+        let error = Registry::new(client, None).create("app", &settings).await.expect_err("we may not");
         assert_eq!(error.name(), "AccessDenied");
         assert_eq!(error.to_string(), "ecr:CreateRepository on app failed: AccessDeniedException: no");
+    }
+
+    #[tokio::test]
+    async fn a_repository_is_created_as_the_other_one_is() {
+        let described = mock!(Client::describe_repositories).then_output(|| {
+            let repository = Repository::builder()
+                .repository_name("app")
+                .repository_arn("arn:app")
+                .image_tag_mutability(ImageTagMutability::Immutable)
+                .image_scanning_configuration(ImageScanningConfiguration::builder().scan_on_push(true).build());
+            DescribeRepositoriesOutput::builder().repositories(repository.build()).build()
+        });
+        let lifecycle = mock!(Client::get_lifecycle_policy)
+            .then_output(|| GetLifecyclePolicyOutput::builder().lifecycle_policy_text("lifecycle").build());
+        let policy = mock!(Client::get_repository_policy).then_error(|| {
+            GetRepositoryPolicyError::RepositoryPolicyNotFoundException(
+                RepositoryPolicyNotFoundException::builder().build(),
+            )
+        });
+        let tags = mock!(Client::list_tags_for_resource)
+            .match_requests(|request| request.resource_arn() == Some("arn:app"))
+            .then_output(|| {
+                let tag = |key: &str| Tag::builder().key(key).value("v").build().expect("it is complete");
+                ListTagsForResourceOutput::builder().tags(tag("team")).tags(tag("aws:stack")).build()
+            });
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described, &lifecycle, &policy, &tags]);
+        let settings = Registry::new(client, None).settings("app").await.expect("ECR answers").expect("it exists");
+
+        let created = mock!(Client::create_repository)
+            .match_requests(|request| {
+                request.repository_name() == Some("copy")
+                    && request.image_tag_mutability() == Some(&ImageTagMutability::Immutable)
+                    && request.image_scanning_configuration().is_some_and(ImageScanningConfiguration::scan_on_push)
+                    && request.tags().iter().map(Tag::key).eq(["team"])
+                    && request.encryption_configuration().is_none()
+            })
+            .then_output(|| CreateRepositoryOutput::builder().build());
+        let put = mock!(Client::put_lifecycle_policy)
+            .match_requests(|request| request.lifecycle_policy_text() == Some("lifecycle"))
+            .then_output(|| PutLifecyclePolicyOutput::builder().build());
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&created, &put]);
+        Registry::new(client, None).create("copy", &settings).await.expect("it is created");
+        assert_eq!((created.num_calls(), put.num_calls()), (1, 1));
     }
 
     #[test]

@@ -65,8 +65,13 @@ impl Copy {
     /// The destination repository's name, as ECR knows it.
     #[must_use]
     pub fn destination_name(&self) -> &str {
-        let repository = self.destination_repository();
-        repository.split_once('/').map_or(repository, |(_registry, name)| name)
+        name(self.destination_repository())
+    }
+
+    /// The source repository's name, as its registry knows it.
+    #[must_use]
+    pub fn source_name(&self) -> &str {
+        name(self.source_repository())
     }
 
     /// The destination's tag, unless the image goes there untagged.
@@ -93,6 +98,10 @@ impl Copy {
     pub fn destination_registry(&self) -> &str {
         registry(&self.destination)
     }
+}
+
+fn name(repository: &str) -> &str {
+    repository.split_once('/').map_or(repository, |(_registry, name)| name)
 }
 
 fn registry(reference: &str) -> &str {

@@ -1,6 +1,6 @@
 //! What a run copies.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Result, World, rows, run};
 
@@ -77,5 +77,44 @@ pub async fn selected_public_images_and_all_tags_are_copied(world: &World) -> Re
     assert_eq!(rows.len(), etcd.len() + 2, "{:?}", rows.keys());
     assert!(rows.values().all(|row| row.status == "Done"));
     assert_eq!(public.outcome.output["failed"], json!("0"));
+    Ok(())
+}
+
+pub async fn a_new_repository_is_created_as_asked_for(world: &World) -> Result {
+    let lifecycle = json!({ "rules": [{
+        "rulePriority": 1, "action": { "type": "expire" },
+        "selection": { "tagStatus": "untagged", "countType": "imageCountMoreThan", "countNumber": 10 },
+    }] });
+    let policy = json!({ "Version": "2012-10-17", "Statement": [{
+        "Sid": "Pull", "Effect": "Allow", "Principal": { "AWS": "arn:aws:iam::333333333333:root" },
+        "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+    }] });
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.36"),
+        ("tagMutability", "IMMUTABLE"),
+        ("scanOnPush", "true"),
+        ("repositoryTags", "team=platform,env=prod"),
+        ("lifecyclePolicy", &lifecycle.to_string()),
+        ("repositoryPolicy", &policy.to_string()),
+    ];
+    let run = run(world.deploy("settings", &parameters).await?).await?;
+    assert!(run.outcome.succeeded(), "{:?} {:?}", run.outcome, rows(&run.stack).await?);
+
+    let home = world.machine().home()?;
+    let ecr = async |action: &str, request: Value| {
+        home.json("ecr", &format!("AmazonEC2ContainerRegistry_V20150921.{action}"), request).await
+    };
+    let name = json!({ "repositoryName": "settings/busybox" });
+    let described = ecr("DescribeRepositories", json!({ "repositoryNames": ["settings/busybox"] })).await?;
+    let repository = &described["repositories"][0];
+    assert_eq!(repository["imageTagMutability"], "IMMUTABLE");
+    assert_eq!(repository["imageScanningConfiguration"]["scanOnPush"], true);
+    let text = |answer: &Value, name: &str| serde_json::from_str::<Value>(answer[name].as_str().unwrap_or_default());
+    assert_eq!(text(&ecr("GetLifecyclePolicy", name.clone()).await?, "lifecyclePolicyText")?, lifecycle);
+    assert_eq!(text(&ecr("GetRepositoryPolicy", name).await?, "policyText")?, policy);
+    let tags = ecr("ListTagsForResource", json!({ "resourceArn": repository["repositoryArn"] })).await?;
+    assert_eq!(tags["tags"].as_array().map(Vec::len), Some(2), "{tags}");
     Ok(())
 }

@@ -58,6 +58,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
+        copying::a_new_repository_is_created_as_asked_for,
         choosing::patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so_before,
         choosing::an_execution_that_finds_an_earlier_one_running_ends_at_once,
         choosing::a_listing_that_is_too_short_fails_the_run,
@@ -81,6 +82,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         script::the_script_ends_at_once_when_it_is_terminated,
         script::the_script_says_that_it_was_refused_where_it_has_no_login,
         script::the_script_uploads_what_images_share_once,
+        script::the_script_shows_the_logins_to_nobody_else,
         secrets::no_credential_is_in_a_command_line_a_log_an_override_a_payload_or_a_table,
     ]
 }

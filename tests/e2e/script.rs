@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -19,17 +20,18 @@ use crate::secrets;
 use crate::world::{Result, World};
 
 /// How long a task may take that does nothing but copy what it is told to, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A region that nothing else is copied to, so that the proxy counts for one test alone.
 const QUIET_REGION: &str = "eu-west-1";
-/// What the task definition says, where the user that runs the tests may choose.
+/// Who a task runs as, where whoever runs the tests may say so.
 const TASK_USER: u32 = 1000;
+/// More than all configurations of an image take, which are always uploaded, and less than any layer.
+const CONFIGURATIONS: u64 = 10_000;
 /// What a task is answered for with, which is nobody else's business.
 const TASK_TOKEN: &str = "the-token-of-the-task";
 /// What ends with SIGTERM, as shells say it.
 const TERMINATED: i32 = 143;
 
-/// The images that are told of once for all of a repository, by tag, by digest, or by both.
 pub async fn the_script_copies_every_kind_of_image_and_leaves_nothing_behind(world: &World) -> Result {
     let tagged = seeded(world, "library/alpine", Some("3.20"))?;
     let by_tag = seeded(world, "coreos/etcd", Some("v3.5.16"))?;
@@ -198,31 +200,68 @@ pub async fn the_script_says_that_it_was_refused_where_it_has_no_login(world: &W
 
 pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result {
     let destination = Destination::new(world, QUIET_REGION).await?;
-    destination.create(&["script/shared"]).await?;
+    let names = ["script/shared/both", "script/shared/here", "script/shared/there"];
+    destination.create(&names).await?;
     let public = world.machine().public().ok_or("there are no public registries")?;
-    let mut blobs = BTreeMap::new();
-    let mut separately = 0;
-    for tag in ["1.26", "1.27"] {
-        let image = blobs_of(public, seeded(world, "library/nginx", Some(tag))?).await?;
-        separately += image.len();
-        blobs.extend(image);
-    }
-    assert!(blobs.len() < separately, "they share something");
-
-    let copies = format!("> docker.io/library/nginx {}\n- 1.26\n- 1.27\n", destination.image("script/shared"));
-    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
-
-    assert_eq!(end.exit_code, Some(0), "{end:?}");
-    let sent = |method: Option<&str>| {
+    let sources = [seeded(world, "library/nginx", Some("1.26"))?, seeded(world, "library/nginx", Some("1.27"))?];
+    let (old, new) = (blobs_of(public, sources[0]).await?, blobs_of(public, sources[1]).await?);
+    let both: BTreeMap<_, _> = old.iter().chain(&new).collect();
+    assert!(both.len() < old.len() + new.len(), "they share something");
+    let uploads = |method: Option<&str>| {
         world.machine().proxy().traffic(|host, its, kind| {
             host == destination.registry.host() && method.is_none_or(|method| method == its) && kind == Kind::Upload
         })
     };
-    assert_eq!(sent(Some("POST")).requests, blobs.len() as u64);
-    assert_eq!(sent(None).sent, blobs.values().sum::<u64>());
-    for tag in ["1.26", "1.27"] {
-        destination.check("script/shared", tag, seeded(world, "library/nginx", Some(tag))?).await?;
+
+    // In one repository the second image finds what the first has brought.
+    let copies = format!("> docker.io/library/nginx {}\n- 1.26\n- 1.27\n", destination.image(names[0]));
+    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    let first = uploads(None).sent;
+    assert_eq!(uploads(Some("POST")).requests, both.len() as u64);
+    assert_eq!(first, both.values().copied().sum::<u64>());
+    for source in sources {
+        destination.check(names[0], source.tag.as_deref().unwrap_or_default(), source).await?;
     }
+
+    // From another repository the layers are mounted, since skopeo was told by the first copy that they are there.
+    let copies: String = names[1..]
+        .iter()
+        .map(|name| format!("> docker.io/library/nginx {}\n- 1.27\n", destination.image(name)))
+        .collect();
+    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    let (once, sent) = (new.values().sum::<u64>(), uploads(None).sent - first);
+    assert!((once..once + CONFIGURATIONS).contains(&sent), "{sent} bytes for an image of {once}");
+    for name in &names[1..] {
+        destination.check(name, "1.27", sources[1]).await?;
+    }
+    Ok(())
+}
+
+pub async fn the_script_shows_the_logins_to_nobody_else(world: &World) -> Result {
+    let destination = Destination::new(world, REGION).await?;
+    destination.create(&["script/logins"]).await?;
+    let copies = format!("> docker.io/library/busybox {}\n- 1.36\n", destination.image("script/logins"));
+    let uploads = Pattern::new("*", "/v2/script/logins/blobs/uploads/*").method(Method::POST);
+    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
+
+    let mut task = Task::start(world, &copies, 1, &destination.auth).await?;
+    task.reaches(&stalled).await?;
+    let skopeo = task.skopeo()?;
+    assert!(skopeo.iter().any(|variable| variable.starts_with("REGISTRY_AUTH_FILE=")), "{skopeo:?}");
+    assert!(!skopeo.iter().any(|variable| task.secrets.iter().any(|secret| variable.contains(secret))), "{skopeo:?}");
+    for work in std::fs::read_dir(task.scratch())? {
+        let work = work?;
+        assert_eq!(work.metadata()?.mode() & 0o077, 0, "others can look into {:?}", work.path());
+        assert_eq!(std::fs::metadata(work.path().join("auth.json"))?.mode() & 0o077, 0, "others can read the logins");
+    }
+    stalled.lift();
+
+    let end = task.end().await?;
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
     Ok(())
 }
 
@@ -309,6 +348,9 @@ fn script() -> Result<String> {
     Ok(lines.map(|line| format!("{}\n", line.strip_prefix(INDENTATION).unwrap_or(line))).collect())
 }
 
+/// A task's directory for temporary files.
+const SCRATCH: &str = "tmp";
+
 /// A run of the script.
 struct Task {
     process: Process,
@@ -320,7 +362,7 @@ impl Task {
     /// Starts it with all that Fargate would give to it.
     async fn start(world: &World, copies: &str, jobs: u32, auth: &Value) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let scratch = directory.path().join("tmp");
+        let scratch = directory.path().join(SCRATCH);
         std::fs::create_dir(&scratch)?;
         // Whoever started it has the number from the file: `exec` keeps it.
         let shell = Program::new("/bin/sh", "it is part of every Linux")?
@@ -333,7 +375,7 @@ impl Task {
             .envs([
                 ("COPIES", copies),
                 ("JOBS", &jobs.to_string()),
-                ("TIMEOUT", &(PATIENCE * 2).as_secs().to_string()),
+                ("TIMEOUT", &(PATIENCE * 4).as_secs().to_string()),
                 ("REGISTRY_AUTH", &auth.to_string()),
                 ("TASK_TOKEN", TASK_TOKEN),
             ])
@@ -353,6 +395,25 @@ impl Task {
     /// What it has printed so far, on either stream.
     fn output(&self) -> Result<String> {
         Ok(std::fs::read_to_string(self.directory.path().join("log"))?)
+    }
+
+    /// Where its temporary files are.
+    fn scratch(&self) -> PathBuf {
+        self.directory.path().join(SCRATCH)
+    }
+
+    /// The environment of its skopeo, of which there must be one.
+    fn skopeo(&self) -> Result<Vec<String>> {
+        let ours = format!("HOME={}/", self.scratch().display());
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let read = |name| std::fs::read(process.path().join(name)).unwrap_or_default();
+            let environment = String::from_utf8_lossy(&read("environ")).into_owned();
+            let environment: Vec<_> = environment.split('\0').map(str::to_owned).collect();
+            if read("cmdline").starts_with(b"skopeo\0") && environment.iter().any(|it| it.starts_with(&ours)) {
+                return Ok(environment);
+            }
+        }
+        Err("it runs no skopeo".into())
     }
 
     /// Waits until it meets a fault.
@@ -384,7 +445,7 @@ impl Task {
         if self.secrets.iter().any(|secret| output.contains(secret)) {
             return Err("it has printed a credential".into());
         }
-        let left: Vec<_> = std::fs::read_dir(self.directory.path().join("tmp"))?.collect();
+        let left: Vec<_> = std::fs::read_dir(self.scratch())?.collect();
         if !left.is_empty() {
             return Err(format!("it has left {left:?}, and printed: {output}").into());
         }
