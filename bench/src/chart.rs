@@ -42,8 +42,8 @@ const AREA: (f64, f64) = (330.0, 230.0);
 const TOP: f64 = 96.0;
 const LEFT: [f64; 2] = [70.0, 490.0];
 
-/// A point of a line: images, and seconds or MiB.
-type Point = (f64, f64);
+/// A point of a line: images, and seconds or MiB; or of the card.
+pub type Point = (f64, f64);
 
 /// One of the two diagrams.
 struct Panel {
@@ -63,15 +63,7 @@ pub fn draw(rows: &[Row]) -> String {
         Panel { title: "Time", unit: "s", left: LEFT[0], goal: TIME.as_secs_f64(), lines: lines(rows, seconds) },
         Panel { title: "Peak memory", unit: "MiB", left: LEFT[1], goal: MEMORY, lines: lines(rows, memory) },
     ];
-    let (width, height) = CARD;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n\
-         <title>Time and peak memory of list-images over the number of images</title>\n\
-         <style>{STYLE}</style>\n\
-         <rect class=\"card\" x=\".5\" y=\".5\" width=\"{}\" height=\"{}\" rx=\"6\"/>\n",
-        width - 1.0,
-        height - 1.0
-    );
+    let mut svg = open(CARD, "Time and peak memory of list-images over the number of images");
     for (destination, x) in Destination::ALL.into_iter().zip([70.0, 230.0, 410.0]) {
         svg += &marker(destination, x, 30.0);
         svg += &text("", (x + 14.0, 34.5), destination.name());
@@ -80,6 +72,18 @@ pub fn draw(rows: &[Row]) -> String {
         svg += &panel.draw();
     }
     svg + "</svg>\n"
+}
+
+/// The beginning of a picture with a card of this size; `</svg>` ends it.
+pub fn open((width, height): Point, title: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n\
+         <title>{title}</title>\n\
+         <style>{STYLE}</style>\n\
+         <rect class=\"card\" x=\".5\" y=\".5\" width=\"{}\" height=\"{}\" rx=\"6\"/>\n",
+        width - 1.0,
+        height - 1.0
+    )
 }
 
 fn lines(rows: &[Row], number: impl Fn(&Measurement) -> f64) -> Vec<(Destination, Vec<Point>)> {
@@ -156,7 +160,8 @@ fn line(class: &str, from: Point, to: Point) -> String {
     )
 }
 
-fn text(class: &str, at: Point, text: &str) -> String {
+/// A text, whose class says on which side of the point it is.
+pub fn text(class: &str, at: Point, text: &str) -> String {
     format!("<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{text}</text>\n", at.0, at.1)
 }
 

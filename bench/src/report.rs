@@ -1,15 +1,13 @@
 //! What a person reads: the tables on the terminal, and the page with the picture.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
-
-use comfy_table::{CellAlignment, Table, presets};
-use indicatif::HumanCount;
+use std::{collections::BTreeSet, path::Path};
 
 use crate::{
     chart,
-    error::{Error, Result},
+    error::Result,
     fake::Conditions,
     goals::{Goal, Row, mebibytes},
+    grid::{self, Grid, count},
     measure::{Answer, Measurement},
 };
 
@@ -42,12 +40,7 @@ impl Report {
     /// # Errors
     /// If they cannot be written.
     pub fn write(&self, page: &Path) -> Result<()> {
-        let picture = page.with_extension("svg");
-        let name = picture.file_name().unwrap_or_default().to_string_lossy();
-        for (path, content) in [(page, self.page(&name)), (&picture, chart::draw(&self.rows))] {
-            std::fs::write(path, content).map_err(Error::system(path.display().to_string()))?;
-        }
-        Ok(())
+        grid::write(page, |picture| self.page(picture), chart::draw(&self.rows))
     }
 
     fn page(&self, picture: &str) -> String {
@@ -154,43 +147,6 @@ fn numbers<const N: usize>(row: &Row, texts: impl Fn(&Measurement) -> [String; N
     }
 }
 
-fn count(number: usize) -> String {
-    HumanCount(number as u64).to_string()
-}
-
-/// A table: text in the first column, numbers in all others.
-struct Grid {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Grid {
-    fn new<'a, T>(header: impl IntoIterator<Item = &'a str>, rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> Self {
-        Self { header: header.into_iter().map(str::to_owned).collect(), rows: rows.iter().map(cells).collect() }
-    }
-
-    fn terminal(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY).set_header(&self.header).add_rows(&self.rows);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
-    }
-
-    fn markdown(&self) -> String {
-        let mut text = format!("| {} |\n| ---", self.header.join(" | "));
-        for _ in self.header.iter().skip(1) {
-            text += " | --:";
-        }
-        text += " |\n";
-        for row in &self.rows {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
-        }
-        text
-    }
-}
-
 /// What all this ran on.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or_else(|_| "an unknown number of".into(), |n| n.to_string());
@@ -207,12 +163,6 @@ fn model_name(cpuinfo: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_to_the_right_in_markdown() {
-        let grid = Grid { header: vec!["A".into(), "B".into()], rows: vec![vec!["x".into(), "1".into()]] };
-        assert_eq!(grid.markdown(), "| A | B |\n| --- | --: |\n| x | 1 |\n");
-    }
 
     #[test]
     fn the_processor_has_a_name() {

@@ -48,6 +48,8 @@ pub struct TaskConfig {
     pub security_groups: Vec<String>,
     /// Whether tasks get a public address; in a private subnet they need none.
     pub public_ip: bool,
+    /// Whether a batch's first task runs on spare capacity.
+    pub spot: bool,
 }
 
 impl Config {
@@ -70,6 +72,7 @@ impl Config {
                 subnets: list("SUBNETS")?,
                 security_groups: list("SECURITY_GROUPS")?,
                 public_ip: environment.flag("ASSIGN_PUBLIC_IP", true)?,
+                spot: environment.flag("FARGATE_SPOT", false)?,
             },
             registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?.to_owned(),
             task_timeout_seconds: environment.count("TASK_TIMEOUT_SECONDS", 14_400)?.try_into().unwrap_or(i64::MAX),

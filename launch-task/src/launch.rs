@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::types::{
-    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
-    TaskOverride,
+    AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, KeyValuePair, LaunchType,
+    NetworkConfiguration, TaskOverride,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
@@ -149,11 +149,17 @@ async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, 
         .assign_public_ip(if config.public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled })
         .build()
         .map_err(|error| Error::NotStarted(error.to_string()))?;
-    let answer = ecs
-        .run_task()
+    let request_task = ecs.run_task();
+    let request_task = if config.spot && request.retries == 0 {
+        let spot = CapacityProviderStrategyItem::builder().capacity_provider("FARGATE_SPOT").weight(1).build();
+        request_task.capacity_provider_strategy(spot.map_err(|error| Error::NotStarted(error.to_string()))?)
+    } else {
+        // There may be no spare capacity, and what there is may be reclaimed: another try does not depend on it.
+        request_task.launch_type(LaunchType::Fargate)
+    };
+    let answer = request_task
         .cluster(&config.cluster)
         .task_definition(&config.definition)
-        .launch_type(LaunchType::Fargate)
         .client_token(hex::encode(Sha256::digest(&request.token)))
         .started_by(stop::started_by(&request.execution))
         .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build())
@@ -218,6 +224,7 @@ mod tests {
             subnets: vec!["subnet-1".into()],
             security_groups: vec!["sg-1".into()],
             public_ip: true,
+            spot: false,
         }
     }
 
@@ -283,6 +290,27 @@ mod tests {
             let arn = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect("it starts");
             assert_eq!(arn, "arn:task");
         }
+    }
+
+    #[tokio::test]
+    async fn spare_capacity_is_used_for_the_first_try_only() {
+        let started = || RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build();
+        let spot = mock!(aws_sdk_ecs::Client::run_task)
+            .match_requests(|request| {
+                let strategy = request.capacity_provider_strategy().iter().map(|item| item.capacity_provider());
+                strategy.eq(["FARGATE_SPOT"]) && request.launch_type().is_none()
+            })
+            .then_output(started);
+        let on_demand = mock!(aws_sdk_ecs::Client::run_task)
+            .match_requests(|request| request.launch_type() == Some(&LaunchType::Fargate))
+            .then_output(started);
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&spot, &on_demand]);
+        let config = TaskConfig { spot: true, ..task_config() };
+        for retries in [0, 1] {
+            let request = Request { retries, ..request(vec![]) };
+            run(&ecs, &config, &request, &[copy("app", "1")]).await.expect("it starts");
+        }
+        assert_eq!((spot.num_calls(), on_demand.num_calls()), (1, 1));
     }
 
     #[tokio::test]

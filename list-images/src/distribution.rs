@@ -40,6 +40,8 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 /// A client for all registries; it remembers how each wants to be asked.
 pub struct Client {
+    /// How many pulls Docker Hub still allows, as it said last; `None` where it has not said.
+    pulls_left: Mutex<Option<u64>>,
     http: reqwest::Client,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
     retry: ExponentialBuilder,
@@ -134,7 +136,14 @@ impl Client {
             .timeout(Duration::from_secs(30))
             .build()
             .map_err(|error| Failure::from(error).about("the HTTP client"))?;
-        Ok(Self { http, hosts: Mutex::default(), retry, scheme })
+        Ok(Self { pulls_left: Mutex::default(), http, hosts: Mutex::default(), retry, scheme })
+    }
+
+    /// How many pulls are left where they are limited, as Docker Hub's
+    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` where nobody has said so.
+    #[must_use]
+    pub fn pulls_left(&self) -> Option<u64> {
+        *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a repository, with a login where there is one.
@@ -229,6 +238,11 @@ impl Session<'_> {
             Err(failure) if failure.is_absence() => return Ok(None),
             Err(failure) => return Err(self.failed(failure)),
         };
+        if let Some(left) = text(response.headers(), "ratelimit-remaining") {
+            // 76;w=21600 is 76 within that many seconds.
+            let left = left.split(';').next().and_then(|left| left.parse().ok());
+            *self.client.pulls_left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        }
         let is_index = text(response.headers(), CONTENT_TYPE.as_str()).is_some_and(|it| is_index(&it));
         if let Some(digest) = text(response.headers(), "docker-content-digest") {
             return Ok(Some(Head { digest, is_index }));
@@ -707,6 +721,7 @@ pub mod tests {
                 "/v2/team/app/manifests/named" => {
                     let mut answer = status(200);
                     answer.headers_mut().insert("docker-content-digest", "sha256:1".parse().expect("it is a header"));
+                    answer.headers_mut().insert("ratelimit-remaining", "76;w=21600".parse().expect("it is a header"));
                     answer
                 }
                 "/v2/team/app/manifests/unnamed" => Answer::new(Body::from("{}")),
@@ -721,7 +736,9 @@ pub mod tests {
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
         let head = |digest: &str| Head { digest: digest.to_owned(), is_index: true };
         let of_two_braces = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        assert_eq!(client.pulls_left(), None);
         assert_eq!(session.head("named").await.expect("it answers"), Some(head("sha256:1")));
+        assert_eq!(client.pulls_left(), Some(76));
         assert_eq!(session.head("unnamed").await.expect("it answers"), Some(head(of_two_braces)));
         assert_eq!(session.head("missing").await.expect("it answers"), None);
     }

@@ -21,7 +21,7 @@ use crate::distribution::Client;
 use crate::dry_run::{self, Decision};
 use crate::input::{self, Input};
 use crate::selection::{Repository, Selection};
-use crate::source::{Listed, Listing, Registries, Source, Wish, check_collisions, for_each, unlistable};
+use crate::source::{Listed, Listing, Registries, Source, Wish, check_collisions, defer, for_each, unlistable};
 
 /// What the state machine sends.
 #[derive(Debug, Deserialize)]
@@ -188,6 +188,12 @@ impl Run<'_> {
             return Err(failure);
         }
         self.refuse_immutable(&mut compared).await?;
+        if let Source::Public(registries) = self.source
+            && let Some(left) = registries.pulls_left()
+        {
+            let missing = compared.iter_mut().flat_map(|it| it.missing.iter_mut().map(|image| (&it.wish, image)));
+            defer(missing, left);
+        }
 
         let mut comparison = Comparison::default();
         if self.explain {

@@ -10,6 +10,7 @@ use shared::ecr::Registry;
 use shared::manifest::{Descriptor, Manifest, Platform};
 use shared::{Error, Result};
 
+use self::public::COUNTS_PULLS;
 pub use self::public::Registries;
 use crate::naming::{Naming, destination_name};
 use crate::rules::Rules;
@@ -172,6 +173,29 @@ impl Source<'_> {
     }
 }
 
+/// How many pulls an index is reckoned to take: each of its images is one.
+const PULLS_OF_INDEX: u64 = 5;
+
+/// Defers images that Docker Hub would not let us pull any more: they would only fail, one by one.
+pub fn defer<'a>(missing: impl Iterator<Item = (&'a Wish, &'a mut Listed)>, pulls_left: u64) {
+    let mut left = pulls_left;
+    for (wish, image) in missing {
+        if wish.repository.registry != COUNTS_PULLS || image.error.is_some() {
+            continue;
+        }
+        match left.checked_sub(if image.is_index { PULLS_OF_INDEX } else { 1 }) {
+            Some(rest) => left = rest,
+            None => {
+                left = 0;
+                image.error = Some(format!(
+                    "deferred to a later run: Docker Hub allows {pulls_left} more pulls for now, and the run needs more; it \
+                     allows more with srcCredential, the user of an account there"
+                ));
+            }
+        }
+    }
+}
+
 /// Runs `work` for each of `repositories`, [`CONCURRENCY`] at a time.
 ///
 /// # Errors
@@ -312,6 +336,17 @@ mod tests {
         for list in ["gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app:1,quay.io/p/app:1"] {
             check_collisions(&wishes(list, Naming::Registry)).expect(list);
         }
+    }
+
+    #[test]
+    fn what_docker_hub_would_not_let_us_pull_is_deferred() {
+        let wishes = wishes("nginx,redis,quay.io/coreos/etcd", Naming::Plain);
+        let image = |is_index| Listed { tag: Some("1".into()), is_index, ..Listed::default() };
+        let mut images = [image(true), image(false), image(false)];
+        defer(wishes.iter().zip(&mut images), 5);
+        let deferred: Vec<_> = images.iter().map(|image| image.error.is_some()).collect();
+        assert_eq!(deferred, [false, true, false], "the index takes them all, and the third is not Docker Hub's");
+        assert!(images[1].error.as_deref().is_some_and(|error| error.contains("allows 5 more pulls")));
     }
 
     fn chosen(list: &str, exclude: &str, tags: &[&str]) -> (Vec<String>, Listing) {

@@ -119,7 +119,9 @@ impl CopyReport {
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
-        const PERMANENT: [&str; 7] = [
+        const PERMANENT: [&str; 8] = [
+            // Docker Hub's: it comes back after hours.
+            "pull rate limit",
             "manifest unknown",
             "name unknown",
             "repository name not known",
@@ -194,6 +196,14 @@ mod tests {
             CopyReport::parse("Done\td/a:1\t0\n"),
             Some(CopyReport { destination: "d/a:1".into(), seconds: 0, error: None })
         );
+    }
+
+    #[test]
+    fn a_limit_that_lasts_for_hours_is_not_worth_another_try() {
+        let line = "Error\td/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
+                    reading manifest 1 in docker.io/library/nginx: toomanyrequests: You have reached your unauthenticated pull \
+                    rate limit. https://www.docker.com/increase-rate-limit\"";
+        assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
     }
 
     #[test]

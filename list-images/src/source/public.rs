@@ -16,7 +16,7 @@ use crate::tags::{Available, subject};
 const CONCURRENCY: usize = 16;
 
 /// On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
-const COUNTS_PULLS: &str = "docker.io";
+pub const COUNTS_PULLS: &str = "docker.io";
 
 /// All of them, and the logins to those that want one.
 pub struct Registries<'a> {
@@ -35,6 +35,12 @@ impl<'a> Registries<'a> {
     #[must_use]
     pub fn logins(&self) -> &SourceLogins<'a> {
         &self.logins
+    }
+
+    /// How many images may still be pulled from where pulls count, if that is known.
+    #[must_use]
+    pub fn pulls_left(&self) -> Option<u64> {
+        self.client.pulls_left()
     }
 
     /// Lists what the run wants of a repository, with the digests that the registry names. An image that it does not name

@@ -1,0 +1,80 @@
+//! Tables, on the terminal and on a page.
+
+use std::{fmt::Write as _, path::Path};
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::HumanCount;
+
+use crate::error::{Error, Result};
+
+/// A table: text in the first column, numbers in all others.
+pub struct Grid {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Grid {
+    /// A row of cells for each of `rows`.
+    pub fn new<'a, T>(
+        header: impl IntoIterator<Item = &'a str>,
+        rows: &[T],
+        cells: impl Fn(&T) -> Vec<String>,
+    ) -> Self {
+        Self { header: header.into_iter().map(str::to_owned).collect(), rows: rows.iter().map(cells).collect() }
+    }
+
+    /// For a terminal.
+    #[must_use]
+    pub fn terminal(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_BORDERS_ONLY).set_header(&self.header).add_rows(&self.rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    /// For a page.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut text = format!("| {} |\n| ---", self.header.join(" | "));
+        for _ in self.header.iter().skip(1) {
+            text += " | --:";
+        }
+        text += " |\n";
+        for row in &self.rows {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        text
+    }
+}
+
+/// A number with its thousands told apart.
+#[must_use]
+pub fn count(number: usize) -> String {
+    HumanCount(number as u64).to_string()
+}
+
+/// Writes a page, and the picture next to it; the page is made with the picture's name.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn write(page: &Path, text: impl FnOnce(&str) -> String, picture: String) -> Result<()> {
+    let path = page.with_extension("svg");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for (path, content) in [(page, text(&name)), (&path, picture)] {
+        std::fs::write(path, content).map_err(Error::system(path.display().to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_to_the_right_in_markdown() {
+        let grid = Grid { header: vec!["A".into(), "B".into()], rows: vec![vec!["x".into(), "1".into()]] };
+        assert_eq!(grid.markdown(), "| A | B |\n| --- | --: |\n| x | 1 |\n");
+    }
+}
