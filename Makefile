@@ -52,6 +52,10 @@ test: setup ## Run every test: unit, documentation, and end to end on a local AW
 	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
 	$(CARGO) test --workspace --test e2e
 
+.PHONY: chaos
+chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
+	$(CARGO) test --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+
 .PHONY: bench
 bench: setup ## Measure how large registries are planned, and write docs/benchmarks.md
 	tools/exclusively tools/build

@@ -7,6 +7,9 @@ use indicatif::HumanCount;
 
 use crate::error::{Error, Result};
 
+/// In a cell for which there is no number.
+pub const NOTHING: &str = "–";
+
 /// A table: text in the first column, numbers in all others.
 pub struct Grid {
     header: Vec<String>,
@@ -55,6 +58,18 @@ pub fn count(number: usize) -> String {
     HumanCount(number as u64).to_string()
 }
 
+/// Seconds, in the two units that matter most.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{hours} h {minutes} min"),
+    }
+}
+
 /// Writes a page, and the picture next to it; the page is made with the picture's name.
 ///
 /// # Errors
@@ -71,6 +86,14 @@ pub fn write(page: &Path, text: impl FnOnce(&str) -> String, picture: String) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_two_units_at_most() {
+        assert_eq!(
+            [59.6, 119.4, 119.6, 7_199.0, 42_860.0].map(duration),
+            ["60 s", "119 s", "2 min 0 s", "119 min 59 s", "11 h 54 min"]
+        );
+    }
 
     #[test]
     fn numbers_are_to_the_right_in_markdown() {

@@ -1,10 +1,15 @@
-//! `bench`: how list-images, as it is deployed, plans a large registry.
+//! `bench`: how list-images, as it is deployed, plans a large registry, and what its batches cost.
 
+mod bars;
+mod batches;
 mod chart;
 mod error;
 mod fake;
 mod goals;
+mod grid;
 mod measure;
+mod model;
+mod packing;
 mod registry;
 mod report;
 mod runtime;
@@ -13,7 +18,7 @@ mod server;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
@@ -25,10 +30,24 @@ use crate::{
     scenario::Scenario,
 };
 
-/// Measures how list-images, as it is deployed, plans a large registry.
+/// Measures how a large registry is planned, and works out what its batches cost.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures how list-images, as it is deployed, plans a large registry.
+    Planning(Planning),
+    /// Works out what the start of tasks costs with more and fewer images in each.
+    Model(Model),
+}
+
+#[derive(Args)]
+struct Planning {
     /// The function's binary.
     #[arg(long, default_value = ".aws-sam/build/ListImagesFunction/bootstrap")]
     lambda: PathBuf,
@@ -49,12 +68,22 @@ struct Arguments {
     check: bool,
 }
 
+#[derive(Args)]
+struct Model {
+    /// Write a page with all that was worked out, and a picture next to it.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments).await {
-        Ok(all_met) if all_met || !arguments.check => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    let result = match Arguments::parse().command {
+        Command::Planning(arguments) => planning(&arguments).await.map(|all_met| all_met || !arguments.check),
+        Command::Model(arguments) => model(&arguments).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say(&format!("bench: {error}"));
             ExitCode::FAILURE
@@ -62,8 +91,14 @@ async fn main() -> ExitCode {
     }
 }
 
+fn model(arguments: &Model) -> Result<()> {
+    let report = batches::Report::new();
+    report.print();
+    arguments.markdown.as_ref().map_or(Ok(()), |page| report.write(page))
+}
+
 /// Measures everything, and says whether all goals are met.
-async fn run(arguments: &Arguments) -> Result<bool> {
+async fn planning(arguments: &Planning) -> Result<bool> {
     if !arguments.lambda.is_file() {
         return Err(Error::MissingFunction(arguments.lambda.clone()));
     }

@@ -131,7 +131,7 @@ impl Assumptions {
     /// [`TASKS`] is free.
     #[must_use]
     pub fn run(&self, batches: &[usize], bytes: u64) -> Run {
-        let mut free = [0.0; TASKS];
+        let mut free = [0.0_f64; TASKS];
         let (mut running, mut billed) = (0.0, 0.0);
         for &images in batches {
             let seconds = self.start + self.copying(images, bytes);
@@ -151,8 +151,11 @@ mod tests {
     use super::*;
 
     /// A copy waits 2 s, and moves 100 MB in another second.
-    const SIMPLE: Assumptions =
-        Assumptions { start: 40.0, round_trip: (2.0 - REQUESTS * ANSWER) / (ROUND_TRIPS + REDIRECTS), bandwidth: 100e6 };
+    const SIMPLE: Assumptions = Assumptions {
+        start: 40.0,
+        round_trip: (2.0 - REQUESTS * ANSWER) / (ROUND_TRIPS + REDIRECTS),
+        bandwidth: 100e6,
+    };
     /// With which that second is a whole one.
     const BYTES: u64 = 94_000_000;
 

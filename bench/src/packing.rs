@@ -68,12 +68,11 @@ impl Images {
     /// How many images of one of the repositories a task can be told of.
     #[must_use]
     pub fn most(&self) -> usize {
-        let mut characters = header(repository_name(0).len());
-        let fits = |length: usize| {
-            characters += length;
-            characters <= COPIES_LIMIT
-        };
-        (0..).map(|image| line(tag(image).len())).map_while(|length| fits(length).then_some(())).count()
+        let used = (0..).scan(header(repository_name(0).len()), |used, image| {
+            *used += line(tag(image).len());
+            Some(*used)
+        });
+        used.take_while(|&used| used <= COPIES_LIMIT).count()
     }
 
     fn weight(&self, images: usize) -> u64 {
@@ -138,13 +137,15 @@ fn equal(images: usize, size: usize) -> Vec<usize> {
 
 /// The characters that a pair of repositories takes, whose names have so many: `> source destination`, and the line's
 /// end, which JSON writes as two.
-fn header(name: usize) -> usize {
+#[must_use]
+pub fn header(name: usize) -> usize {
     let host = |(account, region): (&str, &str)| format!("{account}.dkr.ecr.{region}.amazonaws.com/").len();
     "> ".len() + host(SOURCE) + name + " ".len() + host(DESTINATION) + name + "\\n".len()
 }
 
 /// The characters that an image takes, whose tag has so many: `sha256:… tag`, and the line's end.
-fn line(tag: usize) -> usize {
+#[must_use]
+pub fn line(tag: usize) -> usize {
     "sha256:".len() + 64 + " ".len() + tag + "\\n".len()
 }
 
@@ -188,7 +189,9 @@ mod tests {
         assert_eq!(pack(5, 2, SMALL, WORTH_A_TASK), [10]);
         assert_eq!(pack(10, 10, 2 * GIB, WORTH_A_TASK), [10; 10]);
         assert_eq!(pack(40, 2, GIB, WORTH_A_TASK), [8; 10]);
-        assert_eq!(pack(50, 1, SMALL, 2 * GIB), [50]);
+        assert_eq!(pack(10, 5, SMALL, 2 * GIB), [50]);
         assert_eq!(pack(0, 1, SMALL, WORTH_A_TASK), [0; 0]);
+        // One task cannot be told of so many repositories.
+        assert_eq!(pack(50, 1, SMALL, 2 * GIB), [28, 22]);
     }
 }

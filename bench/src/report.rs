@@ -7,12 +7,9 @@ use crate::{
     error::Result,
     fake::Conditions,
     goals::{Goal, Row, mebibytes},
-    grid::{self, Grid, count},
+    grid::{self, Grid, NOTHING, count},
     measure::{Answer, Measurement},
 };
-
-/// In a cell for which there is no number.
-const NOTHING: &str = "–";
 
 /// Everything that was measured, and how.
 pub struct Report {
