@@ -57,9 +57,10 @@ chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SEC
 	$(CARGO) test --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
-bench: setup ## Measure how large registries are planned, and write docs/benchmarks.md
+bench: setup ## Measure how large registries are planned, model batches, and write docs/benchmarks.md and docs/batches.md
 	tools/exclusively tools/build
-	$(CARGO) run --quiet -p ecr-transfer-bench -- --markdown docs/benchmarks.md --check
+	$(CARGO) run --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
+	$(CARGO) run --quiet -p ecr-transfer-bench -- model --markdown docs/batches.md
 
 .PHONY: build
 build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS

@@ -70,7 +70,8 @@ impl Panel {
 
 fn rectangle(class: &str, (x, y): Point, width: f64, height: f64) -> String {
     format!(
-        "<rect class=\"{class}\" stroke-width=\"0\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>\n"
+        "<rect class=\"{class}\" stroke-width=\"0\" x=\"{x:.1}\" y=\"{y:.1}\" \
+         width=\"{width:.1}\" height=\"{height:.1}\"/>\n"
     )
 }
 

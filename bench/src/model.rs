@@ -121,14 +121,14 @@ impl Assumptions {
         (images / COPIES) as f64 * together(COPIES) + together(images % COPIES)
     }
 
-    /// What a copy takes besides its bytes, in the bytes that could be moved meanwhile, where [`COPIES`] share the wait.
+    /// What a copy takes besides its bytes, in the bytes that could be moved meanwhile; [`COPIES`] share the wait.
     #[must_use]
     pub fn overhead(&self) -> f64 {
         (self.waiting() / COPIES as f64 + self.working(0)) * self.speed()
     }
 
-    /// Runs the batches, of which each is a number of images of so many bytes: in their order, each as soon as one of the
-    /// [`TASKS`] is free.
+    /// Runs the batches, of which each is a number of images of so many bytes: in their order, each as soon as one of
+    /// the [`TASKS`] is free.
     #[must_use]
     pub fn run(&self, batches: &[usize], bytes: u64) -> Run {
         let mut free = [0.0_f64; TASKS];

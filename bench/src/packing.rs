@@ -127,6 +127,12 @@ pub fn most(name: usize, tag: usize) -> usize {
     (COPIES_LIMIT - header(name)) / line(tag)
 }
 
+/// How many images a task can be told of, each of another repository with the benchmarks' names.
+#[must_use]
+pub fn alone() -> usize {
+    COPIES_LIMIT / (header(repository_name(0).len()) + line(tag(0).len()))
+}
+
 /// As many images as there are, so many at a time.
 fn equal(images: usize, size: usize) -> Vec<usize> {
     let rest = images % size;
@@ -168,6 +174,7 @@ mod tests {
     fn longer_names_leave_room_for_fewer_images() {
         assert_eq!(most(30, 10), 67);
         assert_eq!(most(256, 128), 25);
+        assert_eq!(alone(), 28);
         assert_eq!(Images { repositories: 1, each: 1, bytes: 1 }.most(), 73);
     }
 

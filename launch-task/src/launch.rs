@@ -70,13 +70,14 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
         }
         _ => None,
     };
-    let missing = missing(&destination, &request.batch.copies, async |name, copy| {
+    let Missing { copies: missing, mut refusals } = missing(&destination, &request.batch.copies, async |name, copy| {
         let settings = config.repositories.settings(&clients.stores.ssm, model.as_ref(), copy).await?;
         destination.create(name, &settings).await
     })
     .await?;
     if missing.is_empty() {
-        return Ok(None);
+        // Nothing could be started, or nothing need be.
+        return refusals.pop().map_or(Ok(None), |(_, error)| Err(error.into()));
     }
     let sources = SourceLogins::connect(aws, &clients.stores, &config.source).await?;
     let hosts: BTreeSet<&str> =
@@ -95,7 +96,21 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
         },
     )
     .await?;
-    run(&clients.ecs, &config.task, request, &missing).await.map(Some)
+    let refusals: String = refusals
+        .iter()
+        .map(|(repository, error)| {
+            tracing::error!(error = error as &dyn std::error::Error, repository, "cannot create the repository");
+            task::refusal(repository, &format!("{}: {error}", error.name()))
+        })
+        .collect();
+    run(&clients.ecs, &config.task, request, &missing, &refusals).await.map(Some)
+}
+
+/// What the destination lacks.
+struct Missing {
+    copies: Vec<Copy>,
+    /// Repositories that cannot be created, and why: a failure that would come again, and costs no other repository.
+    refusals: Vec<(String, shared::Error)>,
 }
 
 /// What the destination lacks of `copies`. A repository that it lacks is created on the way: `create` gets its name, and a
@@ -107,27 +122,39 @@ async fn missing(
     destination: &Registry,
     copies: &[Copy],
     create: impl AsyncFn(&str, &Copy) -> shared::Result<()>,
-) -> Result<Vec<Copy>> {
+) -> Result<Missing> {
     let mut repositories: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
     for copy in copies.iter().filter(|copy| copy.error.is_none()) {
         repositories.entry(copy.destination_name()).or_default().push(copy);
     }
-    let missing: Vec<Vec<Copy>> = stream::iter(repositories)
+    let missing: Vec<Result<Vec<Copy>, (String, shared::Error)>> = stream::iter(repositories)
         .map(async |(name, copies)| {
             // Without a digest to compare with, a copy is attempted whatever the destination holds.
             let known = |copy: &&Copy| !copy.digest.is_empty();
             let ids: Vec<ImageId> = copies.iter().copied().filter(known).map(id).collect();
             let found = destination.find(name, &ids).await?;
-            if found.is_none() || ids.is_empty() {
-                create(name, copies[0]).await?;
+            if (found.is_none() || ids.is_empty())
+                && let Err(error) = create(name, copies[0]).await
+            {
+                return match error.name() {
+                    "ServiceUnavailable" => Err(error),
+                    _ => Ok(Err((copies[0].destination_repository().to_owned(), error))),
+                };
             }
             let found = found.unwrap_or_default();
-            Ok::<_, Error>(copies.into_iter().filter(|copy| !found.contains_key(&id(copy))).cloned().collect())
+            Ok(Ok(copies.into_iter().filter(|copy| !found.contains_key(&id(copy))).cloned().collect()))
         })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    Ok(missing.concat())
+    let mut all = Missing { copies: Vec::new(), refusals: Vec::new() };
+    for repository in missing {
+        match repository {
+            Ok(copies) => all.copies.extend(copies),
+            Err(refusal) => all.refusals.push(refusal),
+        }
+    }
+    Ok(all)
 }
 
 fn id(copy: &Copy) -> ImageId {
@@ -135,11 +162,17 @@ fn id(copy: &Copy) -> ImageId {
 }
 
 /// Calls RunTask. The client token is made from the state's token: invoked twice for one attempt, it starts one task.
-async fn run(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request, copies: &[Copy]) -> Result<String> {
+async fn run(
+    ecs: &aws_sdk_ecs::Client,
+    config: &TaskConfig,
+    request: &Request,
+    copies: &[Copy],
+    refusals: &str,
+) -> Result<String> {
     let variable = |name: &str, value: String| KeyValuePair::builder().name(name).value(value).build();
     let overrides = ContainerOverride::builder()
         .name(&config.container)
-        .environment(variable(COPIES, task::encode(copies)))
+        .environment(variable(COPIES, task::encode(copies) + refusals))
         .environment(variable(TASK_TOKEN, request.token.clone()))
         .environment(variable(BATCH, request.batch.id.clone()))
         .build();
@@ -246,7 +279,7 @@ mod tests {
         })
         .await
         .expect("ECR answers");
-        assert_eq!(missing, [copy("app", "2")]);
+        assert_eq!(missing.copies, [copy("app", "2")]);
     }
 
     #[tokio::test]
@@ -262,7 +295,35 @@ mod tests {
         })
         .await
         .expect("ECR answers");
-        assert_eq!((missing.len(), created.into_inner()), (2, vec![("app".into(), "app".into())]));
+        assert_eq!((missing.copies.len(), created.into_inner()), (2, vec![("app".into(), "app".into())]));
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_cannot_be_created_costs_no_other_one_unless_it_may_be_created_later() {
+        let find = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
+            BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
+        });
+        let destination = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find]), None);
+        let copies = [copy("closed", "1"), copy("open", "1")];
+        let failing = async |code: &'static str| {
+            missing(&destination, &copies, async |name, _| match name {
+                "closed" => Err(shared::Error::Aws {
+                    action: "ecr:CreateRepository",
+                    subject: name.into(),
+                    code: code.into(),
+                    message: code.into(),
+                    source: code.into(),
+                }),
+                _ => Ok(()),
+            })
+            .await
+        };
+        let missing = failing("AccessDeniedException").await.expect("the other one is there");
+        assert_eq!(missing.copies, [copy("open", "1")]);
+        let refused: Vec<_> = missing.refusals.iter().map(|(name, error)| (name.as_str(), error.name())).collect();
+        assert_eq!(refused, [("destination/closed", "AccessDenied")]);
+        let error = failing("ThrottlingException").await.err().expect("the batch is tried again");
+        assert_eq!(error.name(), "ServiceUnavailable");
     }
 
     #[tokio::test]
@@ -287,7 +348,7 @@ mod tests {
             .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
         for _ in 0..2 {
-            let arn = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect("it starts");
+            let arn = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect("it starts");
             assert_eq!(arn, "arn:task");
         }
     }
@@ -308,7 +369,7 @@ mod tests {
         let config = TaskConfig { spot: true, ..task_config() };
         for retries in [0, 1] {
             let request = Request { retries, ..request(vec![]) };
-            run(&ecs, &config, &request, &[copy("app", "1")]).await.expect("it starts");
+            run(&ecs, &config, &request, &[copy("app", "1")], "").await.expect("it starts");
         }
         assert_eq!((spot.num_calls(), on_demand.num_calls()), (1, 1));
     }
@@ -320,7 +381,7 @@ mod tests {
         });
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
         let error =
-            run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")]).await.expect_err("nothing started");
+            run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect_err("nothing started");
         assert_eq!(
             (error.name(), error.to_string().as_str()),
             ("TaskNotStarted", "ECS started no task: RESOURCE:MEMORY")

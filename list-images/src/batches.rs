@@ -12,7 +12,8 @@ use shared::task::{self, COPIES_LIMIT};
 /// What a copy costs besides its bytes, in the bytes that could be moved meanwhile: its requests.
 const COPY_OVERHEAD: u64 = 16 << 20;
 
-/// Less than this is not worth another task, which would spend longer starting than copying.
+/// Less than this is not worth another task: with its start it would not fill the minute that is billed at least
+/// (docs/batches.md has the arithmetic).
 const WORTH_A_TASK: u64 = 512 << 20;
 
 /// Images that stay together: of one repository, and within the limits of one task.

@@ -142,7 +142,7 @@ fn id(copy: &Copy) -> ImageId {
 }
 
 fn outcome(copy: &Copy, found: &HashMap<ImageId, Found>, sizes: &HashMap<String, u64>, report: &Report) -> Outcome {
-    let reported = report.copies.iter().find(|reported| reported.destination == copy.destination);
+    let reported = report.copies.iter().find(|reported| reported.is_about(copy));
     let status = match (&copy.error, found.get(&id(copy))) {
         (Some(error), _) => Err(error.clone()),
         // Without a digest to expect, an image that is there may be an older one: here the task must vouch for it.

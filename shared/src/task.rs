@@ -20,6 +20,12 @@ pub const TASK_TOKEN: &str = "TASK_TOKEN";
 /// of these, and the JSON around the two less than 300.
 pub const COPIES_LIMIT: usize = 5_800;
 
+/// How a [`refusal`] begins.
+const CANNOT_CREATE: &str = "the repository cannot be created";
+
+/// The most characters of why. A refusal takes the place of a header and at least one line, and must not be longer.
+const REFUSAL_LIMIT: usize = 120;
+
 /// What takes the place of a tag or a digest that an image does not have; no tag begins with it.
 const NONE: &str = "-";
 
@@ -34,6 +40,15 @@ pub fn header(copy: &Copy) -> String {
 pub fn line(copy: &Copy) -> String {
     let digest = split(&copy.source).1.strip_prefix('@').unwrap_or(NONE);
     format!("{digest} {}\n", copy.destination_tag().unwrap_or(NONE))
+}
+
+/// The line of a repository for which there is nothing to copy, because it cannot be created: `! repository why`. The
+/// script only repeats it, so that it is in the log with everything else.
+#[must_use]
+pub fn refusal(repository: &str, why: &str) -> String {
+    let why: String =
+        format!("{CANNOT_CREATE}: {why}").replace(['\n', '\t'], " ").chars().take(REFUSAL_LIMIT).collect();
+    format!("! {repository} {why}\n")
 }
 
 /// How many characters a header or a line takes in JSON, where the line's end is written as two.
@@ -89,7 +104,7 @@ pub struct Log {
 /// What the log says of one image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyReport {
-    /// As in the plan.
+    /// As in the plan; without a tag or digest it is about all images that go to that repository.
     pub destination: String,
     /// How long skopeo took.
     pub seconds: u64,
@@ -115,11 +130,18 @@ impl CopyReport {
         Some(Self { destination, seconds, error })
     }
 
+    /// Whether this is about `copy`.
+    #[must_use]
+    pub fn is_about(&self, copy: &Copy) -> bool {
+        self.destination == copy.destination || self.destination == copy.destination_repository()
+    }
+
     /// Whether copying this image again would fail again: it does not exist, or we may not have it.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
-        const PERMANENT: [&str; 8] = [
+        const PERMANENT: [&str; 9] = [
+            CANNOT_CREATE,
             // Docker Hub's: it comes back after hours.
             "pull rate limit",
             "manifest unknown",
@@ -196,6 +218,21 @@ mod tests {
             CopyReport::parse("Done\td/a:1\t0\n"),
             Some(CopyReport { destination: "d/a:1".into(), seconds: 0, error: None })
         );
+    }
+
+    #[test]
+    fn a_refusal_is_about_all_images_of_its_repository_and_not_worth_another_try() {
+        let refusal = refusal("d/a", "AccessDenied: ecr:CreateRepository on a failed:\nno");
+        assert_eq!(
+            refusal,
+            "! d/a the repository cannot be created: AccessDenied: ecr:CreateRepository on a failed: no\n"
+        );
+        let why = refusal.trim_start_matches("! d/a ");
+        let report = CopyReport::parse(&format!("Error\td/a\t0\t{why}")).expect("it is about images");
+        assert!(report.is_permanent());
+        for (destination, expected) in [("d/a:1", true), ("d/a@sha256:01", true), ("d/ab:1", false)] {
+            assert_eq!(report.is_about(&copy("s/a@sha256:01", destination)), expected, "{destination}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! The faults follow from a seed, as far as the timing of processes does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const STACK: &str = "chaos";
 const REPOSITORIES: usize = 40;
 const TAGS: usize = 5;
+
+/// Faults of the network that may strike at a time.
+const IN_FORCE: usize = 3;
 
 /// Throws faults at a running stack, and checks that it gets over them.
 #[derive(Parser)]
@@ -160,20 +163,22 @@ fn tag(image: &Seeded) -> &str {
 struct Faults<'a> {
     machine: &'a Machine,
     random: fastrand::Rng,
-    stalled: Vec<Injected>,
+    /// Those in force, the oldest first.
+    injected: VecDeque<Injected>,
     thrown: BTreeMap<&'static str, usize>,
 }
 
 impl<'a> Faults<'a> {
     fn new(machine: &'a Machine, seed: u64) -> Self {
-        Self { machine, random: fastrand::Rng::with_seed(seed), stalled: Vec::new(), thrown: BTreeMap::new() }
+        Self { machine, random: fastrand::Rng::with_seed(seed), injected: VecDeque::new(), thrown: BTreeMap::new() }
     }
 
     /// Waits a little, and then lets something go wrong.
     async fn next(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.random.u64(200..1_500))).await;
-        for stalled in self.stalled.drain(..) {
-            stalled.lift();
+        // What has not struck by now would pile up, and all of it meet the last image.
+        while self.injected.len() > IN_FORCE {
+            self.injected.pop_front().iter().for_each(Injected::lift);
         }
         let running = |task: &local::fargate::Task| task.started.is_some() && task.stopped.is_none();
         let name = match self.random.u32(0..10) {
@@ -189,11 +194,7 @@ impl<'a> Faults<'a> {
                 self.machine.fargate().set_behaviour(&format!("{STACK}-copy"), behaviour);
                 "events twice, or not"
             }
-            2 => {
-                let stalled = self.machine.proxy().inject(Fault::new(self.pattern(), Action::Stall).times(3));
-                self.stalled.push(stalled);
-                "stalled connections"
-            }
+            2 => self.inject("stalled connections", Action::Stall),
             3 => self.inject("reset", Action::Reset),
             4 => {
                 let bytes = self.random.u64(0..5_000);
@@ -209,7 +210,7 @@ impl<'a> Faults<'a> {
     fn inject(&mut self, name: &'static str, action: Action) -> &'static str {
         let times = self.random.usize(1..6);
         let fault = Fault::new(self.pattern(), action).times(times);
-        self.machine.proxy().inject(fault);
+        self.injected.push_back(self.machine.proxy().inject(fault));
         name
     }
 

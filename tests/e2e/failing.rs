@@ -89,7 +89,7 @@ pub async fn a_task_that_is_killed_while_it_copies_is_retried_and_ends_done(worl
 
 pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &World) -> Result {
     let stack = world.deploy_public("denied", "busybox:1.36").await?;
-    deny(world, &stack, "LaunchTaskFunctionRole", "ecr:CreateRepository").await?;
+    deny(world, &stack, "LaunchTaskFunctionRole", "ecr:CreateRepository", "*").await?;
 
     let run = run(stack).await?;
 
@@ -212,7 +212,7 @@ pub async fn a_network_that_fails_now_and_then_costs_no_image(world: &World) -> 
 pub async fn a_plan_that_cannot_be_written_fails_the_run_and_says_so(world: &World) -> Result {
     let stack = world.deploy_public("planless", "busybox:1.36").await?;
     let notifications = world.notifications(&stack).await?;
-    deny(world, &stack, "ListImagesFunctionRole", "s3:PutObject").await?;
+    deny(world, &stack, "ListImagesFunctionRole", "s3:PutObject", "*").await?;
 
     let run = run(stack).await?;
 
@@ -243,12 +243,36 @@ pub async fn a_batch_that_is_recorded_twice_counts_once(world: &World) -> Result
     Ok(())
 }
 
+pub async fn a_repository_that_cannot_be_created_costs_no_other_one(world: &World) -> Result {
+    let stack = world.deploy_public("partly", "busybox:ALL_TAGS,alpine:3.19").await?;
+    let repository = "arn:aws:ecr:*:*:repository/partly/busybox";
+    deny(world, &stack, "LaunchTaskFunctionRole", "ecr:CreateRepository", repository).await?;
+
+    let run = run(stack).await?;
+
+    assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"));
+    assert_eq!(world.tasks(&run.stack).len(), 1, "it would be refused again");
+    let rows = rows(&run.stack).await?;
+    for ((image, tag), row) in &rows {
+        let message = row.error_message.as_deref().unwrap_or_default();
+        match image.as_str() {
+            "alpine" => assert_eq!(row.status, "Done", "{row:?}"),
+            _ => assert!(
+                message.starts_with("the repository cannot be created: AccessDenied: ecr:Create"),
+                "{tag}: {row:?}"
+            ),
+        }
+    }
+    assert_eq!(rows.len(), 3, "{:?}", rows.keys());
+    Ok(())
+}
+
 /// Takes a permission away from one of a stack's roles.
-async fn deny(world: &World, stack: &Stack, role: &str, action: &str) -> Result {
+async fn deny(world: &World, stack: &Stack, role: &str, action: &str, resource: &str) -> Result {
     let resources = stack.resources().await?;
     let role = resources.get(role).ok_or("the function has no role")?;
     let policy = json!({ "Version": "2012-10-17", "Statement": [
-        { "Effect": "Deny", "Action": action, "Resource": "*" }
+        { "Effect": "Deny", "Action": action, "Resource": resource }
     ] });
     let parameters =
         [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];

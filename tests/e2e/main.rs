@@ -71,6 +71,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         failing::a_network_that_fails_now_and_then_costs_no_image,
         failing::a_plan_that_cannot_be_written_fails_the_run_and_says_so,
         failing::a_batch_that_is_recorded_twice_counts_once,
+        failing::a_repository_that_cannot_be_created_costs_no_other_one,
         failing::a_missing_image_is_recorded_as_an_error_while_the_others_are_done,
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,
