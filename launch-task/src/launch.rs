@@ -65,7 +65,7 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     }
     let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
     let model = match &config.source {
-        SourceConfig::Ecr(source) if config.repositories.from_source() => {
+        SourceConfig::Ecr(source) if config.repositories.copies_source() => {
             Some(Registry::connect(aws, &clients.stores, source).await?)
         }
         _ => None,
@@ -358,7 +358,8 @@ mod tests {
         let started = || RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build();
         let spot = mock!(aws_sdk_ecs::Client::run_task)
             .match_requests(|request| {
-                let strategy = request.capacity_provider_strategy().iter().map(|item| item.capacity_provider());
+                let strategy =
+                    request.capacity_provider_strategy().iter().map(CapacityProviderStrategyItem::capacity_provider);
                 strategy.eq(["FARGATE_SPOT"]) && request.launch_type().is_none()
             })
             .then_output(started);

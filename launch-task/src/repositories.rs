@@ -60,7 +60,7 @@ impl Config {
 
     /// Whether the source is to be asked.
     #[must_use]
-    pub fn from_source(&self) -> bool {
+    pub fn copies_source(&self) -> bool {
         self.from_source
     }
 

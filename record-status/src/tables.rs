@@ -104,21 +104,20 @@ impl<'a> Tables<'a> {
             values.insert("LogStream", text(&log.stream));
         }
         // What this attempt does not tell must not be left over from the one before.
-        let stale: Vec<_> = ["ErrorMessage", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream", "FailingSince"]
-            .into_iter()
-            .filter(|name| !values.contains_key(name) && !(*name == "FailingSince" && outcome.status.is_err()))
-            .collect();
+        let fails = outcome.status.is_err();
+        let stale = ["ErrorMessage", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream"].into_iter();
+        let stale = stale.filter(|name| !values.contains_key(name));
+        // Since when it fails is known until it is done.
+        let stale: Vec<_> = stale.chain((!fails).then_some("FailingSince")).collect();
 
         let first = self
-            .update(copy, &values, &stale, outcome.status.is_err(), true)
+            .update(copy, &values, &stale, fails, true)
             .condition_expression("#Execution <> :Execution OR #Batch <> :Batch");
         if self.written(first).await? {
             return Ok(());
         }
         // The batch is recorded again: only where it has come out differently is there something to write.
-        let again = self
-            .update(copy, &values, &stale, outcome.status.is_err(), false)
-            .condition_expression("#Status <> :Status");
+        let again = self.update(copy, &values, &stale, fails, false).condition_expression("#Status <> :Status");
         self.written(again).await.map(drop)
     }
 
