@@ -7,7 +7,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::config::SourceConfig;
+use shared::config::{RegistryConfig, SourceConfig};
 use shared::credentials::{Stores, Users};
 use shared::ecr::Registry;
 use shared::logins::SourceLogins;
@@ -58,7 +58,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     let input = Input::parse(&request.input)?;
     input.check(config)?;
     let (source, (destination, host)) =
-        future::try_join(connect_source(config, aws, clients), connect_destination(config, aws, clients)).await?;
+        future::try_join(connect_source(config, aws, clients), connect(&config.destination, aws, clients)).await?;
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     if let (Source::Public(registries), Some(selection)) = (&source, &selection) {
         check_users(registries.logins(), config, selection)?;
@@ -100,19 +100,19 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
 async fn connect_source<'a>(config: &Config, aws: &'a SdkConfig, clients: &Clients) -> Result<Source<'a>> {
     match &config.source {
         SourceConfig::Ecr(registry) => {
-            let registry = Registry::connect(aws, &clients.stores, registry).await?;
-            let host = registry.login().await?.host;
+            let (registry, host) = connect(registry, aws, clients).await?;
             Ok(Source::Ecr(registry, host))
         }
         SourceConfig::Public(_) => {
             let logins = SourceLogins::connect(aws, &clients.stores, &config.source).await?;
-            Ok(Source::Public(Registries::new(Client::new()?, logins)))
+            Ok(Source::Public(Box::new(Registries::new(Client::new()?, logins))))
         }
     }
 }
 
-async fn connect_destination(config: &Config, aws: &SdkConfig, clients: &Clients) -> Result<(Registry, String)> {
-    let registry = Registry::connect(aws, &clients.stores, &config.destination).await?;
+/// An ECR registry, and its host.
+async fn connect(registry: &RegistryConfig, aws: &SdkConfig, clients: &Clients) -> Result<(Registry, String)> {
+    let registry = Registry::connect(aws, &clients.stores, registry).await?;
     let host = registry.login().await?.host;
     Ok((registry, host))
 }

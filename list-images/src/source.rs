@@ -96,7 +96,7 @@ pub enum Source<'a> {
     /// One ECR registry, and its host name.
     Ecr(Registry, String),
     /// Any others.
-    Public(Registries<'a>),
+    Public(Box<Registries<'a>>),
 }
 
 impl Source<'_> {
@@ -256,35 +256,23 @@ fn common(first: &Wanted, second: &Wanted) -> Option<String> {
 fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<Named>, Listing) {
     let mut listing = Listing::default();
     let mut chosen: BTreeSet<Named> = BTreeSet::new();
-    let mut exclude = |tag: &str| {
-        let rule = rules.excluding_tag(tag);
-        if let Some(rule) = &rule {
-            let excluded = Excluded { tag: tag.to_owned(), rule: rule.clone() };
-            if !listing.excluded.contains(&excluded) {
-                listing.excluded.push(excluded);
-            }
-        }
-        rule.is_some()
-    };
+    // What is excluded is none of the newest. It is told only of what would have been chosen.
+    let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rules.excluding_tag(it.tag).is_some());
+    let mut excluded: BTreeSet<&str> = BTreeSet::new();
     for pattern in &wanted.patterns {
-        // What is excluded is none of the newest. It is told only of what would have been chosen.
-        let (out, rest): (Vec<_>, Vec<_>) =
-            available.iter().copied().partition(|it| rules.excluding_tag(it.tag).is_some());
-        let without_limit = pattern.without_limit();
-        let excluded = without_limit.select(&out);
         let tags = pattern.select(&rest);
-        if tags.is_empty() && excluded.is_empty() && !pattern.is_everything() {
+        let left_out = pattern.without_limit().select(&out);
+        if tags.is_empty() && left_out.is_empty() && !pattern.is_everything() {
             let error = format!("no tag of {} matches", available.len());
             let tag = Some(pattern.as_str().to_owned());
             listing.images.push(Listed { tag, error: Some(error), ..Listed::default() });
         }
-        for tag in excluded {
-            exclude(tag);
-        }
+        excluded.extend(left_out);
         chosen.extend(tags.into_iter().map(|tag| Named { tag: Some(tag.to_owned()), digest: None }));
     }
     for image in &wanted.images {
-        if image.tag.as_deref().is_some_and(&mut exclude) {
+        if let Some(tag) = image.tag.as_deref().filter(|tag| rules.excluding_tag(tag).is_some()) {
+            excluded.insert(tag);
             continue;
         }
         // The same tag with a digest is a wish for that image.
@@ -293,6 +281,8 @@ fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<N
         }
         chosen.insert(image.clone());
     }
+    let told = |tag: &str| Some(Excluded { tag: tag.to_owned(), rule: rules.excluding_tag(tag)? });
+    listing.excluded.extend(excluded.into_iter().filter_map(told));
     (chosen.into_iter().collect(), listing)
 }
 

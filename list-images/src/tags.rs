@@ -11,6 +11,9 @@ pub const ALL_TAGS: &str = "ALL_TAGS";
 /// The word in front of the number of tags to keep.
 const NEWEST: &str = "newest";
 
+/// What a comparator of a range of versions begins with.
+const OPERATORS: [char; 5] = ['^', '~', '<', '>', '='];
+
 /// Tags that are wanted, without naming each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tags {
@@ -47,7 +50,7 @@ impl Tags {
     /// Whether `text`, in the place of a tag, stands for more than the tag of that name.
     #[must_use]
     pub fn is_pattern(text: &str) -> bool {
-        text == ALL_TAGS || text.contains(['*', '?', '[']) || text.starts_with(['^', '~', '<', '>', '='])
+        text == ALL_TAGS || text.contains(['*', '?', '[']) || text.starts_with(OPERATORS)
     }
 
     /// Parses what stands in the place of a tag, `first`, and the words behind it.
@@ -58,9 +61,9 @@ impl Tags {
         let mut words = rest.peekable();
         let kind = if first == ALL_TAGS {
             Kind::All
-        } else if first.starts_with(['^', '~', '<', '>', '=']) {
+        } else if first.starts_with(OPERATORS) {
             let mut comparators = vec![first];
-            while let Some(word) = words.next_if(|word| word.starts_with(['^', '~', '<', '>', '='])) {
+            while let Some(word) = words.next_if(|word| word.starts_with(OPERATORS)) {
                 comparators.push(word);
             }
             range(&comparators)?
@@ -160,7 +163,7 @@ fn range(comparators: &[&str]) -> Result<Kind, String> {
     let mut requirements = Vec::new();
     let mut suffix = "";
     for comparator in comparators {
-        let operator = comparator.len() - comparator.trim_start_matches(['^', '~', '<', '>', '=']).len();
+        let operator = comparator.len() - comparator.trim_start_matches(OPERATORS).len();
         let (operator, operand) = comparator.split_at(operator);
         let (numbers, behind) = split(operand).ok_or_else(|| expected(comparator))?;
         if !suffix.is_empty() {

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use http::Method;
 use local::corpus::Seeded;
-use local::proxy::{Action, Fault, Pattern};
 use serde_json::{Value, json};
 
-use crate::world::{Result, World, rows, run, run_with, until_hit};
+use crate::world::{Result, World, rows, run, run_with, start_stalled};
 
 /// The images that the stack below selects, in two parts.
 const LIST: [&str; 2] =
@@ -85,10 +83,7 @@ pub async fn patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so
 
 pub async fn an_execution_that_finds_an_earlier_one_running_ends_at_once(world: &World) -> Result {
     let stack = world.deploy_public("overlapping", "busybox:1.37").await?;
-    let uploads = Pattern::new("*", "/v2/overlapping/busybox/blobs/uploads/*").method(Method::POST);
-    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
-    let first = stack.start(&json!({})).await?;
-    until_hit(&stalled, &first).await?;
+    let (first, stalled) = start_stalled(world, &stack, "busybox").await?;
 
     let second = run(stack.clone()).await?;
     assert_eq!(second.outcome.error.as_deref(), Some("AlreadyRunning"), "{:?}", second.outcome);

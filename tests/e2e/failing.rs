@@ -10,7 +10,7 @@ use local::proxy::{Action, Fault, Injected, Pattern};
 use local::stack::Stack;
 use serde_json::{Value, json};
 
-use crate::world::{Result, World, rows, run, until_hit};
+use crate::world::{Result, World, rows, run, start_stalled};
 
 /// How long a test waits for what should come at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,11 +62,7 @@ pub async fn a_list_with_a_wrong_entry_fails_the_run_naming_it(world: &World) ->
 
 pub async fn a_task_that_is_killed_while_it_copies_is_retried_and_ends_done(world: &World) -> Result {
     let stack = world.deploy_public("killed", "redis:7.2,redis:7.4").await?;
-    // The task gets as far as its first layer, and stays there.
-    let uploads = Pattern::new("*", "/v2/killed/redis/blobs/uploads/*").method(Method::POST);
-    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
-    let execution = stack.start(&json!({})).await?;
-    until_hit(&stalled, &execution).await?;
+    let (execution, stalled) = start_stalled(world, &stack, "redis").await?;
 
     let family = format!("{}-copy", stack.name());
     let task = world.machine().fargate().wait_for(|task| task.family == family && task.started.is_some()).await;
@@ -105,10 +101,7 @@ pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &W
 
 pub async fn an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals(world: &World) -> Result {
     let stack = world.deploy_public("stopped", "busybox:1.36").await?;
-    let uploads = Pattern::new("*", "/v2/stopped/busybox/blobs/uploads/*").method(Method::POST);
-    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
-    let execution = stack.start(&json!({})).await?;
-    until_hit(&stalled, &execution).await?;
+    let (execution, stalled) = start_stalled(world, &stack, "busybox").await?;
 
     execution.stop().await?;
     let event = json!({

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use http::Method;
 use local::aws::{Aws, xml_text};
 use local::corpus::{Corpus, Seeded};
 use local::fargate::Task;
 use local::images;
 use local::machine::{Machine, Options, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
-use local::proxy::Injected;
+use local::proxy::{Action, Fault, Injected, Pattern};
 use local::stack::{Execution, ImageRow, Outcome, Stack};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -193,8 +194,18 @@ pub async fn run_with(stack: Stack, input: &Value) -> Result<Run> {
     Ok(Run { stack, execution, outcome })
 }
 
+/// Starts an execution of `stack`, and holds the upload of the first layer to `repository` until the fault is lifted.
+pub async fn start_stalled(world: &World, stack: &Stack, repository: &str) -> Result<(Execution, Injected)> {
+    let uploads = format!("/v2/{}/{repository}/blobs/uploads/*", stack.name());
+    let uploads = Pattern::new("*", &uploads).method(Method::POST);
+    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
+    let execution = stack.start(&json!({})).await?;
+    until_hit(&stalled, &execution).await?;
+    Ok((execution, stalled))
+}
+
 /// Waits until a fault has hit. An execution that ends before will never meet it.
-pub async fn until_hit(fault: &Injected, execution: &Execution) -> Result {
+async fn until_hit(fault: &Injected, execution: &Execution) -> Result {
     tokio::select! {
         () = fault.hit(1) => Ok(()),
         outcome = execution.wait() => Err(format!("it ended before: {:?}", outcome?).into()),

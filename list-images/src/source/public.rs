@@ -1,11 +1,13 @@
 //! The images of a repository in any registry that speaks the OCI distribution API.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::Result;
+use shared::ecr::Login;
 use shared::logins::SourceLogins;
 use shared::manifest::{Manifest, Platform};
+use tokio::sync::Mutex;
 
 use super::{Listed, Listing, Options, Wish, choose, on_platform, unlistable};
 use crate::distribution::{Client, Session};
@@ -22,13 +24,15 @@ pub const COUNTS_PULLS: &str = "docker.io";
 pub struct Registries<'a> {
     client: Client,
     logins: SourceLogins<'a>,
+    /// Those got so far, by host: ECR's take a call.
+    known: Mutex<HashMap<String, Option<Login>>>,
 }
 
 impl<'a> Registries<'a> {
     /// Registries that are asked by `client` with `logins`.
     #[must_use]
     pub fn new(client: Client, logins: SourceLogins<'a>) -> Self {
-        Self { client, logins }
+        Self { client, logins, known: Mutex::default() }
     }
 
     /// The logins.
@@ -90,8 +94,18 @@ impl<'a> Registries<'a> {
     }
 
     async fn open(&self, wish: &Wish) -> Result<Session<'_>> {
-        let login = self.logins.to(&wish.repository.registry).await?;
+        let login = self.login(&wish.repository.registry).await?;
         self.client.open(&wish.repository, login).await
+    }
+
+    async fn login(&self, host: &str) -> Result<Option<Login>> {
+        let mut known = self.known.lock().await;
+        if let Some(login) = known.get(host) {
+            return Ok(login.clone());
+        }
+        let login = self.logins.to(host).await?;
+        known.insert(host.to_owned(), login.clone());
+        Ok(login)
     }
 }
 
