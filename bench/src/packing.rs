@@ -19,7 +19,7 @@ pub const COPIES_LIMIT: usize = 5_800;
 /// What a copy costs besides its bytes, in bytes: `COPY_OVERHEAD` of list-images' `batches.rs`.
 pub const COPY_OVERHEAD: u64 = 16 << 20;
 
-/// The bytes that are worth another task: `WORTH_A_TASK` of list-images' `batches.rs`.
+/// The bytes that are worth another task, unless the parameter `minMiBPerTask` says otherwise.
 pub const WORTH_A_TASK: u64 = 512 << 20;
 
 /// Images of equal size, the same number in each repository.

@@ -15,7 +15,7 @@ use shared::credentials::Stores;
 use shared::ecr::{ImageId, Registry};
 use shared::logins::SourceLogins;
 use shared::plan::{Batch, Copy};
-use shared::task::{self, COPIES, TASK_TOKEN};
+use shared::task::{self, COPIES, PACE, TASK_TOKEN};
 
 use crate::config::{Config, TaskConfig};
 use crate::error::{Error, Result};
@@ -174,6 +174,7 @@ async fn run(
         .name(&config.container)
         .environment(variable(COPIES, task::encode(copies) + refusals))
         .environment(variable(TASK_TOKEN, request.token.clone()))
+        .environment(variable(PACE, request.batch.pace.to_string()))
         .environment(variable(BATCH, request.batch.id.clone()))
         .build();
     let network = AwsVpcConfiguration::builder()
@@ -245,7 +246,7 @@ mod tests {
     }
 
     fn request(copies: Vec<Copy>) -> Request {
-        let batch = Batch { id: "1".into(), bytes: 1, copies };
+        let batch = Batch { id: "1".into(), bytes: 1, pace: 100, copies };
         Request { execution: "run 1".into(), batch, token: "t0ken".into(), retries: 0 }
     }
 
@@ -341,7 +342,7 @@ mod tests {
                     })
                     .unwrap_or_default();
                 let copies = ("COPIES", "> source/app destination/app\nsha256:1 1\n");
-                environment == [copies, ("TASK_TOKEN", "t0ken"), ("BATCH", "1")]
+                environment == [copies, ("TASK_TOKEN", "t0ken"), ("PACE", "100"), ("BATCH", "1")]
                     && request.client_token().is_some_and(|token| token == hex::encode(Sha256::digest("t0ken")))
                     && request.started_by() == Some("run-1")
             })

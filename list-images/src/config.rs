@@ -4,6 +4,7 @@ use shared::config::{Environment, RegistryConfig, SourceConfig};
 use shared::manifest::Platform;
 use shared::{Error, Result};
 
+use crate::batches::Packing;
 use crate::naming::Naming;
 use crate::rules::Rules;
 use crate::source::Options;
@@ -27,8 +28,8 @@ pub struct Config {
     pub min_images: usize,
     /// The bucket for the plan.
     pub plan_bucket: String,
-    /// How many tasks run at once.
-    pub concurrency: usize,
+    /// How they are packed into batches.
+    pub packing: Packing,
 }
 
 /// Which images of the source.
@@ -82,7 +83,12 @@ impl Config {
             },
             min_images: environment.count("MIN_IMAGES", 0)?,
             plan_bucket: environment.required("PLAN_BUCKET")?.to_owned(),
-            concurrency: environment.count("MAX_CONCURRENCY", 10)?,
+            packing: Packing {
+                tasks: environment.count("MAX_CONCURRENCY", 10)?.max(1),
+                images: environment.count("MAX_IMAGES_PER_TASK", usize::MAX)?.max(1),
+                bytes: (environment.count("MIN_MIB_PER_TASK", 512)?.max(1) as u64) << 20,
+                manifests_per_second: environment.count("PUT_IMAGE_RATE", 10)?.max(1) as u64,
+            },
         })
     }
 }
@@ -120,7 +126,7 @@ mod tests {
         let config = read(&[]).expect("it is complete");
         assert!(matches!((config.source, config.choice), (SourceConfig::Ecr(_), Choice::All)));
         assert!(config.options.include_untagged && config.options.platform.is_none());
-        assert_eq!((config.naming, config.min_images, config.concurrency), (Naming::Plain, 0, 10));
+        assert_eq!((config.naming, config.min_images, config.packing.tasks), (Naming::Plain, 0, 10));
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn copy(wish: &Wish, host: &str, image: &Listed) -> Copy {
         image: wish.name.clone(),
         tag,
         bytes: image.bytes,
+        manifests: image.manifests(),
         reason: if image.replaces.is_some() { Reason::Changed } else { Reason::New },
         error: image.error.clone(),
     }

@@ -77,7 +77,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         summary.dry_run = Some(write(&clients.s3, bucket, &key, dry_run::report(decisions)).await?);
     } else {
         let copy = |(wish, image): &(usize, Listed)| difference::copy(&wishes[*wish], &host, image);
-        let batches = batches::pack(missing, copy, config.concurrency);
+        let batches = batches::pack(missing, copy, &config.packing);
         summary.batches = batches.len();
         if summary.batches > 0 {
             let key = format!("plans/{}.json", request.execution);
@@ -438,6 +438,7 @@ mod tests {
                 image: "app".into(),
                 tag: "1".into(),
                 bytes: 5,
+                manifests: 1,
                 ..Copy::default()
             }]
         );

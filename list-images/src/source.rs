@@ -56,6 +56,8 @@ pub struct Listed {
     pub bytes: u64,
     /// Whether it is an index.
     pub is_index: bool,
+    /// How many images it has, if it is one; 0 where that is not known.
+    pub images: u64,
     /// The digest that the destination's tag leads to instead, once they have been compared.
     pub replaces: Option<String>,
     /// Why it cannot be copied, where that is clear already.
@@ -157,24 +159,34 @@ impl Source<'_> {
     }
 
     /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, and
-    /// fills in sizes that listing did not tell.
+    /// fills in sizes and numbers of images that listing did not tell.
     ///
     /// # Errors
     /// When the source does not show its indexes.
     pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Vec<Listed>> {
         match self {
             // For a single platform, that has been done already.
-            Self::Ecr(registry, _) if options.platform.is_none() => {
-                ecr::without_children(registry, wish, missing).await
-            }
+            Self::Ecr(registry, _) if options.platform.is_none() => ecr::with_indexes(registry, wish, missing).await,
             Self::Ecr(..) => Ok(missing),
             Self::Public(registries) => registries.with_sizes(wish, missing).await,
         }
     }
 }
 
-/// How many pulls an index is reckoned to take: each of its images is one.
-const PULLS_OF_INDEX: u64 = 5;
+/// How many images an index is reckoned to have where nobody tells.
+const IMAGES_OF_INDEX: u64 = 4;
+
+impl Listed {
+    /// How many manifests it comes with: its own, and those of an index's images.
+    #[must_use]
+    pub fn manifests(&self) -> u64 {
+        match (self.is_index, self.images) {
+            (false, _) => 1,
+            (true, 0) => 1 + IMAGES_OF_INDEX,
+            (true, images) => 1 + images,
+        }
+    }
+}
 
 /// Defers images that Docker Hub would not let us pull any more: they would only fail, one by one.
 pub fn defer<'a>(missing: impl Iterator<Item = (&'a Wish, &'a mut Listed)>, pulls_left: u64) {
@@ -183,7 +195,8 @@ pub fn defer<'a>(missing: impl Iterator<Item = (&'a Wish, &'a mut Listed)>, pull
         if wish.repository.registry != COUNTS_PULLS || image.error.is_some() {
             continue;
         }
-        match left.checked_sub(if image.is_index { PULLS_OF_INDEX } else { 1 }) {
+        // Each manifest is a pull.
+        match left.checked_sub(image.manifests()) {
             Some(rest) => left = rest,
             None => {
                 left = 0;

@@ -54,10 +54,12 @@ const LOGS: &str = "Logs_20140328";
 pub struct Behaviour {
     /// How long a task takes to start. On AWS most of a minute; here nothing, unless asked for.
     pub start_delay: Duration,
-    /// No event comes of the tasks that stop.
-    pub drop_events: bool,
+    /// Events of tasks that stop are held back until [`Fargate::release_events`].
+    pub hold_events: bool,
     /// Each event comes twice, as it may on AWS.
     pub duplicate_events: bool,
+    /// A task is killed for its use of memory when it has done all its work, just before it would have ended.
+    pub kill_at_end: bool,
 }
 
 /// A task, as far as it has come.
@@ -107,6 +109,7 @@ impl Fargate {
             tasks: watch::Sender::default(),
             orders: Mutex::default(),
             behaviours: Mutex::default(),
+            held: Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let watcher = tokio::spawn(Arc::clone(&service).watch(stopped));
@@ -147,6 +150,18 @@ impl Fargate {
         lock(&self.service.behaviours).insert(family.to_owned(), behaviour);
     }
 
+    /// Hands out the events that were held back of a family's tasks, and says how many there were.
+    ///
+    /// # Errors
+    /// If EventBridge or Lambda does not answer.
+    pub async fn release_events(&self, family: &str) -> Result<usize> {
+        let events = lock(&self.service.held).remove(family).unwrap_or_default();
+        for event in &events {
+            self.service.deliver(event).await?;
+        }
+        Ok(events.len())
+    }
+
     /// Hands an event to the functions of the rules that match it, as EventBridge would: ministack makes none by itself.
     ///
     /// # Errors
@@ -179,6 +194,8 @@ struct Service {
     orders: Mutex<HashMap<String, mpsc::UnboundedSender<Order>>>,
     /// By family; others go as usual.
     behaviours: Mutex<HashMap<String, Behaviour>>,
+    /// Events that are held back, by family.
+    held: Mutex<HashMap<String, Vec<Value>>>,
 }
 
 /// What may come between a task and its own end.
@@ -322,7 +339,7 @@ impl Service {
         self.update(arn, |task| task.started = Some(SystemTime::now()));
 
         let order = tokio::select! {
-            () = essential_exit(&mut containers) => None,
+            () = essential_exit(&mut containers) => self.behaviour(task).kill_at_end.then_some(Order::OutOfMemory),
             order = orders.recv() => order,
         };
         let mut ends = Vec::new();
@@ -370,12 +387,14 @@ impl Service {
         self.ecs("StopTask", stop).await?;
         let described = self.ecs("DescribeTasks", json!({ "cluster": cluster, "tasks": [arn] })).await?;
         let event = self.event(&described["tasks"][0], &outcome);
-        let Behaviour { drop_events, duplicate_events, .. } = self.behaviour(task);
+        let Behaviour { hold_events, duplicate_events, .. } = self.behaviour(task);
         let Outcome { code, reason, containers } = outcome;
         let exit_code = containers.first().and_then(|container| container.exit_code);
         self.update(arn, |task| task.stopped = Some(Stopped { code, reason, exit_code }));
-        if !drop_events {
-            for _ in 0..=usize::from(duplicate_events) {
+        for _ in 0..=usize::from(duplicate_events) {
+            if hold_events {
+                lock(&self.held).entry(family_of(task).to_owned()).or_default().push(event.clone());
+            } else {
                 self.deliver(&event).await?;
             }
         }

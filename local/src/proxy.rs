@@ -146,12 +146,16 @@ pub struct Seen {
 pub enum Action {
     /// It is answered with this status, and these headers.
     Status(StatusCode, Vec<(HeaderName, HeaderValue)>),
+    /// It is answered with this status, and an error of the registry protocol: a code, and a message.
+    Error(StatusCode, &'static str, &'static str),
     /// The connection is closed without an answer.
     Reset,
     /// It gets nowhere until the fault is lifted, and then goes on as if nothing had been.
     Stall,
     /// The connection is closed after so many bytes of the answer's body.
     Truncate(u64),
+    /// The first byte of the answer's body becomes another one.
+    Corrupt,
 }
 
 /// A fault in the network: what happens to the next so many requests of a kind.
@@ -451,7 +455,16 @@ impl tower_service::Service<Name> for Resolver {
 #[derive(Clone)]
 struct Exchange {
     counter: Arc<Counter>,
-    limit: Option<u64>,
+    harm: Option<Harm>,
+}
+
+/// What is done to a body on its way.
+#[derive(Clone, Copy, PartialEq)]
+enum Harm {
+    /// It ends, with an error, after so many more bytes.
+    CutAfter(u64),
+    /// Its first byte becomes another.
+    FirstByte,
 }
 
 #[derive(Clone)]
@@ -479,12 +492,14 @@ impl HttpHandler for Interceptor {
             tokio::time::sleep(latency).await;
         }
 
-        let mut limit = None;
+        let mut harm = None;
         match strike {
             Some((Action::Status(status, headers), _)) => return answer(status, headers).into(),
+            Some((Action::Error(status, code, message), _)) => return registry_error(status, code, message).into(),
             Some((Action::Reset, _)) => return Response::new(broken()).into(),
             Some((Action::Stall, injected)) => injected.lifted().await,
-            Some((Action::Truncate(bytes), _)) => limit = Some(bytes),
+            Some((Action::Truncate(bytes), _)) => harm = Some(Harm::CutAfter(bytes)),
+            Some((Action::Corrupt, _)) => harm = Some(Harm::FirstByte),
             None => {}
         }
         if !self.shared.admits(&seen.host, parts.headers.get(AUTHORIZATION)) {
@@ -495,15 +510,13 @@ impl HttpHandler for Interceptor {
             None => return answer(StatusCode::BAD_REQUEST, Vec::new()).into(),
         }
         let body = counted(body, Arc::clone(&counter.sent), None);
-        self.exchange = Some(Exchange { counter, limit });
+        self.exchange = Some(Exchange { counter, harm });
         Request::from_parts(parts, body).into()
     }
 
     async fn handle_response(&mut self, _: &HttpContext, response: Response<Body>) -> Response<Body> {
         match self.exchange.take() {
-            Some(Exchange { counter, limit }) => {
-                response.map(|body| counted(body, Arc::clone(&counter.received), limit))
-            }
+            Some(Exchange { counter, harm }) => response.map(|body| counted(body, Arc::clone(&counter.received), harm)),
             None => response,
         }
     }
@@ -529,6 +542,14 @@ fn answer(status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>) -> Respon
     response
 }
 
+/// An error as registries word it; see the distribution specification's error codes.
+fn registry_error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let errors = serde_json::json!({ "errors": [{ "code": code, "message": message }] });
+    let mut response = Response::new(Body::from(errors.to_string()));
+    *response.status_mut() = status;
+    response
+}
+
 /// What ECR says to those who bring no login, or a wrong one; and so do other registries that know their own users.
 fn unauthorized(host: &str) -> Response<Body> {
     let service = if is_ecr(host) { "ecr.amazonaws.com" } else { host };
@@ -550,15 +571,15 @@ fn cut() -> hudsucker::Error {
     std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
 }
 
-/// A body whose bytes are counted, and which fails after `limit` of them.
-fn counted(body: Body, counter: Arc<AtomicU64>, limit: Option<u64>) -> Body {
-    Counted { body, counter, limit }.boxed()
+/// A body whose bytes are counted, and which may come to harm.
+fn counted(body: Body, counter: Arc<AtomicU64>, harm: Option<Harm>) -> Body {
+    Counted { body, counter, harm }.boxed()
 }
 
 struct Counted {
     body: Body,
     counter: Arc<AtomicU64>,
-    limit: Option<u64>,
+    harm: Option<Harm>,
 }
 
 impl Counted {
@@ -575,15 +596,22 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hudsucker::Error>>> {
-        if self.limit == Some(0) {
+        if self.harm == Some(Harm::CutAfter(0)) {
             return Poll::Ready(Some(Err(cut())));
         }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         let Poll::Ready(Some(Ok(frame))) = polled else { return polled };
         let frame = frame.map_data(|mut data| {
-            if let Some(limit) = &mut self.limit {
-                data.truncate(usize::try_from(*limit).unwrap_or(usize::MAX));
-                *limit -= data.len() as u64;
+            match &mut self.harm {
+                Some(Harm::CutAfter(limit)) => {
+                    data.truncate(usize::try_from(*limit).unwrap_or(usize::MAX));
+                    *limit -= data.len() as u64;
+                }
+                Some(Harm::FirstByte) if !data.is_empty() => {
+                    data = [&[!data[0]], &data[1..]].concat().into();
+                    self.harm = None;
+                }
+                _ => {}
             }
             self.counter.fetch_add(data.len() as u64, Ordering::Relaxed);
             data

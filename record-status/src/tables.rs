@@ -257,11 +257,15 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::outcome::Done;
+    use std::time::Duration;
+
+    use aws_sdk_dynamodb::config::retry::RetryConfig;
     use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+    use crate::outcome::Done;
 
     fn config() -> Config {
         let environment = [("IMAGE_TABLE", "images"), ("EXECUTION_TABLE", "executions")].into_iter().collect();
@@ -404,5 +408,22 @@ mod tests {
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused, &row]);
         Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is no error");
         assert_eq!((refused.num_calls(), row.num_calls()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_table_that_throttles_is_asked_again() {
+        let throttled = r#"{"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException", "message": "slow down"}"#;
+        let updates = mock!(Client::update_item)
+            .sequence()
+            .http_status(400, Some(throttled.into()))
+            .times(2)
+            .output(|| UpdateItemOutput::builder().build())
+            .times(2)
+            .build();
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::Sequential, [&updates], |builder| {
+            builder.retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(1)))
+        });
+        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is written");
+        assert_eq!((recorded.done, updates.num_calls()), (1, 4), "the row, twice in vain, and the execution's item");
     }
 }

@@ -13,6 +13,9 @@ pub struct Batch {
     pub id: String,
     /// The sum of the copies' bytes.
     pub bytes: u64,
+    /// How many milliseconds each manifest takes, so that all tasks together stay below the destination's quota.
+    #[serde(default)]
+    pub pace: u64,
     /// What to copy, one repository's images next to each other.
     pub copies: Vec<Copy>,
 }
@@ -36,6 +39,9 @@ pub struct Copy {
     /// The compressed size; 0 where the source does not tell.
     #[serde(default)]
     pub bytes: u64,
+    /// How many manifests the destination gets: an index comes with one for each of its images. 0 counts as 1.
+    #[serde(default)]
+    pub manifests: u64,
     /// Why it is copied.
     #[serde(default)]
     pub reason: Reason,
@@ -182,13 +188,13 @@ mod tests {
 
     #[test]
     fn the_json_of_a_batch_is_the_contract() {
-        let batch = Batch { id: "1".into(), bytes: 7, copies: vec![copy("h/a@sha256:0a", "d/a:1.0")] };
+        let batch = Batch { id: "1".into(), bytes: 7, pace: 250, copies: vec![copy("h/a@sha256:0a", "d/a:1.0")] };
         let json = serde_json::to_value(&batch).expect("a batch is JSON");
         assert_eq!(
             json,
-            serde_json::json!({"id": "1", "bytes": 7, "copies": [{
+            serde_json::json!({"id": "1", "bytes": 7, "pace": 250, "copies": [{
                 "source": "h/a@sha256:0a", "destination": "d/a:1.0", "digest": "sha256:0a",
-                "image": "team/app", "tag": "1.0", "bytes": 7, "reason": "new"
+                "image": "team/app", "tag": "1.0", "bytes": 7, "manifests": 0, "reason": "new"
             }]})
         );
         assert_eq!(serde_json::from_value::<Batch>(json).expect("and back"), batch);

@@ -13,6 +13,9 @@ pub const COPIES: &str = "COPIES";
 /// The variable with the state machine's task token, by which a stopped task is answered for.
 pub const TASK_TOKEN: &str = "TASK_TOKEN";
 
+/// The variable with the milliseconds that each manifest takes at least: [`Batch::pace`](crate::plan::Batch::pace).
+pub const PACE: &str = "PACE";
+
 /// How many characters [`COPIES`] may take inside the JSON of RunTask's overrides.
 ///
 /// The [overrides may have 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html);
@@ -35,11 +38,15 @@ pub fn header(copy: &Copy) -> String {
     format!("> {} {}\n", copy.source_repository(), copy.destination_repository())
 }
 
-/// The line of one copy: `digest tag`.
+/// The line of one copy: `digest tag`, and the number of manifests where there is more than one.
 #[must_use]
 pub fn line(copy: &Copy) -> String {
     let digest = split(&copy.source).1.strip_prefix('@').unwrap_or(NONE);
-    format!("{digest} {}\n", copy.destination_tag().unwrap_or(NONE))
+    let tag = copy.destination_tag().unwrap_or(NONE);
+    match copy.manifests {
+        0 | 1 => format!("{digest} {tag}\n"),
+        manifests => format!("{digest} {tag} {manifests}\n"),
+    }
 }
 
 /// The line of a repository for which there is nothing to copy, because it cannot be created: `! repository why`. The
@@ -182,11 +189,14 @@ mod tests {
     fn a_batch_names_each_repository_once() {
         let copies = [
             copy("s/a@sha256:01", "d/a:1"),
-            copy("s/a@sha256:02", "d/a:2"),
+            Copy { manifests: 3, ..copy("s/a@sha256:02", "d/a:2") },
             copy("s/a@sha256:03", "d/a@sha256:03"),
             copy("h:5000/b/c:latest", "d/b/c:latest"),
         ];
-        assert_eq!(encode(&copies), "> s/a d/a\nsha256:01 1\nsha256:02 2\nsha256:03 -\n> h:5000/b/c d/b/c\n- latest\n");
+        assert_eq!(
+            encode(&copies),
+            "> s/a d/a\nsha256:01 1\nsha256:02 2 3\nsha256:03 -\n> h:5000/b/c d/b/c\n- latest\n"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, StatusCode};
+use local::corpus::Corpus;
 use local::fargate::{Behaviour, Task};
 use local::machine::{ACCOUNT, REGION};
 use local::proxy::{Action, Fault, Injected, Pattern};
@@ -14,6 +15,10 @@ use crate::world::{Result, World, rows, run, start_stalled};
 
 /// How long a test waits for what should come at once.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a test looks whether it has come.
+const POLL: Duration = Duration::from_millis(200);
+/// The policy that [`deny`] adds to a role.
+const TAKEN_AWAY: &str = "TakenAway";
 
 pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(world: &World) -> Result {
     let stack = world.deploy_public("missing", "alpine:3.20,alpine:9.99,quay.io/coreos/etcd:v3.5.16").await?;
@@ -141,7 +146,9 @@ pub async fn an_event_that_comes_twice_changes_nothing(world: &World) -> Result 
     Ok(())
 }
 
-pub async fn an_event_that_never_comes_costs_time_and_no_image(world: &World) -> Result {
+pub async fn an_event_that_never_comes_costs_time_and_no_image_and_changes_nothing_when_it_does(
+    world: &World,
+) -> Result {
     let parameters = [
         ("sourceType", "Public"),
         ("srcList", "SELECTED"),
@@ -150,14 +157,137 @@ pub async fn an_event_that_never_comes_costs_time_and_no_image(world: &World) ->
         ("taskTimeoutSeconds", "60"),
     ];
     let stack = world.deploy("lost", &parameters).await?;
-    let lost = Behaviour { drop_events: true, ..Behaviour::default() };
+    let lost = Behaviour { hold_events: true, ..Behaviour::default() };
     world.machine().fargate().set_behaviour("lost-copy", lost);
 
     let run = run(stack).await?;
 
     assert!(run.outcome.succeeded(), "{:?}", run.outcome);
     assert_eq!(world.tasks(&run.stack).len(), 1, "the image was there when the batch was launched again");
-    assert!(rows(&run.stack).await?.values().all(|row| row.status == "Done"));
+    let before = (run.stack.execution_row(run.execution.name()).await?, rows(&run.stack).await?);
+    assert!(before.1.values().all(|row| row.status == "Done"));
+
+    assert_eq!(world.machine().fargate().release_events("lost-copy").await?, 1);
+    let answered = async || -> Result<bool> {
+        Ok(world.logs("/lost-LaunchTask").await?.to_string().contains("has its answer already"))
+    };
+    tokio::time::timeout(PATIENCE, async {
+        while !answered().await? {
+            tokio::time::sleep(POLL).await;
+        }
+        Result::Ok(())
+    })
+    .await??;
+    let after = (run.stack.execution_row(run.execution.name()).await?, rows(&run.stack).await?);
+    assert_eq!(before, after);
+    Ok(())
+}
+
+pub async fn a_task_that_is_killed_before_it_starts_or_after_its_work_is_done_costs_no_image(world: &World) -> Result {
+    let fargate = world.machine().fargate();
+    let stack = world.deploy_public("unborn", "busybox:1.36").await?;
+    let family = "unborn-copy";
+    fargate.set_behaviour(family, Behaviour { start_delay: PATIENCE, ..Behaviour::default() });
+    let execution = stack.start(&json!({})).await?;
+    let task = fargate.wait_for(|task| task.family == family).await;
+    fargate.set_behaviour(family, Behaviour { kill_at_end: true, ..Behaviour::default() });
+    assert!(fargate.kill(&task.arn), "it was about to start");
+
+    let outcome = execution.wait().await?;
+
+    assert!(outcome.succeeded(), "{outcome:?}");
+    let ends: Vec<_> = world.tasks(&stack).into_iter().filter_map(|task| task.stopped).collect();
+    let ends: Vec<_> = ends.iter().map(|end| (end.code, end.exit_code)).collect();
+    assert_eq!(ends, [("TaskFailedToStart", None), ("EssentialContainerExited", Some(137))], "a third was not needed");
+    assert!(rows(&stack).await?.values().all(|row| row.status == "Done"));
+    Ok(())
+}
+
+pub async fn a_task_that_never_starts_is_an_error_that_says_why(world: &World) -> Result {
+    let stack = world.deploy_public("closed", "busybox:1.36").await?;
+    deny(world, &stack, "TaskExecutionRole", "secretsmanager:GetSecretValue", "*").await?;
+
+    let run = run(stack).await?;
+
+    assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"));
+    assert_eq!(world.tasks(&run.stack).len(), 4, "it might have passed");
+    let rows = rows(&run.stack).await?;
+    let message = rows.values().next().and_then(|row| row.error_message.as_deref()).unwrap_or_default();
+    assert!(message.contains("ResourceInitializationError") && message.contains("GetSecretValue"), "{message}");
+
+    allow(world, &run.stack, "TaskExecutionRole").await?;
+    let next = crate::world::run(run.stack).await?;
+    assert!(next.outcome.succeeded(), "{:?}", next.outcome);
+    Ok(())
+}
+
+pub async fn a_launch_that_dies_when_it_has_started_a_task_leaves_no_second_one_behind(world: &World) -> Result {
+    let stack = world.deploy_public("dying", "busybox:1.36").await?;
+    let images = world.seeded(|registry, repository| (registry, repository) == ("docker.io", "library/busybox"));
+    let image = images.into_iter().find(|image| image.tag.as_deref() == Some("1.36")).ok_or("it is not seeded")?;
+    let host = world.machine().ecr(ACCOUNT, REGION).await?.host().to_owned();
+    let batch = json!({ "id": "1", "bytes": 1, "copies": [{
+        "source": format!("docker.io/library/busybox@{}", image.digest), "digest": image.digest,
+        "destination": format!("{host}/dying/busybox:1.36"), "image": "busybox", "tag": "1.36", "bytes": 1,
+    }] });
+    let uploads = Pattern::new("*", "/v2/dying/busybox/blobs/uploads/*").method(Method::POST);
+    let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
+    let function = stack.resources().await?.remove("LaunchTaskFunction").ok_or("there is no such function")?;
+    // The state machine hears nothing of the first, and tries again with another token.
+    let launch = async |token: &str, retries: u32| {
+        let request = json!({ "execution": "dying", "batch": batch, "token": token, "retries": retries });
+        world.machine().home()?.invoke(&function, &request).await
+    };
+
+    launch("first", 0).await?;
+    stalled.hit(1).await;
+    launch("second", 1).await?;
+
+    let of = |number: usize| world.tasks(&stack).get(number).map(|task| task.arn.clone()).unwrap_or_default();
+    let first = of(0);
+    let stopped = world.machine().fargate().wait_for(|task| task.arn == first && task.stopped.is_some()).await;
+    assert_eq!(stopped.stopped.map(|stopped| stopped.code), Some("UserInitiated"));
+    stalled.lift();
+    let second = |task: &Task| task.family == "dying-copy" && task.arn != first && task.stopped.is_some();
+    let second = tokio::time::timeout(PATIENCE, world.machine().fargate().wait_for(second)).await?;
+    assert_eq!(second.stopped.and_then(|stopped| stopped.exit_code), Some(0));
+    world.check_copied(&stack, "busybox", image).await
+}
+
+pub async fn an_image_that_arrives_otherwise_than_it_left_is_an_error_and_the_next_run_heals(world: &World) -> Result {
+    let source = world.machine().seed(Corpus::default().with("quay.io", "e2e/garbled", "1")).await?;
+    let stack = world.deploy_public("garbled", "quay.io/e2e/garbled:1,busybox:1.36").await?;
+    let blobs = Pattern::new("quay.io", "/v2/e2e/garbled/blobs/*").method(Method::GET);
+    let garbled = world.machine().proxy().inject(Fault::new(blobs, Action::Corrupt).always());
+
+    let first = run(stack).await?;
+
+    assert_eq!(first.outcome.error.as_deref(), Some("ImagesNotCopied"));
+    for ((image, _), row) in rows(&first.stack).await? {
+        let message = row.error_message.as_deref().unwrap_or_default();
+        match image.as_str() {
+            "busybox" => assert_eq!(row.status, "Done", "{row:?}"),
+            _ => assert!(row.status == "Error" && message.to_lowercase().contains("digest"), "{row:?}"),
+        }
+    }
+    garbled.lift();
+    let next = run(first.stack).await?;
+    assert!(next.outcome.succeeded(), "{:?}", next.outcome);
+    world.check_copied(&next.stack, "quay.io/e2e/garbled", &source[0]).await
+}
+
+pub async fn a_login_that_expires_while_images_are_copied_costs_another_try(world: &World) -> Result {
+    let stack = world.deploy_public("expired", "busybox:1.36").await?;
+    let uploads = Pattern::new("*", "/v2/expired/busybox/blobs/uploads/*").method(Method::POST);
+    let words = "Your authorization token has expired. Reauthenticate and try again.";
+    let expired = Action::Error(StatusCode::FORBIDDEN, "DENIED", words);
+    // Each layer of the image, and its configuration, meets it once.
+    let expired = world.machine().proxy().inject(Fault::new(uploads, expired));
+
+    let run = run(stack).await?;
+
+    assert!(run.outcome.succeeded(), "{:?}", run.outcome);
+    assert_eq!((expired.hits(), world.tasks(&run.stack).len()), (1, 2));
     Ok(())
 }
 
@@ -260,6 +390,15 @@ pub async fn a_repository_that_cannot_be_created_costs_no_other_one(world: &Worl
     Ok(())
 }
 
+/// Gives back what [`deny`] has taken away.
+async fn allow(world: &World, stack: &Stack, role: &str) -> Result {
+    let resources = stack.resources().await?;
+    let role = resources.get(role).ok_or("there is no such role")?;
+    let parameters = [("RoleName", role.as_str()), ("PolicyName", TAKEN_AWAY)];
+    world.machine().home()?.query("iam", "DeleteRolePolicy", &parameters).await?;
+    Ok(())
+}
+
 /// Takes a permission away from one of a stack's roles.
 async fn deny(world: &World, stack: &Stack, role: &str, action: &str, resource: &str) -> Result {
     let resources = stack.resources().await?;
@@ -267,8 +406,7 @@ async fn deny(world: &World, stack: &Stack, role: &str, action: &str, resource: 
     let policy = json!({ "Version": "2012-10-17", "Statement": [
         { "Effect": "Deny", "Action": action, "Resource": resource }
     ] });
-    let parameters =
-        [("RoleName", role.as_str()), ("PolicyName", "TakenAway"), ("PolicyDocument", &policy.to_string())];
+    let parameters = [("RoleName", role.as_str()), ("PolicyName", TAKEN_AWAY), ("PolicyDocument", &policy.to_string())];
     world.machine().home()?.query("iam", "PutRolePolicy", &parameters).await?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The script that copies, by itself: run as Fargate runs it, with no stack or state machine around it.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt as _, chown};
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -76,18 +77,45 @@ pub async fn the_script_goes_on_past_an_image_that_is_missing(world: &World) -> 
     let destination = Destination::new(world, REGION).await?;
     destination.create(&["script/missing"]).await?;
     let image = destination.image("script/missing");
-    let copies = format!("> docker.io/library/busybox {image}\n- 1.36\n- 9.99\n- 1.37\n");
+    let closed = destination.image("script/closed");
+    let copies =
+        format!("> docker.io/library/busybox {image}\n- 1.36\n- 9.99\n! {closed} it cannot be created\n- 1.37\n");
 
     let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
 
     assert_eq!(end.exit_code, Some(1), "{end:?}");
-    assert_eq!(end.images.len(), 3, "{end:?}");
+    assert_eq!(end.images.len(), 4, "{end:?}");
     for tag in ["1.36", "1.37"] {
         assert_eq!(end.images.get(&format!("{image}:{tag}")), Some(&Ok(())), "{tag}");
         destination.check("script/missing", tag, seeded(world, "library/busybox", Some(tag))?).await?;
     }
     let words = end.error(&format!("{image}:9.99"))?;
     assert!(words.contains("manifest unknown"), "{words}");
+    assert_eq!(end.error(&closed)?, "it cannot be created", "the line is repeated");
+    Ok(())
+}
+
+pub async fn the_script_brings_no_more_manifests_to_its_destination_than_it_is_told_to(world: &World) -> Result {
+    // A clock that stands still, and sleep that only notes for how long it was asked.
+    let programs = tempfile::tempdir()?;
+    let slept = programs.path().join("slept");
+    let note = format!("echo \"$1\" >>'{}'", slept.display());
+    for (name, does) in [("date", "echo 1000"), ("sleep", &note), ("skopeo", "exit 0")] {
+        let program = programs.path().join(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{does}\n"))?;
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    }
+    give_to_task(programs.path())?;
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH")?);
+    let (index, image) = ("sha256:1 index 3", "sha256:2 image");
+    let copies = format!("> s.example/a d.example/a\n{index}\n{image}\n{index}\n{image}\n");
+
+    let paced = [("PATH", path), ("PACE", "400".to_owned())];
+    let end = Task::start_with(world, &copies, 4, &json!({}), &paced).await?.end().await?;
+
+    assert_eq!(end.exit_code, Some(0), "{end:?}");
+    // They may start after 0, 1.2, 1.6 and 2.8 seconds; less than a second is not waited for.
+    assert_eq!(std::fs::read_to_string(slept)?, "1\n1\n2\n");
     Ok(())
 }
 
@@ -354,6 +382,15 @@ fn script() -> Result<String> {
 /// A task's directory for temporary files.
 const SCRATCH: &str = "tmp";
 
+/// Lets the user that tasks run as have a file, where whoever runs the tests may say so: whether they may.
+fn give_to_task(path: &Path) -> Result<bool> {
+    let root = std::fs::metadata(path)?.uid() == 0;
+    if root {
+        chown(path, Some(TASK_USER), Some(TASK_USER))?;
+    }
+    Ok(root)
+}
+
 /// A run of the script.
 struct Task {
     process: Process,
@@ -364,6 +401,11 @@ struct Task {
 impl Task {
     /// Starts it with all that Fargate would give to it.
     async fn start(world: &World, copies: &str, jobs: u32, auth: &Value) -> Result<Self> {
+        Self::start_with(world, copies, jobs, auth, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    async fn start_with(world: &World, copies: &str, jobs: u32, auth: &Value, more: &[(&str, String)]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let scratch = directory.path().join(SCRATCH);
         std::fs::create_dir(&scratch)?;
@@ -383,11 +425,10 @@ impl Task {
                 ("TASK_TOKEN", TASK_TOKEN),
             ])
             .envs([("HOME", &scratch), ("TMPDIR", &scratch)])
+            .envs(more.iter().map(|(name, value)| (*name, value.as_str())))
             .directory(&scratch);
-        if std::fs::metadata(&scratch)?.uid() == 0 {
-            for path in [directory.path(), &scratch] {
-                chown(path, Some(TASK_USER), Some(TASK_USER))?;
-            }
+        give_to_task(directory.path())?;
+        if give_to_task(&scratch)? {
             shell = shell.user(TASK_USER, TASK_USER);
         }
         let mut secrets = secrets::known(world.machine()).await?;

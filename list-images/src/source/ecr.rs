@@ -23,20 +23,21 @@ pub async fn list(registry: &Registry, wish: &Wish, options: &Options) -> Result
     Ok(listing)
 }
 
-/// Takes out untagged images that belong to an index which is copied anyway, and come along with it.
+/// Takes out untagged images that belong to an index which is copied anyway, and come along with it; and says how many
+/// each index has.
 ///
 /// # Errors
 /// When the source does not show its indexes.
-pub async fn without_children(registry: &Registry, wish: &Wish, missing: Vec<Listed>) -> Result<Vec<Listed>> {
-    if missing.iter().all(|image| image.tag.is_some()) {
-        return Ok(missing);
-    }
+pub async fn with_indexes(registry: &Registry, wish: &Wish, mut missing: Vec<Listed>) -> Result<Vec<Listed>> {
     let indexes =
-        indexes(registry, wish, missing.iter().filter(|it| it.is_index).filter_map(|it| it.digest.as_deref()));
-    let children = children(&indexes.await?);
-    let is_child =
-        |image: &Listed| image.tag.is_none() && image.digest.as_ref().is_some_and(|digest| children.contains(digest));
-    Ok(missing.into_iter().filter(|image| !is_child(image)).collect())
+        indexes(registry, wish, missing.iter().filter(|it| it.is_index).filter_map(|it| it.digest.as_deref())).await?;
+    let children = children(&indexes);
+    missing.retain(|image| image.tag.is_some() || !image.digest.as_ref().is_some_and(|it| children.contains(it)));
+    for image in &mut missing {
+        let index = image.digest.as_ref().and_then(|digest| indexes.get(digest));
+        image.images = index.map_or(0, |index| index.manifests.len() as u64);
+    }
+    Ok(missing)
 }
 
 /// Puts in place of each index its image for the platform. The others of its images are not copied by themselves.

@@ -87,7 +87,10 @@ impl<'a> Registries<'a> {
         }
         let session = &self.open(wish).await?;
         let with_size = async |image: Listed| match &image.digest {
-            Some(digest) if image.error.is_none() => Listed { bytes: bytes(session, digest).await, ..image },
+            Some(digest) if image.error.is_none() => {
+                let (bytes, images) = content(session, digest).await;
+                Listed { bytes, images, ..image }
+            }
             _ => image,
         };
         Ok(stream::iter(images).map(with_size).buffered(CONCURRENCY).collect().await)
@@ -207,15 +210,16 @@ async fn companions(session: &Session<'_>, tags: &[String], options: &Options, l
     Ok(())
 }
 
-/// The bytes of an image; of an index, those of all its images. 0 where the registry does not tell.
-async fn bytes(session: &Session<'_>, digest: &str) -> u64 {
-    let Ok(manifest) = session.manifest(digest).await else { return 0 };
+/// The bytes of an image; of an index, those of all its images, and how many there are. 0 where the registry does not
+/// tell.
+async fn content(session: &Session<'_>, digest: &str) -> (u64, u64) {
+    let Ok(manifest) = session.manifest(digest).await else { return (0, 0) };
     let images: Vec<Manifest> = stream::iter(&manifest.manifests)
         .map(async |image| session.manifest(&image.digest).await.unwrap_or_default())
         .buffered(CONCURRENCY)
         .collect()
         .await;
-    Manifest::blob_bytes(images.iter().chain([&manifest]))
+    (Manifest::blob_bytes(images.iter().chain([&manifest])), images.len() as u64)
 }
 
 #[cfg(test)]
