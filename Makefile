@@ -43,6 +43,12 @@ deploy: setup ## Build for AWS and deploy there, with the credentials that the A
 	tools/exclusively tools/build arm64
 	sam deploy --guided
 
+.PHONY: publish
+publish: setup ## Build, upload code and template to BUCKET=name, and print the URL that CloudFormation takes
+	@test -n '$(BUCKET)' || { echo 'usage: make publish BUCKET=name [PREFIX=path]' >&2; exit 1; }
+	tools/exclusively tools/build arm64
+	$(ECR_TRANSFER_TOOLS)/sam/bin/python tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
+
 # Work on it
 
 .PHONY: test
@@ -83,6 +89,7 @@ shell: setup-lint
 template: setup-lint
 	sam validate --lint
 	$(CHECK) template template.yaml
+	$(ECR_TRANSFER_TOOLS)/checkov/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 
 .PHONY: clippy
 clippy: setup-lint
@@ -107,7 +114,7 @@ setup-lint:
 lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
 	python3 -m venv $(ECR_TRANSFER_TOOLS)/uv
 	$(ECR_TRANSFER_TOOLS)/uv/bin/pip install --quiet uv
-	cd tools && for name in ministack sam; do UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
+	cd tools && for name in checkov ministack sam; do UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
 		pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate $$name.in -o $$name.txt; done
 	cd tools && npm install --package-lock-only --silent
 

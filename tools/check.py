@@ -15,11 +15,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import boto3
 import cfnlint.api
 from samcli.yamlhelper import yaml_parse
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
+
+from plain import plain_template
 
 # One of each kind of partition that the template promises to work in.
 REGIONS = ["us-east-1", "cn-north-1", "us-gov-west-1"]
@@ -28,19 +27,12 @@ REGIONS = ["us-east-1", "cn-north-1", "us-gov-west-1"]
 MAX_ZIP_BYTES = 5_000_000
 # The C library of Amazon Linux 2023.
 MAX_GLIBC = (2, 34)
+# The actions for which AWS's service authorization reference has no resource that would fit: a token is for all registries,
+# tasks are listed by their cluster, which is a condition, and the state machine is named by a task token.
+WITHOUT_RESOURCE = {"ecr:GetAuthorizationToken", "ecs:ListTasks", "states:SendTaskFailure", "states:SendTaskSuccess"}
+# What says what each parameter is for.
+GUIDES = ["docs/guide.md", "docs/guide.zh.md"]
 ELF_MACHINES = {"arm64": 183, "x86_64": 62}
-
-
-def after_transform(template):
-    """What the SAM transform makes of the template: this, and not the template, is what gets deployed."""
-    for resource in template["Resources"].values():
-        if resource["Type"] == "AWS::Serverless::Function":
-            # The transform takes code only where `sam package` puts it.
-            resource["Properties"]["CodeUri"] = "s3://bucket/key"
-    translator = Translator(None, Parser(), boto_session=boto3.Session(region_name=REGIONS[0]))
-    transformed = translator.translate(template, {})
-    transformed.pop("Transform", None)
-    return transformed
 
 
 def resources(template, resource_type):
@@ -99,8 +91,84 @@ def accepted(title, suffix, text, *command):
     return accepts
 
 
+def documented(guide):
+    """The parameters in a guide's table, with their defaults: rows of `name` | `default` or nothing | what it is."""
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]*)`)? *\| \S", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    return set(rows)
+
+
+def code_blocks(guide):
+    """What readers copy from a guide: its policies and templates."""
+    return re.findall(r"^```((?:policy|yaml|json).*?)^ *```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def check_parameters(template):
+    """Each can be given a wrong value only once: it is described, labelled, grouped, and restricted."""
+    interface = template["Metadata"]["AWS::CloudFormation::Interface"]
+    grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
+    problems = [f"{name} has no label" for name in template["Parameters"] if name not in interface["ParameterLabels"]]
+    problems += [f"{name} is in {grouped.count(name)} groups" for name in template["Parameters"] if grouped.count(name) != 1]
+    for name, parameter in template["Parameters"].items():
+        if not {"AllowedPattern", "AllowedValues", "MinValue"} & parameter.keys():
+            problems.append(f"{name} takes anything")
+        if parameter.get("Default") == "" and "blank" not in parameter["Description"].lower():
+            problems.append(f"{name} does not say what happens when it is blank")
+        if "Default" not in parameter:
+            problems.append(f"{name} has no default")
+    print(f"parameters: {'FAILED, ' + ', '.join(problems) if problems else 'ok'}")
+    return not problems
+
+
+def check_role_of_machine(template):
+    """The state machine's role allows what its states do, and nothing else: no local AWS looks at it."""
+    machine = resources(template, "AWS::StepFunctions::StateMachine")["StateMachine"]
+    needed = set()
+
+    def visit(value):
+        if isinstance(value, dict):
+            if value.get("Type") in ("Task", "Map"):
+                resource = value.get("Resource") or value["ItemReader"]["Resource"]
+                *_, service, action = resource.removesuffix(".waitForTaskToken").split(":")
+                service = {"sfn": "states"}.get(service, service)
+                action = {"invoke": "InvokeFunction"}.get(action, action[0].upper() + action[1:])
+                needed.add(f"{service}:{action}")
+            if value.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED":
+                needed.update({"states:StartExecution", "states:DescribeExecution", "states:StopExecution"})
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            visit(item)
+
+    visit(json.loads(resolved(machine["DefinitionString"], template)))
+    role = resources(template, "AWS::IAM::Role")[machine["RoleArn"]["Fn::GetAtt"][0]]
+    statements = [statement for policy in role["Policies"] for statement in policy["PolicyDocument"]["Statement"]]
+    # With a key of one's own, which not everybody has.
+    statements = [statement for statement in statements if "Action" in statement]
+    actions = [statement["Action"] for statement in statements]
+    granted = {action for it in actions for action in (it if isinstance(it, list) else [it])}
+    wrong = sorted(needed ^ granted)
+    print(f"permissions of the state machine: {'FAILED, ' + ', '.join(wrong) if wrong else 'ok'}")
+    return not wrong
+
+
+def check_wildcards(template):
+    """Only what knows no narrower resource is allowed on all of them."""
+    wrong = set()
+
+    def visit(value):
+        if isinstance(value, dict):
+            if value.get("Effect") == "Allow" and "*" in (value.get("Resource"), value.get("Action")):
+                actions = value["Action"] if isinstance(value["Action"], list) else [value["Action"]]
+                wrong.update(set(actions) - WITHOUT_RESOURCE)
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            visit(item)
+
+    visit(template["Resources"])
+    print(f"permissions on all resources: {'FAILED, ' + ', '.join(sorted(wrong)) if wrong else 'ok'}")
+    return not wrong
+
+
 def check_template(path):
-    template = yaml_parse(Path(path).read_text(encoding="utf-8"))
+    text = Path(path).read_text(encoding="utf-8")
+    template = yaml_parse(text)
     passed = True
 
     scripts = list(task_scripts(template))
@@ -117,14 +185,21 @@ def check_template(path):
             raise SystemExit(f"the definition of {name} is not JSON: {error}") from error
         passed &= accepted(f"asl-validator, {name}", ".json", definition, "asl-validator", "--json-path")
 
-    guide = (Path(path).parent / "README.md").read_text(encoding="utf-8")
-    rows = "".join(line.split("|")[1] for line in guide.splitlines() if line.startswith("| `"))
-    missing = [name for name in template["Parameters"] if f"`{name}`" not in rows]
-    print(f"parameters in the README: {'FAILED, without ' + ', '.join(missing) if missing else 'ok'}")
-    passed &= not missing
+    parameters = {name: str(parameter.get("Default", "")) for name, parameter in template["Parameters"].items()}
+    for guide in GUIDES:
+        differences = sorted(set(parameters.items()) ^ documented(Path(path).parent / guide))
+        print(f"parameters in {guide}: {'FAILED, ' + str(differences) if differences else 'ok'}")
+        passed &= not differences
+    blocks = [code_blocks(Path(path).parent / guide) for guide in GUIDES]
+    print(f"code in {' and '.join(GUIDES)}: {'ok' if blocks[0] == blocks[1] else 'FAILED, they differ'}")
+    passed &= blocks[0] == blocks[1] != []
+    passed &= check_parameters(template)
+    passed &= check_role_of_machine(template)
+    passed &= check_wildcards(template)
 
-    text = json.dumps(after_transform(template), indent=2)
-    matches = cfnlint.api.lint(text, config=cfnlint.api.ManualArgs(regions=REGIONS))
+    matches = cfnlint.api.lint(
+        json.dumps(plain_template(text), indent=2), config=cfnlint.api.ManualArgs(regions=REGIONS)
+    )
     for match in matches:
         print(f"{match.rule.id} {'/'.join(map(str, match.path or []))}: {match.message}")
     print(f"cfn-lint, after the transform: {'FAILED' if matches else 'ok'}")

@@ -22,6 +22,8 @@ pub struct Config {
     pub task_timeout_seconds: i64,
     /// Where tasks log.
     pub log: LogConfig,
+    /// The ARN of the state machine, of which a pushed image starts an execution.
+    pub state_machine: String,
 }
 
 /// Where tasks log: the stream is called `prefix/container/task`, as the awslogs driver names it.
@@ -80,6 +82,7 @@ impl Config {
                 group: environment.required("LOG_GROUP")?.to_owned(),
                 prefix: environment.required("LOG_STREAM_PREFIX")?.to_owned(),
             },
+            state_machine: environment.required("STATE_MACHINE")?.to_owned(),
         })
     }
 }

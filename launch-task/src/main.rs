@@ -1,12 +1,16 @@
-//! Lambda: starts a skopeo task for a batch, and answers for it when the task stops.
+//! Lambda: starts a skopeo task for a batch, and answers for it when the task stops. It also hears of executions that were
+//! stopped, and of images that were pushed.
 
 mod answer;
 mod config;
 mod error;
 mod launch;
 mod logins;
+mod push;
 mod repositories;
 mod stop;
+
+use std::time::SystemTime;
 
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use serde::Deserialize;
@@ -14,13 +18,15 @@ use shared::config::Environment;
 
 use crate::config::Config;
 
-/// What invokes this Lambda: the state machine with a batch, or EventBridge with a task or an execution that has stopped.
+/// What invokes this Lambda: the state machine with a batch, or EventBridge with a task or an execution that has stopped,
+/// or an image that was pushed.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Event {
     Launch(launch::Request),
     TaskStateChange(answer::TaskStateChange),
     ExecutionStatusChange(stop::ExecutionStatusChange),
+    ImageAction(push::ImageAction),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -41,7 +47,10 @@ async fn main() -> Result<(), Error> {
             (Event::ExecutionStatusChange(event), Ok(config)) => {
                 stop::for_execution(&clients.ecs, &config.task.cluster, event).await
             }
-            (Event::TaskStateChange(_) | Event::ExecutionStatusChange(_), Err(error)) => Err(error),
+            (Event::ImageAction(event), Ok(config)) => {
+                push::for_image(&answerer.sfn, &config.state_machine, event, SystemTime::now()).await
+            }
+            (_, Err(error)) => Err(error),
         };
         outcome.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "failed");

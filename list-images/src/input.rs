@@ -20,6 +20,8 @@ pub struct Input {
     /// The console suggests one.
     #[serde(alias = "Comment")]
     comment: Value,
+    /// When to begin; the state machine has waited for it already.
+    not_before: Value,
 }
 
 impl Input {
@@ -129,6 +131,7 @@ mod tests {
             Value::Null,
             json!({}),
             json!({ "Comment": "Insert your JSON here" }),
+            json!({ "notBefore": "2026-11-21T06:56:00Z" }),
             json!({ "version": "0", "detail-type": "Scheduled Event", "source": "aws.events", "detail": {} }),
         ] {
             let input = Input::parse(&input).expect("it is no wish");

@@ -5,7 +5,7 @@
 //! task stops, EventBridge's rules hear of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -110,6 +110,7 @@ impl Fargate {
             orders: Mutex::default(),
             behaviours: Mutex::default(),
             held: Mutex::default(),
+            authorized: Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let watcher = tokio::spawn(Arc::clone(&service).watch(stopped));
@@ -150,6 +151,12 @@ impl Fargate {
         lock(&self.service.behaviours).insert(family.to_owned(), behaviour);
     }
 
+    /// What was done in the name of execution roles so far: the role's ARN, and the action.
+    #[must_use]
+    pub fn authorized(&self) -> BTreeSet<(String, String)> {
+        lock(&self.service.authorized).clone()
+    }
+
     /// Hands out the events that were held back of a family's tasks, and says how many there were.
     ///
     /// # Errors
@@ -162,7 +169,8 @@ impl Fargate {
         Ok(events.len())
     }
 
-    /// Hands an event to the functions of the rules that match it, as EventBridge would: ministack makes none by itself.
+    /// Hands an event to the functions and state machines of the rules that match it, as EventBridge would: ministack makes
+    /// none by itself.
     ///
     /// # Errors
     /// If EventBridge or Lambda does not answer.
@@ -196,6 +204,7 @@ struct Service {
     behaviours: Mutex<HashMap<String, Behaviour>>,
     /// Events that are held back, by family.
     held: Mutex<HashMap<String, Vec<Value>>>,
+    authorized: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// What may come between a task and its own end.
@@ -457,7 +466,7 @@ impl Service {
         })
     }
 
-    /// Hands an event to the functions that the matching rules name, since ministack lets nobody put events of AWS's own.
+    /// Hands an event to what the matching rules name, since ministack lets nobody put events of AWS's own.
     async fn deliver(&self, event: &Value) -> Result<()> {
         let call = async |action, body| self.aws.json("events", &format!("{EVENTS}.{action}"), body).await;
         let rules = call("ListRules", json!({})).await?;
@@ -469,9 +478,13 @@ impl Service {
             }
             let targets = call("ListTargetsByRule", json!({ "Rule": rule["Name"] })).await?;
             for target in targets["Targets"].as_array().into_iter().flatten() {
-                let function = text(&target["Arn"]);
-                if function.contains(":lambda:") {
-                    self.aws.invoke_async(function, event).await?;
+                let arn = text(&target["Arn"]);
+                if arn.contains(":lambda:") {
+                    self.aws.invoke_async(arn, event).await?;
+                } else if arn.contains(":states:") {
+                    let input = target["Input"].as_str().map_or_else(|| event.to_string(), str::to_owned);
+                    let request = json!({ "stateMachineArn": arn, "input": input });
+                    self.aws.json("states", "AWSStepFunctions.StartExecution", request).await?;
                 }
             }
         }
@@ -653,6 +666,7 @@ impl Agent<'_> {
             [("PolicySourceArn", self.role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
         let answer = self.service.aws.query("iam", "SimulatePrincipalPolicy", &parameters).await?;
         if xml_text(&answer, "EvalDecision").is_some_and(|decision| decision == "allowed") {
+            lock(&self.service.authorized).insert((self.role.to_owned(), action.to_owned()));
             return Ok(());
         }
         let role = self.role.rsplit('/').next().unwrap_or_default();

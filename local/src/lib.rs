@@ -10,6 +10,7 @@ pub mod aws;
 pub mod corpus;
 pub mod error;
 pub mod fargate;
+pub mod gateway;
 pub mod images;
 pub mod machine;
 pub mod process;

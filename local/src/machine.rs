@@ -1,7 +1,7 @@
 //! The machine as a whole: starts its parts in order, wires them together, and stops them all.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, TryLockError},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
@@ -16,6 +16,7 @@ use crate::{
     corpus::{Corpus, Seeded},
     error::{Error, Result},
     fargate::Fargate,
+    gateway::{Call, Gateway},
     process::{Process, Program, find},
     proxy::{Proxy, Upstream},
     registry::Registry,
@@ -83,9 +84,11 @@ pub struct Network {
 #[derive(Debug)]
 pub struct Machine {
     fargate: Fargate,
+    gateway: Gateway,
     ministack: Process,
     public: Option<(Process, Registry)>,
     proxy: Proxy,
+    /// ministack's own, behind the gateway.
     endpoint: String,
     network: Network,
     environment: Vec<(String, String)>,
@@ -115,19 +118,22 @@ impl Machine {
             PublicRegistries::Real => (None, None),
         };
         let port = options.port.map_or_else(free_port, Ok)?;
-        let address = SocketAddr::from((LOOPBACK, port));
-        if TcpStream::connect(address).is_ok() {
+        let door = SocketAddr::from((LOOPBACK, port));
+        if TcpStream::connect(door).is_ok() {
             return Err(Error::PortInUse(port));
         }
+        let address = SocketAddr::from((LOOPBACK, free_port()?));
         let endpoint = format!("http://{address}");
         let upstream = Upstream { ecr: address, public: registry_address };
         let proxy = Proxy::start(upstream, scratch.path()).await?;
+        let gateway = Gateway::open(door, proxy.identity(), address).await?;
         let through_proxy = vec![
             ("HTTPS_PROXY".to_owned(), proxy.url()),
             ("NO_PROXY".to_owned(), "127.0.0.1,localhost".to_owned()),
             ("SSL_CERT_FILE".to_owned(), proxy.ca_bundle().display().to_string()),
         ];
-        let ministack = start_ministack(&directory, port, &endpoint, &through_proxy).await?;
+        let public_endpoint = format!("https://{door}");
+        let ministack = start_ministack(&directory, address, &public_endpoint, &through_proxy).await?;
 
         let aws = Aws::new(&endpoint, ACCOUNT, ROOT_SECRET, REGION)?;
         let source = Aws::new(&endpoint, SOURCE_ACCOUNT, ROOT_SECRET, SOURCE_REGION)?;
@@ -143,7 +149,8 @@ impl Machine {
         let mut environment = through_proxy;
         environment.extend(
             [
-                ("AWS_ENDPOINT_URL", endpoint.as_str()),
+                ("AWS_ENDPOINT_URL", public_endpoint.as_str()),
+                ("AWS_CA_BUNDLE", &proxy.ca_bundle().display().to_string()),
                 ("AWS_ACCESS_KEY_ID", ACCOUNT),
                 ("AWS_SECRET_ACCESS_KEY", ROOT_SECRET),
                 ("AWS_DEFAULT_REGION", REGION),
@@ -156,6 +163,7 @@ impl Machine {
         );
         Ok(Self {
             fargate,
+            gateway,
             ministack,
             public,
             proxy,
@@ -218,6 +226,12 @@ impl Machine {
         &self.proxy
     }
 
+    /// What the Lambdas, and whoever uses the machine's environment, have called so far.
+    #[must_use]
+    pub fn calls(&self) -> BTreeSet<Call> {
+        self.gateway.calls()
+    }
+
     /// Where tasks run.
     #[must_use]
     pub fn fargate(&self) -> &Fargate {
@@ -273,6 +287,7 @@ impl Machine {
     /// Stops everything, and waits until it is gone.
     pub async fn stop(self) {
         self.fargate.stop().await;
+        drop(self.gateway);
         self.ministack.stop().await;
         if let Some((registry, _)) = self.public {
             registry.stop().await;
@@ -346,17 +361,18 @@ async fn start_registry(directory: &Path) -> Result<(Process, Registry, SocketAd
 
 async fn start_ministack(
     directory: &Path,
-    port: u16,
-    endpoint: &str,
+    address: SocketAddr,
+    public_endpoint: &str,
     through_proxy: &[(String, String)],
 ) -> Result<Process> {
     let state = directory.join("ministack");
     let _ = std::fs::remove_dir_all(&state);
     std::fs::create_dir_all(&state).map_err(Error::file(&state))?;
-    let port = port.to_string();
+    let port = address.port().to_string();
     let settings = [
         ("AUTH", "true"),
-        ("AWS_ENDPOINT_URL", endpoint),
+        // Not for itself: the Lambdas inherit it.
+        ("AWS_ENDPOINT_URL", public_endpoint),
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("BIND_HOST", "127.0.0.1"),
         // It must find no Docker, or it would pull images and run tasks by itself.
@@ -384,7 +400,7 @@ async fn start_ministack(
         .start(directory.join("ministack.log"))
         .await?;
     let http = http_client()?;
-    let url = format!("{endpoint}/_ministack/ready");
+    let url = format!("http://{address}/_ministack/ready");
     process.ready(async || http.get(&url).send().await.ok().filter(|answer| answer.status().is_success())).await?;
     Ok(process)
 }

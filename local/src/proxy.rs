@@ -11,7 +11,7 @@ use std::{
     fmt::Write as _,
     future::{Ready, ready},
     iter::{Once, once},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -36,7 +36,7 @@ use hudsucker::{
     hyper::body::Bytes,
     hyper_util::client::legacy::connect::{HttpConnector, dns::Name},
     rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose},
-    rustls::crypto::aws_lc_rs,
+    rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer},
 };
 use tokio::{
     net::TcpListener,
@@ -259,6 +259,7 @@ type Counters = BTreeMap<(String, String, Kind), Arc<Counter>>;
 pub struct Proxy {
     address: SocketAddr,
     ca_bundle: PathBuf,
+    identity: Arc<ServerConfig>,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
@@ -270,7 +271,7 @@ impl Proxy {
     /// # Errors
     /// If no port can be had, or the bundle cannot be written.
     pub async fn start(upstream: Upstream, directory: &Path) -> Result<Self> {
-        let (authority, certificate) = certificate_authority()?;
+        let Trust { authority, certificate, identity } = certificate_authority()?;
         let ca_bundle = directory.join("ca.pem");
         std::fs::write(&ca_bundle, system_roots() + &certificate).map_err(Error::file(&ca_bundle))?;
 
@@ -298,7 +299,7 @@ impl Proxy {
             // It ends only with the task that it runs in.
             let _ = proxy.start().await;
         });
-        Ok(Self { address, ca_bundle, shared, server })
+        Ok(Self { address, ca_bundle, identity, shared, server })
     }
 
     /// Sets the login that hosts of this form ask for: `user:password` in base64. `*` stands for any text.
@@ -316,6 +317,12 @@ impl Proxy {
     #[must_use]
     pub fn ca_bundle(&self) -> &Path {
         &self.ca_bundle
+    }
+
+    /// A certificate for the loopback address, which whoever trusts the bundle trusts.
+    #[must_use]
+    pub fn identity(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.identity)
     }
 
     /// Puts a fault in force. Of several faults for a request the one that was injected first strikes.
@@ -628,8 +635,17 @@ impl HttpBody for Counted {
     }
 }
 
-/// A certificate authority for this proxy alone: its key is never written down.
-fn certificate_authority() -> Result<(RcgenAuthority, String)> {
+/// Who vouches for the hosts that are stood in for.
+struct Trust {
+    authority: RcgenAuthority,
+    /// Its own certificate, in PEM.
+    certificate: String,
+    /// What it has issued for the loopback address.
+    identity: Arc<ServerConfig>,
+}
+
+/// A certificate authority for this machine alone: its key is never written down.
+fn certificate_authority() -> Result<Trust> {
     let failed = |error: hudsucker::rcgen::Error| Error::Proxy(error.into());
     let key = KeyPair::generate().map_err(failed)?;
     let mut parameters = CertificateParams::default();
@@ -637,8 +653,22 @@ fn certificate_authority() -> Result<(RcgenAuthority, String)> {
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     parameters.distinguished_name.push(DnType::CommonName, "ecr-transfer, local AWS");
     let certificate = parameters.self_signed(&key).map_err(failed)?.pem();
+    let issuer = Issuer::new(parameters, key);
+
+    let key = KeyPair::generate().map_err(failed)?;
+    let loopback = CertificateParams::new(vec![Ipv4Addr::LOCALHOST.to_string()]).map_err(failed)?;
+    let loopback = loopback.signed_by(&key, &issuer).map_err(failed)?;
+    let identity = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+            builder.with_no_client_auth().with_single_cert(vec![loopback.der().clone()], key)
+        })
+        .map_err(|error| Error::Proxy(error.into()))?;
+
     const HOSTS: u64 = 1_000;
-    Ok((RcgenAuthority::new(Issuer::new(parameters, key), HOSTS, aws_lc_rs::default_provider()), certificate))
+    let authority = RcgenAuthority::new(issuer, HOSTS, aws_lc_rs::default_provider());
+    Ok(Trust { authority, certificate, identity: Arc::new(identity) })
 }
 
 /// The certificates that this system trusts, in PEM. `SSL_CERT_FILE` replaces them, so they go into the bundle.

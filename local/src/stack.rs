@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    aws::Aws,
+    aws::{Aws, xml_text},
     error::{Error, Result},
     machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool},
     process::Program,
@@ -18,6 +18,18 @@ use crate::{
 
 /// How often an execution is looked at.
 const POLL: Duration = Duration::from_millis(200);
+
+/// The policy with [`LOCAL_ACTIONS`] of a role.
+pub const LOCAL_POLICY: &str = "LocalAws";
+
+/// What AWS asks permission for on a repository, a path, a task or a stream, and ministack on something wider.
+const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
+    ("ListImagesFunctionRole", &["ecr:DescribeRepositories", "ssm:GetParametersByPath"]),
+    (
+        "LaunchTaskFunctionRole",
+        &["ecs:DescribeTasks", "ecs:ListTasks", "ecs:RunTask", "ecs:StopTask", "logs:GetLogEvents"],
+    ),
+];
 
 /// A deployed stack.
 #[derive(Clone, Debug)]
@@ -77,7 +89,94 @@ impl Stack {
             .args(["--parameter-overrides".to_owned()].into_iter().chain(overrides))
             .run(log)
             .await?;
-        Self::find(machine.home()?, name).await
+        let stack = Self::find(machine.home()?, name).await?;
+        stack.allow_for_ministack().await?;
+        Ok(stack)
+    }
+
+    /// Allows what the template need not, because AWS takes these calls to be about narrower resources than ministack does.
+    async fn allow_for_ministack(&self) -> Result<()> {
+        let resources = self.resources().await?;
+        for (role, actions) in LOCAL_ACTIONS {
+            let Some(role) = resources.get(role) else { continue };
+            let policy = json!({ "Version": "2012-10-17", "Statement": [
+                { "Effect": "Allow", "Action": actions, "Resource": "*" }
+            ] });
+            let parameters =
+                [("RoleName", role.as_str()), ("PolicyName", LOCAL_POLICY), ("PolicyDocument", &policy.to_string())];
+            self.aws.query("iam", "PutRolePolicy", &parameters).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what `sam build` has built, as a template without any transform, and returns its URL.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with what the program says, if it fails.
+    pub async fn publish(machine: &Machine) -> Result<String> {
+        let log = machine.directory().join("publish.log");
+        Program::new(tool("sam", "python"), "run `make setup`")?
+            .envs(machine.env().iter().cloned())
+            .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
+            .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
+            .envs([("PATH", tools_path())])
+            .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")])
+            .directory(project())
+            .args(["tools/publish.py", ".aws-sam/build/template.yaml", ARTIFACTS, "published"])
+            .run(&log)
+            .await?;
+        let printed = std::fs::read_to_string(&log).map_err(Error::file(&log))?;
+        Ok(printed.lines().last().unwrap_or_default().to_owned())
+    }
+
+    /// Creates a stack from a published template, as `aws cloudformation create-stack` does with these capabilities.
+    ///
+    /// # Errors
+    /// [`Error::Aws`] with what CloudFormation says, if it refuses.
+    pub async fn create(
+        aws: Aws,
+        name: &str,
+        template_url: &str,
+        capabilities: &[&str],
+        parameters: &[(&str, &str)],
+    ) -> Result<Self> {
+        let numbered = |list: &str, at: usize, field: &str| format!("{list}.member.{}{field}", at + 1);
+        let mut request = vec![("StackName".to_owned(), name), ("TemplateURL".to_owned(), template_url)];
+        request.extend(capabilities.iter().enumerate().map(|(at, it)| (numbered("Capabilities", at, ""), *it)));
+        for (at, (name, value)) in parameters.iter().enumerate() {
+            request.push((numbered("Parameters", at, ".ParameterKey"), name));
+            request.push((numbered("Parameters", at, ".ParameterValue"), value));
+        }
+        let request: Vec<_> = request.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        aws.query("cloudformation", "CreateStack", &request).await?;
+        loop {
+            let described = aws.query("cloudformation", "DescribeStacks", &[("StackName", name)]).await?;
+            match xml_text(&described, "StackStatus").as_deref() {
+                Some("CREATE_COMPLETE") => break,
+                Some("CREATE_IN_PROGRESS") => tokio::time::sleep(POLL).await,
+                _ => return Err(Error::Unexpected(described)),
+            }
+        }
+        let stack = Self::find(aws, name).await?;
+        stack.allow_for_ministack().await?;
+        Ok(stack)
+    }
+
+    /// Deletes it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If CloudFormation does not answer, or it cannot be deleted.
+    pub async fn delete(self) -> Result<()> {
+        let id = self.id().await?;
+        self.aws.query("cloudformation", "DeleteStack", &[("StackName", &self.name)]).await?;
+        loop {
+            let described = self.aws.query("cloudformation", "DescribeStacks", &[("StackName", &id)]).await?;
+            match xml_text(&described, "StackStatus").as_deref() {
+                Some("DELETE_COMPLETE") => return Ok(()),
+                Some("DELETE_IN_PROGRESS") => tokio::time::sleep(POLL).await,
+                _ => return Err(Error::Unexpected(described)),
+            }
+        }
     }
 
     /// A stack that was deployed before.
@@ -94,6 +193,15 @@ impl Stack {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its ARN.
+    ///
+    /// # Errors
+    /// If CloudFormation does not know it.
+    pub async fn id(&self) -> Result<String> {
+        let described = self.aws.query("cloudformation", "DescribeStacks", &[("StackName", &self.name)]).await?;
+        xml_text(&described, "StackId").ok_or_else(|| Error::Unexpected(described))
     }
 
     /// One of its outputs.
@@ -305,6 +413,42 @@ impl Execution {
         self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
     }
 
+    /// The states that it has entered so far, in their order.
+    ///
+    /// # Errors
+    /// If Step Functions does not answer.
+    pub async fn states(&self) -> Result<Vec<String>> {
+        let mut states = Vec::new();
+        let mut request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
+        loop {
+            let page = self.aws.json("states", "AWSStepFunctions.GetExecutionHistory", request.clone()).await?;
+            let entered = page["events"].as_array().into_iter().flatten();
+            let entered = entered.filter_map(|event| event["stateEnteredEventDetails"]["name"].as_str());
+            states.extend(entered.map(str::to_owned));
+            match &page["nextToken"] {
+                Value::Null => return Ok(states),
+                token => request["nextToken"] = token.clone(),
+            }
+        }
+    }
+
+    /// Waits until it has entered a state.
+    ///
+    /// # Errors
+    /// If it ends before, or Step Functions does not answer.
+    pub async fn enters(&self, state: &str) -> Result<()> {
+        loop {
+            if self.states().await?.iter().any(|entered| entered == state) {
+                return Ok(());
+            }
+            let outcome = self.describe().await?;
+            if outcome.status != "RUNNING" {
+                return Err(Error::Unexpected(format!("it ended before {state}: {outcome:?}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -318,6 +462,13 @@ impl Execution {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// `PATH`, with the project's tools in front.
+fn tools_path() -> String {
+    let tools = tool("sam", "sam");
+    let tools = tools.parent().unwrap_or(&tools).display();
+    format!("{tools}:{}", std::env::var("PATH").unwrap_or_default())
 }
 
 /// What the Lambdas are built for here.

@@ -81,21 +81,24 @@ pub async fn patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so
     Ok(())
 }
 
-pub async fn an_execution_that_finds_an_earlier_one_running_ends_at_once(world: &World) -> Result {
+pub async fn an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_second(world: &World) -> Result {
     let stack = world.deploy_public("overlapping", "busybox:1.37").await?;
     let (first, stalled) = start_stalled(world, &stack, "busybox").await?;
+    let second = stack.start(&json!({})).await?;
+    second.enters("WaitForTurn").await?;
 
-    let second = run(stack.clone()).await?;
-    assert_eq!(second.outcome.error.as_deref(), Some("AlreadyRunning"), "{:?}", second.outcome);
-    let cause = second.outcome.cause.as_deref().unwrap_or_default();
-    assert!(cause.contains(first.arn()), "{cause}");
+    let third = run(stack.clone()).await?;
+    assert!(third.outcome.succeeded(), "{:?}", third.outcome);
+    assert!(third.execution.states().await?.contains(&"AnotherIsWaiting".to_owned()), "it does nothing");
+    let dry = run_with(stack.clone(), &json!({ "dryRun": true })).await?;
+    assert!(dry.outcome.succeeded(), "it is in nobody's way: {:?}", dry.outcome);
 
     stalled.lift();
-    let outcome = first.wait().await?;
-    assert!(outcome.succeeded(), "{outcome:?}");
-    assert_eq!(world.tasks(&stack).len(), 1);
-    let third = run(stack).await?;
-    assert!(third.outcome.succeeded(), "{:?}", third.outcome);
+    for execution in [first, second] {
+        let outcome = execution.wait().await?;
+        assert!(outcome.succeeded(), "{outcome:?}");
+    }
+    assert_eq!(world.tasks(&stack).len(), 1, "the second found everything there");
     Ok(())
 }
 

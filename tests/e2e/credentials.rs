@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::world::{PRIVATE_LOGIN, PRIVATE_REGISTRY, Result, World, rows, run};
 
+/// Where nothing else is copied to, in the source account.
+const DESTINATION_REGION: &str = "eu-central-1";
+
 /// Copies one image of the source account with `credential`, into a stack of its own.
 async fn copy(world: &World, name: &str, credential: &str, external_id: &str) -> Result<Stack> {
     let parameters = [
@@ -40,16 +43,11 @@ pub async fn a_role_is_assumed_with_its_external_id(world: &World) -> Result {
         "Effect": "Allow", "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") }, "Action": "sts:AssumeRole",
         "Condition": { "StringEquals": { "sts:ExternalId": "ecr-transfer/partner" } },
     }] });
-    let policy = json!({ "Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow", "Resource": "*",
-        "Action": ["ecr:GetAuthorizationToken", "ecr:DescribeRepositories", "ecr:DescribeImages", "ecr:BatchGetImage",
-            "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
-    }] });
+    let policy = guide("policy-source", SOURCE_REGION)?;
     let role = ("RoleName", "ecr-transfer-source");
     let trust = trust.to_string();
     let created = source.query("iam", "CreateRole", &[role, ("AssumeRolePolicyDocument", &trust)]).await?;
     let arn = xml_text(&created, "Arn").ok_or("the role has no ARN")?;
-    let policy = policy.to_string();
     source.query("iam", "PutRolePolicy", &[role, ("PolicyName", "read"), ("PolicyDocument", &policy)]).await?;
 
     let stack = copy(world, "role", &arn, "ecr-transfer/partner").await?;
@@ -68,6 +66,54 @@ pub async fn a_role_is_assumed_with_its_external_id(world: &World) -> Result {
     let cause = denied.outcome.cause.as_deref().unwrap_or_default();
     assert!(cause.contains("sts:AssumeRole") && cause.contains(&arn), "{cause}");
     Ok(())
+}
+
+pub async fn a_destination_in_another_account_takes_images_from_the_user_that_the_guide_describes(
+    world: &World,
+) -> Result {
+    let there: Aws = world.machine().aws(SOURCE_ACCOUNT, DESTINATION_REGION)?;
+    let user = ("UserName", "ecr-transfer-destination");
+    there.query("iam", "CreateUser", &[user]).await?;
+    let policy = guide("policy-destination", DESTINATION_REGION)?;
+    there.query("iam", "PutUserPolicy", &[user, ("PolicyName", "write"), ("PolicyDocument", &policy)]).await?;
+    let key = there.query("iam", "CreateAccessKey", &[user]).await?;
+    let field = |name: &str| xml_text(&key, name).ok_or(format!("the key has no {name}"));
+    let secret = json!({ "access_key_id": field("AccessKeyId")?, "secret_access_key": field("SecretAccessKey")? });
+    let request = json!({ "Name": "destination-credential", "SecretString": secret.to_string() });
+    world.machine().home()?.json("secretsmanager", "secretsmanager.CreateSecret", request).await?;
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.36"),
+        ("destAccountId", SOURCE_ACCOUNT),
+        ("destRegion", DESTINATION_REGION),
+        ("destCredential", "destination-credential"),
+    ];
+
+    let run = run(world.deploy("abroad", &parameters).await?).await?;
+
+    assert!(run.outcome.succeeded(), "{:?} {:?}", run.outcome, rows(&run.stack).await?);
+    let images = world.seeded(|registry, repository| (registry, repository) == ("docker.io", "library/busybox"));
+    let image = images.into_iter().find(|image| image.tag.as_deref() == Some("1.36")).ok_or("it is not seeded")?;
+    let destination = world.machine().ecr(SOURCE_ACCOUNT, DESTINATION_REGION).await?;
+    assert_eq!(destination.digest("abroad/busybox", "1.36").await?.as_ref(), Some(&image.digest));
+    let again = crate::world::run(run.stack).await?;
+    assert_eq!(again.outcome.status, "SUCCEEDED", "{:?}", again.outcome);
+    assert_eq!(world.tasks(&again.stack).len(), 1, "the second found it there");
+    Ok(())
+}
+
+/// A policy of the guide, for the source account in a region.
+fn guide(name: &str, region: &str) -> Result<String> {
+    let guide = include_str!("../../docs/guide.md");
+    let (_, block) = guide.split_once(&format!("```{name}\n")).ok_or("the guide has no such policy")?;
+    let (policy, _) = block.split_once("```").ok_or("it does not end")?;
+    let policy: Value = serde_json::from_str(policy)?;
+    let statements = policy["Statement"].as_array().ok_or("it allows nothing")?;
+    let resource = statements.iter().filter_map(|statement| statement["Resource"].as_str()).find(|it| *it != "*");
+    let resource = resource.ok_or("it names no registry")?;
+    let ours = format!("arn:aws:ecr:{region}:{SOURCE_ACCOUNT}:repository/*");
+    Ok(policy.to_string().replace(resource, &ours))
 }
 
 pub async fn a_private_registry_gets_its_own_login_and_no_other_registry_does(world: &World) -> Result {

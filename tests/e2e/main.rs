@@ -6,6 +6,8 @@ mod choosing;
 mod copying;
 mod credentials;
 mod failing;
+mod operating;
+mod permissions;
 mod script;
 mod secrets;
 mod world;
@@ -33,37 +35,49 @@ fn main() -> ExitCode {
         Ok(world) => Arc::new(Some(world)),
         Err(error) => return fail(&error),
     };
-    let conclusion = libtest_mimic::run(&arguments, trials(&world, Some(runtime.handle())));
+    let mut conclusion = libtest_mimic::run(&arguments, trials(&world, Some(runtime.handle())));
+    // What all tests together have used can only be known after them.
+    if arguments.filter.is_none() && !conclusion.has_failed() {
+        conclusion = libtest_mimic::run(&arguments, last(&world, runtime.handle()));
+    }
     if let Some(world) = Arc::into_inner(world).flatten() {
         runtime.block_on(world.stop());
     }
     conclusion.exit_code()
 }
 
+macro_rules! trials {
+    ($world:expr, $runtime:expr, $($module:ident::$name:ident),* $(,)?) => {
+        vec![$({
+            let world = Arc::clone($world);
+            let runtime = $runtime.cloned();
+            Trial::test(stringify!($name), move || match (world.as_ref(), runtime) {
+                (Some(world), Some(runtime)) => runtime.block_on($module::$name(world)).map_err(Failed::from),
+                _ => Err("the local AWS is not running".into()),
+            })
+        }),*]
+    };
+}
+
+fn last(world: &Arc<Option<World>>, runtime: &Handle) -> Vec<Trial> {
+    trials![world, Some(runtime), permissions::every_permission_is_used]
+}
+
 fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
-    macro_rules! trials {
-        ($($module:ident::$name:ident),* $(,)?) => {
-            vec![$({
-                let world = Arc::clone(world);
-                let runtime = runtime.cloned();
-                Trial::test(stringify!($name), move || match (world.as_ref(), runtime) {
-                    (Some(world), Some(runtime)) => runtime.block_on($module::$name(world)).map_err(Failed::from),
-                    _ => Err("the local AWS is not running".into()),
-                })
-            }),*]
-        };
-    }
     trials![
+        world,
+        runtime,
         copying::all_of_an_ecr_registry_is_copied_across_accounts_and_regions,
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
         copying::a_new_repository_is_created_as_asked_for,
         choosing::patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so_before,
-        choosing::an_execution_that_finds_an_earlier_one_running_ends_at_once,
+        choosing::an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_second,
         choosing::a_listing_that_is_too_short_fails_the_run,
         credentials::an_access_key_may_be_in_the_parameter_store,
         credentials::a_role_is_assumed_with_its_external_id,
+        credentials::a_destination_in_another_account_takes_images_from_the_user_that_the_guide_describes,
         credentials::a_private_registry_gets_its_own_login_and_no_other_registry_does,
         failing::an_event_that_never_comes_costs_time_and_no_image_and_changes_nothing_when_it_does,
         failing::an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals,
@@ -81,6 +95,11 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,
         failing::a_permission_that_is_taken_away_fails_the_run_and_says_so,
+        operating::images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_next_minute,
+        operating::a_published_template_takes_data_transfer_hubs_command_and_runs_as_soon_as_it_is_deployed,
+        operating::parameters_that_contradict_each_other_are_refused_at_deployment,
+        operating::an_update_keeps_the_history_and_a_deletion_keeps_what_it_was_told_to,
+        operating::a_stack_has_alarms_and_a_dashboard,
         script::the_script_copies_every_kind_of_image_and_leaves_nothing_behind,
         script::the_script_goes_on_past_an_image_that_is_missing,
         script::the_script_copies_as_many_images_at_a_time_as_it_is_told_to,

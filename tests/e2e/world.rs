@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::{Mutex, PoisonError};
 
 use http::Method;
 use local::aws::{Aws, xml_text};
@@ -32,6 +33,8 @@ pub struct World {
     seeded: Vec<Seeded>,
     command_lines: CommandLines,
     private: OnceCell<Run>,
+    published: OnceCell<String>,
+    stacks: Mutex<Vec<Stack>>,
     // Logs and state, removed after everything else.
     _directory: TempDir,
 }
@@ -63,6 +66,8 @@ impl World {
             seeded,
             command_lines: CommandLines::watch(secrets),
             private: OnceCell::new(),
+            published: OnceCell::new(),
+            stacks: Mutex::default(),
             _directory: directory,
         })
     }
@@ -90,7 +95,24 @@ impl World {
     /// Deploys a stack that copies below the prefix `name`.
     pub async fn deploy(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Stack> {
         let parameters: Vec<_> = parameters.iter().copied().chain([("destPrefix", name)]).collect();
-        Ok(Stack::deploy(&self.machine, name, &parameters).await?)
+        let stack = Stack::deploy(&self.machine, name, &parameters).await?;
+        self.deployed(&stack);
+        Ok(stack)
+    }
+
+    /// Remembers a stack.
+    pub fn deployed(&self, stack: &Stack) {
+        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).push(stack.clone());
+    }
+
+    /// All stacks so far.
+    pub fn stacks(&self) -> Vec<Stack> {
+        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The URL of the template that needs no transform; the first test that needs it publishes it.
+    pub async fn published_template(&self) -> Result<&str> {
+        Ok(self.published.get_or_try_init(|| Stack::publish(&self.machine)).await?)
     }
 
     /// Deploys a stack that copies selected images of public registries.
@@ -142,9 +164,18 @@ impl World {
             async move { aws.json("logs", &target, request).await }
         };
         let mut events = Vec::new();
-        let groups = logs("DescribeLogGroups", json!({})).await?;
-        let groups = groups["logGroups"].as_array().into_iter().flatten().map(|group| &group["logGroupName"]);
-        for group in groups.filter(|group| group.as_str().is_some_and(|group| group.contains(name))) {
+        let mut groups = Vec::new();
+        let mut request = json!({});
+        loop {
+            let page = logs("DescribeLogGroups", request.clone()).await?;
+            groups
+                .extend(page["logGroups"].as_array().into_iter().flatten().map(|group| group["logGroupName"].clone()));
+            match &page["nextToken"] {
+                Value::Null => break,
+                token => request["nextToken"] = token.clone(),
+            }
+        }
+        for group in groups.iter().filter(|group| group.as_str().is_some_and(|group| group.contains(name))) {
             let streams = logs("DescribeLogStreams", json!({ "logGroupName": group })).await?;
             for stream in streams["logStreams"].as_array().into_iter().flatten() {
                 let request =

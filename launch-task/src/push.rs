@@ -1,0 +1,120 @@
+//! Starts a run when an image was pushed to the source.
+
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_sfn::Client;
+use aws_sdk_sfn::error::SdkError;
+use aws_sdk_sfn::operation::start_execution::StartExecutionError;
+use aws_sdk_sfn::primitives::{DateTime, DateTimeFormat};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::Error;
+
+use crate::error::Result;
+
+/// How long pushes are gathered before a run starts for all of them, in seconds.
+const GATHER: i64 = 60;
+
+/// ECR's [image action event](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html).
+#[derive(Debug, Deserialize)]
+pub struct ImageAction {
+    /// The image.
+    pub detail: Detail,
+}
+
+/// The image of the event. A run compares all that it is to copy, so this only says what started it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Detail {
+    /// `PUSH`, for the events that matter here.
+    pub action_type: String,
+    /// The repository's name.
+    pub repository_name: String,
+}
+
+/// Starts a run that begins with the next minute, unless there is one: an execution's name is made of that minute, and
+/// Step Functions
+/// [starts no second one of a name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
+///
+/// # Errors
+/// When Step Functions refuses.
+pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, now: SystemTime) -> Result<Value> {
+    let Detail { action_type, repository_name } = &event.detail;
+    if action_type != "PUSH" {
+        return Ok(json!({}));
+    }
+    // The minute's run may have ended already, if the event comes as the minute goes.
+    let mut started = start(sfn, state_machine, now).await;
+    if matches!(&started, Err(error) if error.as_service_error().is_some_and(StartExecutionError::is_execution_already_exists))
+    {
+        started = start(sfn, state_machine, now + Duration::from_secs(GATHER.unsigned_abs())).await;
+    }
+    let execution = started.map_err(Error::aws("states:StartExecution", state_machine))?;
+    tracing::info!(execution, repository = repository_name, "an image was pushed");
+    Ok(json!({ "execution": execution }))
+}
+
+/// The name of the execution for what is pushed at that moment.
+async fn start(sfn: &Client, state_machine: &str, now: SystemTime) -> Result<String, SdkError<StartExecutionError>> {
+    let next = (DateTime::from(now).secs() / GATHER + 1) * GATHER;
+    let not_before = DateTime::from_secs(next).fmt(DateTimeFormat::DateTime).unwrap_or_default();
+    let name = format!("pushed-{}", not_before.replace([':', '-'], ""));
+    let input = json!({ "notBefore": not_before }).to_string();
+    sfn.start_execution().state_machine_arn(state_machine).name(&name).input(input).send().await?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sfn::operation::start_execution::StartExecutionOutput;
+    use aws_sdk_sfn::types::error::ExecutionAlreadyExists;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn event(action: &str) -> ImageAction {
+        let detail = json!({ "action-type": action, "result": "SUCCESS", "repository-name": "app", "image-tag": "1" });
+        serde_json::from_value(json!({ "detail-type": "ECR Image Action", "detail": detail })).expect("it is an event")
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_039)
+    }
+
+    fn starts(name: &'static str, input: &'static str) -> Rule {
+        mock!(Client::start_execution)
+            .match_requests(move |request| request.name() == Some(name) && request.input() == Some(input))
+            .then_output(|| {
+                let output = StartExecutionOutput::builder().execution_arn("arn").start_date(DateTime::from_secs(0));
+                output.build().expect("it is complete")
+            })
+    }
+
+    #[tokio::test]
+    async fn all_pushes_of_a_minute_start_one_run_that_waits_for_the_next() {
+        let started = starts("pushed-20231114T221400Z", r#"{"notBefore":"2023-11-14T22:14:00Z"}"#);
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&started]);
+        for seconds in [0, 20] {
+            let now = now() - Duration::from_secs(seconds);
+            for_image(&sfn, "arn:machine", &event("PUSH"), now).await.expect("it is started");
+        }
+        assert_eq!(started.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_push_whose_run_has_ended_already_starts_the_next() {
+        let ended = mock!(Client::start_execution)
+            .match_requests(|request| request.name() == Some("pushed-20231114T221400Z"))
+            .then_error(|| StartExecutionError::ExecutionAlreadyExists(ExecutionAlreadyExists::builder().build()));
+        let started = starts("pushed-20231114T221500Z", r#"{"notBefore":"2023-11-14T22:15:00Z"}"#);
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&ended, &started]);
+        let answer = for_image(&sfn, "arn:machine", &event("PUSH"), now()).await.expect("it is started");
+        assert_eq!(answer, json!({ "execution": "pushed-20231114T221500Z" }));
+    }
+
+    #[tokio::test]
+    async fn an_image_that_was_deleted_starts_nothing() {
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, []);
+        for_image(&sfn, "arn:machine", &event("DELETE"), now()).await.expect("nothing is asked");
+    }
+}
