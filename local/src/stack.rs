@@ -19,7 +19,7 @@ use crate::{
 /// How often an execution is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The policy with [`LOCAL_ACTIONS`] of a role.
+/// The policy of a role with what only ministack asks permission for.
 pub const LOCAL_POLICY: &str = "LocalAws";
 
 /// What AWS asks permission for on a repository, a path, a task or a stream, and ministack on something wider.
