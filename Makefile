@@ -63,8 +63,10 @@ chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SEC
 	$(CARGO) test --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
-bench: setup ## Measure how large registries are planned, model batches, and write docs/benchmarks.md and docs/batches.md
+bench: setup ## Measure ecr-transfer next to others and by itself, and write the pages of docs/ that say so; takes half an hour
 	tools/exclusively tools/build
+	$(CARGO) run --quiet -p ecr-transfer-bench -- copying --markdown docs/comparison.md --check
+	$(CARGO) run --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
 	$(CARGO) run --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
 	$(CARGO) run --quiet -p ecr-transfer-bench -- model --markdown docs/batches.md
 

@@ -68,7 +68,9 @@ impl Panel {
     }
 }
 
-fn rectangle(class: &str, (x, y): Point, width: f64, height: f64) -> String {
+/// A filled rectangle: its upper left corner, its width and its height.
+#[must_use]
+pub fn rectangle(class: &str, (x, y): Point, width: f64, height: f64) -> String {
     format!(
         "<rect class=\"{class}\" stroke-width=\"0\" x=\"{x:.1}\" y=\"{y:.1}\" \
          width=\"{width:.1}\" height=\"{height:.1}\"/>\n"

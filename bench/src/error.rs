@@ -43,6 +43,9 @@ pub enum Error {
         /// All that it printed.
         log: String,
     },
+    /// The local AWS, or what runs on it, failed.
+    #[error(transparent)]
+    Local(#[from] local::Error),
     /// The function answered, but not what it should.
     #[error("{0}")]
     Wrong(String),

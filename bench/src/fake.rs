@@ -172,6 +172,9 @@ impl Shared {
             "DescribeRepositories" => describe_repositories(registry, &request),
             "DescribeImages" => with_repository(registry, &request, describe_images),
             "BatchGetImage" => with_repository(registry, &request, batch_get_image),
+            // Of other services, as little as there can be.
+            "DescribeTasks" => answered(json!({ "tasks": [], "failures": [] }).to_string()),
+            "UpdateItem" => answered("{}".into()),
             _ => error("UnknownOperationException", &format!("this AWS does not know {action}")),
         }
     }

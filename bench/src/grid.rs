@@ -70,6 +70,14 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Writes a page that has no picture.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_page(page: &Path, text: &str) -> Result<()> {
+    std::fs::write(page, text).map_err(Error::system(page.display().to_string()))
+}
+
 /// Writes a page, and the picture next to it; the page is made with the picture's name.
 ///
 /// # Errors

@@ -1,8 +1,9 @@
-//! `bench`: how list-images, as it is deployed, plans a large registry, and what its batches cost.
+//! `bench`: how ecr-transfer compares with others, how it plans a large registry, and what its batches cost.
 
 mod bars;
 mod batches;
 mod chart;
+mod copying;
 mod error;
 mod fake;
 mod goals;
@@ -15,6 +16,7 @@ mod report;
 mod runtime;
 mod scenario;
 mod server;
+mod starting;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -30,7 +32,7 @@ use crate::{
     scenario::Scenario,
 };
 
-/// Measures how a large registry is planned, and works out what its batches cost.
+/// Measures ecr-transfer, next to others and by itself, and works out what its batches cost.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -40,10 +42,52 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures how ecr-transfer copies, next to what one would use instead.
+    Copying(Copying),
     /// Measures how list-images, as it is deployed, plans a large registry.
     Planning(Planning),
+    /// Measures how long the functions take to start, and how large they are.
+    Starting(Starting),
     /// Works out what the start of tasks costs with more and fewer images in each.
     Model(Model),
+}
+
+#[derive(Args)]
+struct Starting {
+    /// Where the functions were built.
+    #[arg(long, default_value = ".aws-sam/build")]
+    build: PathBuf,
+    /// A Python with boto3.
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// How often each function starts; the median counts.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Write a page with all that was measured.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Fail if a goal is missed.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args)]
+struct Copying {
+    /// What is copied.
+    #[arg(long, value_enum, default_value = "large")]
+    set: copying::Set,
+    /// How often each tool does each job; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// How many milliseconds each request to a registry is delayed: one after the other, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 30])]
+    latency_ms: Vec<u64>,
+    /// Write a page with all that was measured, and a picture next to it.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Fail if a goal is missed.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Args)]
@@ -78,7 +122,9 @@ struct Model {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Copying(arguments) => copy(&arguments).await.map(|all_met| all_met || !arguments.check),
         Command::Planning(arguments) => planning(&arguments).await.map(|all_met| all_met || !arguments.check),
+        Command::Starting(arguments) => start(&arguments).await.map(|all_met| all_met || !arguments.check),
         Command::Model(arguments) => model(&arguments).map(|()| true),
     };
     match result {
@@ -89,6 +135,28 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn start(arguments: &Starting) -> Result<bool> {
+    let report = starting::Report::measure(&arguments.build, &arguments.python, arguments.runs.into()).await?;
+    report.print();
+    if let Some(page) = &arguments.markdown {
+        report.write(page)?;
+    }
+    Ok(report.all_met())
+}
+
+async fn copy(arguments: &Copying) -> Result<bool> {
+    let directory = tempfile::tempdir().map_err(Error::system("a temporary directory"))?;
+    let settings =
+        copying::Settings { set: arguments.set, runs: arguments.runs.into(), latencies: &arguments.latency_ms };
+    let rows = copying::measure(&settings, directory.path()).await?;
+    let report = copying::Report { set: settings.set, rows, runs: settings.runs };
+    report.print();
+    if let Some(page) = &arguments.markdown {
+        report.write(page)?;
+    }
+    Ok(report.all_met())
 }
 
 fn model(arguments: &Model) -> Result<()> {

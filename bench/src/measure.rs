@@ -74,7 +74,7 @@ pub async fn measure(settings: &Settings<'_>, scenario: &Scenario, after_each: i
 async fn run(settings: &Settings<'_>, scenario: &Scenario, registries: Arc<Registries>) -> Result<Measurement> {
     let aws = Aws::start(registries, scenario.conditions(settings.conditions)).await?;
     let payload = scenario.payload().to_string();
-    let invocation = runtime::invoke(settings.lambda, &environment(&aws), payload).await?;
+    let invocation = runtime::invoke(&[settings.lambda.to_owned()], &environment(&aws), payload).await?;
     let answer = check(&invocation.answer, scenario.expected())?;
     let record = aws.record();
     Ok(Measurement {
@@ -88,7 +88,8 @@ async fn run(settings: &Settings<'_>, scenario: &Scenario, registries: Arc<Regis
 }
 
 /// What the stack's parameters and Lambda put into the function's environment.
-fn environment(aws: &Aws) -> [(&'static str, String); 13] {
+#[must_use]
+pub fn environment(aws: &Aws) -> [(&'static str, String); 13] {
     [
         ("AWS_ENDPOINT_URL", format!("http://{}", aws.server.address)),
         ("AWS_REGION", DESTINATION.1.into()),

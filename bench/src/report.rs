@@ -145,7 +145,8 @@ fn numbers<const N: usize>(row: &Row, texts: impl Fn(&Measurement) -> [String; N
 }
 
 /// What all this ran on.
-fn machine() -> String {
+#[must_use]
+pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or_else(|_| "an unknown number of".into(), |n| n.to_string());
     let kernel = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = model_name(&kernel).unwrap_or(std::env::consts::ARCH);

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
-    path::Path,
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant, SystemTime},
@@ -32,6 +32,8 @@ const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// One invocation of the function, answered.
 pub struct Invocation {
+    /// When its process was started.
+    pub started: Instant,
     /// When the function was handed what it was invoked with.
     pub began: Instant,
     /// When it had answered.
@@ -42,11 +44,11 @@ pub struct Invocation {
     pub peak_memory: u64,
 }
 
-/// Starts the function at `path`, invokes it once, and ends it.
+/// Starts the function that this command is, invokes it once, and ends it.
 ///
 /// # Errors
 /// If it cannot be started, fails, or does not answer.
-pub async fn invoke(path: &Path, environment: &[(&str, String)], payload: String) -> Result<Invocation> {
+pub async fn invoke(command: &[PathBuf], environment: &[(&str, String)], payload: String) -> Result<Invocation> {
     let (answers, mut answer) = mpsc::unbounded_channel();
     let state = Arc::new(Api { payload: Mutex::new(Some(payload)), began: OnceLock::new(), answers });
     let router = Router::new()
@@ -58,7 +60,8 @@ pub async fn invoke(path: &Path, environment: &[(&str, String)], payload: String
     let server = Server::start(router).await?;
 
     let mut log = tempfile::tempfile().map_err(Error::system("a temporary file"))?;
-    let mut function = start(path, environment, &server, &log)?;
+    let started = Instant::now();
+    let mut function = start(command, environment, &server, &log)?;
     tokio::select! {
         answer = answer.recv() => {
             let Answer { ended, content } = answer.expect("the sender is in `state`, which is still here");
@@ -67,7 +70,7 @@ pub async fn invoke(path: &Path, environment: &[(&str, String)], payload: String
                 log: text(&mut log),
             })?;
             let began = *state.began.get().expect("nothing is answered before it is asked");
-            Ok(Invocation { began, ended, answer, peak_memory: peak_memory(&function)? })
+            Ok(Invocation { started, began, ended, answer, peak_memory: peak_memory(&function)? })
         }
         status = function.wait() => {
             let status = status.map_err(Error::system("the function's process"))?;
@@ -77,9 +80,11 @@ pub async fn invoke(path: &Path, environment: &[(&str, String)], payload: String
     }
 }
 
-fn start(path: &Path, environment: &[(&str, String)], api: &Server, log: &File) -> Result<Child> {
+fn start(command: &[PathBuf], environment: &[(&str, String)], api: &Server, log: &File) -> Result<Child> {
+    let (path, arguments) = command.split_first().ok_or_else(|| Error::Wrong("there is no command".into()))?;
     let output = || log.try_clone().map(Stdio::from).map_err(Error::system("a temporary file"));
     Command::new(path)
+        .args(arguments)
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("AWS_LAMBDA_RUNTIME_API", api.address.to_string())

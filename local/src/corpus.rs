@@ -38,6 +38,8 @@ const PUBLIC: &[(&str, &str, &str, &[&str])] = &[
     ("quay.io", "prometheus/prometheus", "busybox", &["v2.53.0", "v2.54.1"]),
 ];
 
+const MEGABYTE: usize = 1_000_000;
+
 /// How many repositories are pushed to at a time.
 const REPOSITORIES: usize = 4;
 
@@ -81,6 +83,54 @@ impl Corpus {
     pub fn public() -> Self {
         let images =
             PUBLIC.iter().flat_map(|(registry, repository, base, images)| plan(registry, repository, base, images));
+        Self { images: images.collect() }
+    }
+
+    /// What tools are measured with: 60 images in 40 repositories, half of them for two platforms, with layers of 1 to 30
+    /// MB, of which the lower ones are shared; some 1.5 GB of different layers.
+    #[must_use]
+    pub fn large(registry: &str) -> Self {
+        const BASES: [(&str, usize); 6] = [("a", 30), ("b", 24), ("c", 18), ("d", 12), ("e", 6), ("f", 3)];
+        let images = (0..40).flat_map(|repository| {
+            let name = format!("bench/app-{repository:02}");
+            let tags = if repository < 20 { 2 } else { 1 };
+            (0..tags).map(move |tag| {
+                let number = repository * 2 + tag;
+                let (base, size) = BASES[repository % BASES.len()];
+                let layers = vec![
+                    LayerSpec { name: format!("bench/base/{base}"), size: size * MEGABYTE },
+                    LayerSpec { name: format!("{name}/runtime"), size: (1 + pick(&name, 11)) * MEGABYTE },
+                    LayerSpec { name: format!("{name}/{tag}"), size: (1 + (number * 7) % 22) * MEGABYTE },
+                ];
+                let architectures = if repository % 2 == 0 { vec!["amd64", "arm64"] } else { vec!["amd64"] };
+                let format = if repository % 4 < 2 { Format::Oci } else { Format::Docker };
+                Planned {
+                    registry: registry.to_owned(),
+                    repository: name.clone(),
+                    tags: vec![format!("1.{tag}")],
+                    spec: ImageSpec { format, architectures, layers },
+                }
+            })
+        });
+        Self { images: images.collect() }
+    }
+
+    /// The other: 1,000 small images in 100 repositories, on one base.
+    #[must_use]
+    pub fn small(registry: &str) -> Self {
+        let images = (0..1_000).map(|number| {
+            let (name, tag) = (format!("bench/small-{:02}", number / 10), number % 10);
+            let layers = vec![
+                LayerSpec { name: "bench/base".into(), size: MEGABYTE },
+                LayerSpec { name: format!("{name}/{tag}"), size: 20_000 },
+            ];
+            Planned {
+                registry: registry.to_owned(),
+                repository: name,
+                tags: vec![format!("1.{tag}")],
+                spec: ImageSpec { format: Format::Oci, architectures: vec!["amd64"], layers },
+            }
+        });
         Self { images: images.collect() }
     }
 
@@ -221,6 +271,22 @@ mod tests {
             }
         }
         assert!(all.iter().any(|image| image.tags.is_empty()) && all.iter().any(|image| image.tags.len() > 1));
+    }
+
+    #[test]
+    fn what_is_measured_with_is_as_large_as_it_says() {
+        let (large, small) = (Corpus::large("docker.io"), Corpus::small("docker.io"));
+        assert_eq!((tags(&large), large.repositories("docker.io").len()), (60, 40));
+        assert_eq!((tags(&small), small.repositories("docker.io").len()), (1_000, 100));
+        assert_eq!(large.images.iter().filter(|image| image.spec.architectures.len() == 2).count(), 30);
+        let specs: Vec<_> = large.images.iter().map(|image| &image.spec).collect();
+        let layers: std::collections::BTreeSet<_> = specs
+            .iter()
+            .flat_map(|spec| spec.architectures.iter().flat_map(|architecture| spec.layers_for(architecture)))
+            .collect();
+        let bytes: usize = layers.iter().map(|layer| layer.size).sum();
+        assert!((1_300_000_000..1_700_000_000).contains(&bytes), "{bytes}");
+        assert!(layers.iter().all(|layer| (MEGABYTE..=30 * MEGABYTE).contains(&layer.size)));
     }
 
     #[test]

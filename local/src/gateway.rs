@@ -4,7 +4,7 @@
 //! what.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -42,7 +42,7 @@ const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
 type Forwarder = Client<HttpConnector, Full<Bytes>>;
 type Body = BoxBody<Bytes, hyper::Error>;
-type Calls = Arc<Mutex<BTreeSet<Call>>>;
+type Calls = Arc<Mutex<BTreeMap<Call, u64>>>;
 
 /// A call that somebody made.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -56,6 +56,7 @@ pub struct Call {
 /// The open door. Dropping it closes it.
 #[derive(Debug)]
 pub struct Gateway {
+    address: SocketAddr,
     server: JoinHandle<()>,
     calls: Calls,
 }
@@ -67,6 +68,7 @@ impl Gateway {
     /// If the address is taken.
     pub async fn open(address: SocketAddr, identity: Arc<ServerConfig>, upstream: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address).await.map_err(|error| Error::Proxy(error.into()))?;
+        let address = listener.local_addr().map_err(|error| Error::Proxy(error.into()))?;
         let upstream = Authority::try_from(upstream.to_string()).map_err(|error| Error::Proxy(error.into()))?;
         let acceptor = TlsAcceptor::from(identity);
         let forwarder = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
@@ -86,12 +88,18 @@ impl Gateway {
                 });
             }
         });
-        Ok(Self { server, calls })
+        Ok(Self { address, server, calls })
     }
 
-    /// What was called so far.
+    /// Where it is.
     #[must_use]
-    pub fn calls(&self) -> BTreeSet<Call> {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What was called so far, and how often.
+    #[must_use]
+    pub fn calls(&self) -> BTreeMap<Call, u64> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -116,7 +124,9 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_REQUEST) };
     let body = body.to_bytes();
-    calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call(&parts, &body));
+    if let Some(call) = call(&parts, &body) {
+        *calls.lock().unwrap_or_else(PoisonError::into_inner).entry(call).or_default() += 1;
+    }
     let mut uri = parts.uri.into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(to.clone());

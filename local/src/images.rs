@@ -76,7 +76,8 @@ pub struct ImageSpec {
 }
 
 impl ImageSpec {
-    fn layers_for(&self, architecture: &str) -> impl Iterator<Item = LayerSpec> {
+    /// The layers of its image for one of them.
+    pub(crate) fn layers_for(&self, architecture: &str) -> impl Iterator<Item = LayerSpec> {
         self.layers
             .iter()
             .map(move |layer| LayerSpec { name: format!("{}/{architecture}", layer.name), size: layer.size })

@@ -1,7 +1,7 @@
 //! The machine as a whole: starts its parts in order, wires them together, and stops them all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{File, TryLockError},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
@@ -226,9 +226,9 @@ impl Machine {
         &self.proxy
     }
 
-    /// What the Lambdas, and whoever uses the machine's environment, have called so far.
+    /// What the Lambdas, and whoever uses the machine's environment, have called so far, and how often.
     #[must_use]
-    pub fn calls(&self) -> BTreeSet<Call> {
+    pub fn calls(&self) -> BTreeMap<Call, u64> {
         self.gateway.calls()
     }
 

@@ -72,7 +72,7 @@ pub async fn every_permission_is_used(world: &World) -> Result {
             };
             granted.entry(function).or_default().extend(allowed(&home, role).await?);
             let key = access_key_id(name, role);
-            let calls = calls.iter().filter(|call| call.access_key_id == key).map(|call| call.action.clone());
+            let calls = calls.keys().filter(|call| call.access_key_id == key).map(|call| call.action.clone());
             used.entry(function).or_default().extend(calls);
         }
         let Some(role) = resources.get("TaskExecutionRole") else { continue };

@@ -244,9 +244,9 @@ pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result 
         })
     };
 
-    // In one repository the second image finds what the first has brought.
+    // In one repository the second image finds what the first has brought, which it lets go ahead.
     let copies = format!("> docker.io/library/nginx {}\n- 1.26\n- 1.27\n", destination.image(names[0]));
-    let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
+    let end = Task::start(world, &copies, 4, &destination.auth).await?.end().await?;
 
     assert_eq!(end.exit_code, Some(0), "{end:?}");
     let first = uploads(None).sent;
