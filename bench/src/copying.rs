@@ -17,7 +17,7 @@ use self::{
     tools::Tool,
     usage::{Sampler, Usage},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What is copied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -129,6 +129,13 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
                     }
                     let measured = run(&site, tool).await?;
                     site.check(tool).await?;
+                    if job == Job::Cold && measured.bytes < site.bytes / 10 * 9 {
+                        let (moved, all) = (measured.bytes, site.bytes);
+                        return Err(Error::Wrong(format!(
+                            "{} found something there: {moved} of {all} bytes",
+                            tool.name()
+                        )));
+                    }
                     bar.suspend(|| tell(latency, job, tool, &measured));
                     all.push((job, tool, measured));
                     bar.inc(1);

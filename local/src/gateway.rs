@@ -42,7 +42,7 @@ const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
 type Forwarder = Client<HttpConnector, Full<Bytes>>;
 type Body = BoxBody<Bytes, hyper::Error>;
-type Calls = Arc<Mutex<BTreeMap<Call, u64>>>;
+type Calls = Arc<Mutex<BTreeMap<Call, Times>>>;
 
 /// A call that somebody made.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -51,6 +51,15 @@ pub struct Call {
     pub access_key_id: String,
     /// What was called, as a policy names it: `ecr:DescribeImages`.
     pub action: String,
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Times {
+    /// It was called.
+    pub called: u64,
+    /// It was denied, for want of a permission.
+    pub denied: u64,
 }
 
 /// The open door. Dropping it closes it.
@@ -99,7 +108,7 @@ impl Gateway {
 
     /// What was called so far, and how often.
     #[must_use]
-    pub fn calls(&self) -> BTreeMap<Call, u64> {
+    pub fn calls(&self) -> BTreeMap<Call, Times> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -124,18 +133,32 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_REQUEST) };
     let body = body.to_bytes();
-    if let Some(call) = call(&parts, &body) {
-        *calls.lock().unwrap_or_else(PoisonError::into_inner).entry(call).or_default() += 1;
-    }
+    let call = call(&parts, &body);
     let mut uri = parts.uri.into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(to.clone());
     parts.uri = Uri::from_parts(uri)?;
     parts.headers.insert(FORWARDED, HeaderValue::from_static("https"));
-    match forwarder.request(Request::from_parts(parts, body.into())).await {
-        Ok(response) => Ok(response.map(BodyExt::boxed)),
-        Err(_) => refuse(StatusCode::BAD_GATEWAY),
+    let Ok(response) = forwarder.request(Request::from_parts(parts, body.into())).await else {
+        return refuse(StatusCode::BAD_GATEWAY);
+    };
+    let count = |denied| {
+        if let Some(call) = call {
+            let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let times = calls.entry(call).or_default();
+            times.called += 1;
+            times.denied += u64::from(denied);
+        }
+    };
+    if response.status().is_success() {
+        count(false);
+        return Ok(response.map(BodyExt::boxed));
     }
+    let (parts, body) = response.into_parts();
+    let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };
+    let body = body.to_bytes();
+    count(String::from_utf8_lossy(&body).contains("AccessDenied"));
+    Ok(Response::from_parts(parts, Full::new(body).map_err(|never| match never {}).boxed()))
 }
 
 /// What a signed request asks for, and who asks. Only PutObject is known of S3, which has no other name for it.

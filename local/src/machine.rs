@@ -16,7 +16,7 @@ use crate::{
     corpus::{Corpus, Seeded},
     error::{Error, Result},
     fargate::Fargate,
-    gateway::{Call, Gateway},
+    gateway::{Call, Gateway, Times},
     process::{Process, Program, find},
     proxy::{Proxy, Upstream},
     registry::Registry,
@@ -228,7 +228,7 @@ impl Machine {
 
     /// What the Lambdas, and whoever uses the machine's environment, have called so far, and how often.
     #[must_use]
-    pub fn calls(&self) -> BTreeMap<Call, u64> {
+    pub fn calls(&self) -> BTreeMap<Call, Times> {
         self.gateway.calls()
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION};
 use reqwest::{RequestBuilder, Response};
+use serde_json::Value;
 
 use crate::{
     aws::http_client,
@@ -111,6 +112,39 @@ impl Registry {
         let answer = self.send("GET", &url, self.http.get(&url).header(ACCEPT, MANIFESTS)).await?;
         let body = answer.bytes().await.map_err(|source| Error::Http { what: url, source })?;
         Ok(body.to_vec())
+    }
+
+    /// The blobs of an image, of all its platforms, with their sizes in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses, [`Error::Unexpected`] if a manifest is none.
+    pub async fn blobs(&self, repository: &str, reference: &str) -> Result<BTreeMap<String, u64>> {
+        let none = |what: &str| Error::Unexpected(format!("{repository}: {what}"));
+        let mut manifests = vec![reference.to_owned()];
+        let mut blobs = BTreeMap::new();
+        while let Some(reference) = manifests.pop() {
+            let manifest: Value = serde_json::from_slice(&self.manifest(repository, &reference).await?)
+                .map_err(|error| none(&error.to_string()))?;
+            let listed = |name: &str| manifest[name].as_array().into_iter().flatten();
+            manifests.extend(listed("manifests").filter_map(|it| it["digest"].as_str()).map(str::to_owned));
+            for blob in listed("layers").chain(manifest.get("config")) {
+                let digest = blob["digest"].as_str().ok_or_else(|| none("a blob has no digest"))?;
+                blobs.insert(digest.to_owned(), blob["size"].as_u64().ok_or_else(|| none("a blob has no size"))?);
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// Deletes a blob, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry says anything else.
+    pub async fn delete_blob(&self, repository: &str, digest: &str) -> Result<()> {
+        let url = format!("{}/v2/{repository}/blobs/{digest}", self.endpoint);
+        match self.send("DELETE", &url, self.http.delete(&url)).await {
+            Ok(_) | Err(Error::Registry { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn manifest_url(&self, repository: &str, reference: &str) -> String {

@@ -235,7 +235,10 @@ pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result 
     destination.create(&names).await?;
     let public = world.machine().public().ok_or("there are no public registries")?;
     let sources = [seeded(world, "library/nginx", Some("1.26"))?, seeded(world, "library/nginx", Some("1.27"))?];
-    let (old, new) = (blobs_of(public, sources[0]).await?, blobs_of(public, sources[1]).await?);
+    let (old, new) = (
+        public.blobs(&sources[0].repository, &sources[0].digest).await?,
+        public.blobs(&sources[1].repository, &sources[1].digest).await?,
+    );
     let both: BTreeMap<_, _> = old.iter().chain(&new).collect();
     assert!(both.len() < old.len() + new.len(), "they share something");
     let uploads = |method: Option<&str>| {
@@ -301,22 +304,6 @@ fn seeded<'a>(world: &'a World, repository: &str, tag: Option<&str>) -> Result<&
     let images = world.seeded(|_, its| its == repository);
     let image = images.into_iter().find(|image| image.tag.as_deref() == tag);
     Ok(image.ok_or_else(|| format!("{repository}:{tag:?} is not seeded"))?)
-}
-
-/// The layers and configurations of all platforms of an image, and their sizes.
-async fn blobs_of(registry: &Registry, image: &Seeded) -> Result<BTreeMap<String, u64>> {
-    let mut manifests = vec![image.digest.clone()];
-    let mut blobs = BTreeMap::new();
-    while let Some(digest) = manifests.pop() {
-        let manifest: Value = serde_json::from_slice(&registry.manifest(&image.repository, &digest).await?)?;
-        let listed = |name: &str| manifest[name].as_array().into_iter().flatten();
-        manifests.extend(listed("manifests").filter_map(|it| it["digest"].as_str()).map(str::to_owned));
-        for blob in listed("layers").chain(manifest.get("config")) {
-            let digest = blob["digest"].as_str().ok_or("a blob has no digest")?;
-            blobs.insert(digest.to_owned(), blob["size"].as_u64().ok_or("a blob has no size")?);
-        }
-    }
-    Ok(blobs)
 }
 
 /// The registry that is copied to, and the logins to it and to the source.

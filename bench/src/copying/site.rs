@@ -37,6 +37,8 @@ pub struct Site {
     /// Where tools may write.
     pub scratch: tempfile::TempDir,
     images: BTreeMap<(String, String), String>,
+    /// The bytes of all different layers and configurations.
+    pub bytes: u64,
     changes: usize,
 }
 
@@ -57,6 +59,12 @@ impl Site {
             .into_iter()
             .map(|Seeded { repository, tag, digest, .. }| ((repository, tag.unwrap_or_default()), digest));
         let images: BTreeMap<_, _> = images.collect();
+        let public = machine.public().ok_or_else(|| Error::Wrong("nothing stands in for the source".into()))?;
+        let mut blobs = BTreeMap::new();
+        for ((repository, _), digest) in &images {
+            blobs.extend(public.blobs(repository, digest).await?);
+        }
+        let bytes = blobs.values().sum();
         let mut repositories: Vec<_> = images.keys().map(|(repository, _)| repository.clone()).collect();
         repositories.dedup();
         let list: Vec<_> = repositories.iter().map(|repository| format!("{repository}:ALL_TAGS")).collect();
@@ -84,7 +92,7 @@ impl Site {
         let auths = json!({ "auths": { registry.host(): { "auth": token } } }).to_string();
         std::fs::write(&auth, auths).map_err(Error::system(auth.display().to_string()))?;
         let login = super::tools::decoded(&token);
-        Ok(Self { machine, stack, aws, registry, auth, login, scratch, images, changes: 0 })
+        Ok(Self { machine, stack, aws, registry, auth, login, scratch, images, bytes, changes: 0 })
     }
 
     /// Stops it.
@@ -130,6 +138,15 @@ impl Site {
         let call = async |action: &str, body: Value| self.aws.json("ecr", &format!("{ECR}.{action}"), body).await;
         let described = call("DescribeRepositories", json!({ "maxResults": 1_000 })).await?;
         let prefix = format!("{}/", tool.prefix());
+        // Layers would stay there when their repository goes, and be found by the next.
+        for (repository, tag) in self.images() {
+            let name = format!("{prefix}{repository}");
+            if self.registry.digest(&name, tag).await?.is_some() {
+                for digest in self.registry.blobs(&name, tag).await?.into_keys() {
+                    self.registry.delete_blob(&name, &digest).await?;
+                }
+            }
+        }
         for repository in described["repositories"].as_array().into_iter().flatten() {
             let name = repository["repositoryName"].as_str().unwrap_or_default();
             if name.starts_with(&prefix) {
@@ -184,7 +201,8 @@ impl Site {
 
     /// How often ECR's API was called so far, by the stack.
     pub fn calls(&self) -> u64 {
-        self.machine.calls().iter().filter(|(call, _)| call.action.starts_with("ecr:")).map(|(_, count)| count).sum()
+        let calls = self.machine.calls();
+        calls.iter().filter(|(call, _)| call.action.starts_with("ecr:")).map(|(_, times)| times.called).sum()
     }
 
     /// Starts counting requests anew.
