@@ -11,10 +11,9 @@ use std::{path::Path, time::Duration};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub use self::page::Report;
+pub use self::{page::Report, tools::Tool};
 use self::{
     site::Site,
-    tools::Tool,
     usage::{Sampler, Usage},
 };
 use crate::error::{Error, Result};
@@ -101,6 +100,10 @@ pub struct Settings<'a> {
     pub runs: usize,
     /// How many milliseconds each request to a registry takes, besides its own time.
     pub latencies: &'a [u64],
+    /// By whom; those that are not on this machine are left out.
+    pub tools: &'a [Tool],
+    /// Parameters of the stack that have another value than their default.
+    pub parameters: &'a [(String, String)],
 }
 
 /// Measures all tools at all jobs.
@@ -108,8 +111,8 @@ pub struct Settings<'a> {
 /// # Errors
 /// If the local AWS does not start, or a tool does not copy what it should.
 pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Row>> {
-    let mut site = Site::start(settings.set, directory).await?;
-    let tools = Tool::found();
+    let mut site = Site::start(settings, directory).await?;
+    let mut tools: Vec<_> = settings.tools.iter().filter(|tool| tool.is_here()).collect();
     let bar = ProgressBar::new((settings.latencies.len() * settings.runs * tools.len() * Job::ALL.len()) as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg}") {
         bar.set_style(style);
@@ -120,25 +123,20 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
         let mut all: Vec<(Job, &Tool, Measurement)> = Vec::new();
         for _ in 0..settings.runs {
             // Each tool once, and then each again: a machine that slows down does so for all of them.
-            for tool in &tools {
-                site.clear(tool).await?;
-                for job in Job::ALL {
-                    bar.set_message(format!("{} ms, {}: {}", latency, tool.name(), job.name()));
-                    if job == Job::OneChanged {
-                        site.change_one().await?;
-                    }
-                    let measured = run(&site, tool).await?;
-                    site.check(tool).await?;
-                    if job == Job::Cold && measured.bytes < site.bytes / 10 * 9 {
-                        let (moved, all) = (measured.bytes, site.bytes);
-                        return Err(Error::Wrong(format!(
-                            "{} found something there: {moved} of {all} bytes",
-                            tool.name()
-                        )));
-                    }
-                    bar.suspend(|| tell(latency, job, tool, &measured));
-                    all.push((job, tool, measured));
+            for tool in tools.clone() {
+                bar.set_message(format!("{latency} ms, {}", tool.name()));
+                let report = |job, measured: &Measurement| {
+                    bar.suspend(|| tell(latency, job, tool, measured));
                     bar.inc(1);
+                };
+                match all_jobs(&mut site, tool, report).await {
+                    Ok(measured) => all.extend(measured.into_iter().map(|(job, measured)| (job, tool, measured))),
+                    // Whatever version of it is on this machine.
+                    Err(error) if tool.is_optional() => {
+                        bar.suspend(|| crate::say(&format!("{} is left out: {error}", tool.name())));
+                        tools.retain(|other| *other != tool);
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -156,6 +154,26 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
     bar.finish_and_clear();
     site.stop().await;
     Ok(rows)
+}
+
+/// One job after the other, beginning with an empty destination.
+async fn all_jobs(site: &mut Site, tool: &Tool, report: impl Fn(Job, &Measurement)) -> Result<Vec<(Job, Measurement)>> {
+    let mut all = Vec::new();
+    site.clear(tool).await?;
+    for job in Job::ALL {
+        if job == Job::OneChanged {
+            site.change_one().await?;
+        }
+        let measured = run(site, tool).await?;
+        site.check(tool).await?;
+        if job == Job::Cold && measured.bytes < site.bytes / 10 * 9 {
+            let (moved, all) = (measured.bytes, site.bytes);
+            return Err(Error::Wrong(format!("{} found something there: {moved} of {all} bytes", tool.name())));
+        }
+        report(job, &measured);
+        all.push((job, measured));
+    }
+    Ok(all)
 }
 
 async fn run(site: &Site, tool: &Tool) -> Result<Measurement> {

@@ -20,7 +20,7 @@ mod starting;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
@@ -82,6 +82,12 @@ struct Copying {
     /// How many milliseconds each request to a registry is delayed: one after the other, separated by commas.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 30])]
     latency_ms: Vec<u64>,
+    /// Who copies: these, as far as they are on this machine, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = copying::Tool::value_variants().to_vec())]
+    tools: Vec<copying::Tool>,
+    /// A parameter of the stack that has another value than its default, as name=value; any number of them.
+    #[arg(long = "parameter", value_parser = pair)]
+    parameters: Vec<(String, String)>,
     /// Write a page with all that was measured, and a picture next to it.
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -148,8 +154,13 @@ async fn start(arguments: &Starting) -> Result<bool> {
 
 async fn copy(arguments: &Copying) -> Result<bool> {
     let directory = tempfile::tempdir().map_err(Error::system("a temporary directory"))?;
-    let settings =
-        copying::Settings { set: arguments.set, runs: arguments.runs.into(), latencies: &arguments.latency_ms };
+    let settings = copying::Settings {
+        set: arguments.set,
+        runs: arguments.runs.into(),
+        latencies: &arguments.latency_ms,
+        tools: &arguments.tools,
+        parameters: &arguments.parameters,
+    };
     let rows = copying::measure(&settings, directory.path()).await?;
     let report = copying::Report { set: settings.set, rows, runs: settings.runs };
     report.print();
@@ -213,4 +224,9 @@ fn say(text: &str) {
 fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".into()) }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use super::{Job, Row, Set, Tool};
+use super::{
+    Job, Measurement, Row, Set,
+    tools::{AT_ONCE, Tool},
+};
 use crate::{
     bars::rectangle,
     chart::{open, text},
@@ -105,7 +108,7 @@ impl Report {
             let sync =
                 self.find(latency, row.job, Tool::SkopeoSync.name()).map(|sync| sync.measured.time.as_secs_f64());
             let ratio = sync.map_or_else(String::new, |sync| format!("{:.2}", it.time.as_secs_f64() / sync));
-            let (time, cost) = on_fargate(row);
+            let (time, cost) = on_fargate(it);
             vec![
                 format!("{}: {}", row.job.name(), row.tool),
                 format!("{:.1} s", it.time.as_secs_f64()),
@@ -140,6 +143,9 @@ impl Report {
         else {
             return Vec::new();
         };
+        if peers(Job::Cold).next().is_none() {
+            return Vec::new();
+        }
         let fewest = peers(Job::Nothing).map(|row| row.measured.requests()).min().unwrap_or_default();
         let fastest = |job| peers(job).map(|row| row.measured.time.as_secs_f64()).fold(f64::INFINITY, f64::min);
         let sync =
@@ -222,18 +228,15 @@ impl Report {
     }
 }
 
-/// How long it would take on Fargate, and what that would cost: each task starts first, and at least a minute is billed.
-fn on_fargate(row: &Row) -> (f64, f64) {
-    let time = row.measured.time.as_secs_f64();
-    let tasks = row.measured.tasks as f64;
+/// How long it would take on Fargate, and what that would cost: of the tasks, so many at once, each starts, and copies for
+/// its share of the time; at least a minute of it is billed.
+fn on_fargate(it: &Measurement) -> (f64, f64) {
+    let time = it.time.as_secs_f64();
+    let tasks = it.tasks as f64;
     if tasks == 0.0 {
         return (time, 0.0);
     }
-    if row.tool == Tool::SkopeoCopy.name() {
-        // A task for each image, ten at once: each starts, and copies for its share of the time.
-        let rounds = (tasks / 10.0).ceil();
-        let each = START + time * 10.0_f64.min(tasks) / tasks;
-        return (rounds * START + time, tasks * each.max(BILLED) * HOUR / 3_600.0);
-    }
-    (START + time, tasks * (START + time).max(BILLED) * HOUR / 3_600.0)
+    let each = START + time * tasks.min(AT_ONCE as f64) / tasks;
+    let rounds = (tasks / AT_ONCE as f64).ceil();
+    (rounds * START + time, tasks * each.max(BILLED) * HOUR / 3_600.0)
 }

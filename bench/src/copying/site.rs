@@ -17,7 +17,7 @@ use local::{
 };
 use serde_json::{Value, json};
 
-use super::{Set, tools::Tool};
+use super::{Set, Settings, tools::Tool};
 use crate::error::{Error, Result};
 
 /// The registry that images come from, as everybody names it.
@@ -47,9 +47,9 @@ impl Site {
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn start(set: Set, directory: &Path) -> Result<Self> {
+    pub async fn start(settings: &Settings<'_>, directory: &Path) -> Result<Self> {
         let machine = Machine::start(Options::new(directory)).await?;
-        let corpus = match set {
+        let corpus = match settings.set {
             Set::Large => Corpus::large(SOURCE),
             Set::Small => Corpus::small(SOURCE),
         };
@@ -68,21 +68,19 @@ impl Site {
         let mut repositories: Vec<_> = images.keys().map(|(repository, _)| repository.clone()).collect();
         repositories.dedup();
         let list: Vec<_> = repositories.iter().map(|repository| format!("{repository}:ALL_TAGS")).collect();
-        let stack = Stack::deploy(
-            &machine,
-            Tool::OURS,
-            &[
-                ("sourceType", "Public"),
-                ("srcList", "SELECTED"),
-                ("srcImageList", &list.join(",")),
-                ("destPrefix", Tool::OURS),
-                // The others are asked for none.
-                ("includeUntagged", "false"),
-                // The local registry has no such limit, and nobody else minds it.
-                ("putImageRate", "10000"),
-            ],
-        )
-        .await?;
+        let list = list.join(",");
+        let mut parameters = vec![
+            ("sourceType", "Public"),
+            ("srcList", "SELECTED"),
+            ("srcImageList", &list),
+            ("destPrefix", Tool::OURS),
+            // The others are asked for none.
+            ("includeUntagged", "false"),
+            // The local registry has no such limit, and nobody else minds it.
+            ("putImageRate", "10000"),
+        ];
+        parameters.extend(settings.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let stack = Stack::deploy(&machine, Tool::OURS, &parameters).await?;
         let aws = machine.home()?;
         let answer = aws.json("ecr", &format!("{ECR}.GetAuthorizationToken"), json!({})).await?;
         let token = answer["authorizationData"][0]["authorizationToken"].as_str().unwrap_or_default().to_owned();

@@ -1,12 +1,14 @@
 //! Those who copy: ecr-transfer, and what a user would take instead.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::ValueEnum;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use local::process::{Program, find};
 use serde_json::json;
@@ -14,13 +16,13 @@ use serde_json::json;
 use super::site::{SOURCE, Site};
 use crate::error::{Error, Result};
 
-/// How many images are copied at once where each is copied by itself: as many tasks as Data Transfer Hub runs.
-const AT_ONCE: usize = 10;
+/// How many tasks there are at once, as with Data Transfer Hub, and how many images where each is copied by itself.
+pub const AT_ONCE: usize = 10;
 /// Who tools run as, where whoever measures may say so: root's skopeo remembers layers across runs.
 const USER: u32 = 1000;
 
 /// A tool.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Tool {
     /// The deployed stack.
     EcrTransfer,
@@ -32,19 +34,28 @@ pub enum Tool {
     Crane,
     /// `regsync once`.
     Regsync,
+    /// `ocync sync`.
+    Ocync,
 }
 
 impl Tool {
     /// The stack's name, and the prefix that it copies to.
     pub const OURS: &'static str = "ecr-transfer";
 
-    /// Those that are on this machine.
+    /// Whether it is on this machine.
     #[must_use]
-    pub fn found() -> Vec<Self> {
-        let is_here = |program: &str| find(Path::new(program), "").is_ok();
-        let optional = [(Self::Crane, "crane"), (Self::Regsync, "regsync")];
-        let optional = optional.into_iter().filter(|(_, program)| is_here(program)).map(|(tool, _)| tool);
-        [Self::EcrTransfer, Self::SkopeoSync, Self::SkopeoCopy].into_iter().chain(optional).collect()
+    pub fn is_here(self) -> bool {
+        self.is_ours() || find(Path::new(self.program()), "").is_ok()
+    }
+
+    /// The program that copies.
+    fn program(self) -> &'static str {
+        match self {
+            Self::EcrTransfer | Self::SkopeoSync | Self::SkopeoCopy => "skopeo",
+            Self::Crane => "crane",
+            Self::Regsync => "regsync",
+            Self::Ocync => "ocync",
+        }
     }
 
     /// Its name.
@@ -56,6 +67,7 @@ impl Tool {
             Self::SkopeoCopy => "skopeo copy, a task for each image",
             Self::Crane => "crane copy, 10 at once",
             Self::Regsync => "regsync",
+            Self::Ocync => "ocync",
         }
     }
 
@@ -68,6 +80,7 @@ impl Tool {
             Self::SkopeoCopy => "skopeo-copy",
             Self::Crane => "crane",
             Self::Regsync => "regsync",
+            Self::Ocync => "ocync",
         }
     }
 
@@ -75,6 +88,12 @@ impl Tool {
     #[must_use]
     pub fn is_ours(self) -> bool {
         self == Self::EcrTransfer
+    }
+
+    /// Whether it is measured only where it is there, and works.
+    #[must_use]
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Crane | Self::Regsync | Self::Ocync)
     }
 
     /// How many tasks it would take on Fargate.
@@ -94,6 +113,7 @@ impl Tool {
             Self::SkopeoCopy => each(site, self, skopeo_copy).await,
             Self::Crane => each(site, self, crane_copy).await,
             Self::Regsync => regsync(site).await,
+            Self::Ocync => ocync(site).await,
         }
     }
 }
@@ -107,13 +127,13 @@ pub fn decoded(token: &str) -> (String, String) {
 }
 
 /// A program in a home of its own, where nothing is remembered, and the home.
-fn program(site: &Site, name: &str, home: &str) -> Result<(Program, PathBuf)> {
-    let directory = site.scratch.path().join(home);
+fn program(site: &Site, tool: Tool, number: &str) -> Result<(Program, PathBuf)> {
+    let directory = site.scratch.path().join(format!("{}{number}", tool.prefix()));
     // What an earlier run left there.
     let _ = std::fs::remove_dir_all(&directory);
     let failed = |path: &Path| Error::system(path.display().to_string());
     std::fs::create_dir_all(&directory).map_err(failed(&directory))?;
-    let mut program = Program::new(name, "install it")?
+    let mut program = Program::new(tool.program(), "install it")?
         .envs(site.network())
         .envs([("HOME", &directory), ("TMPDIR", &directory), ("XDG_RUNTIME_DIR", &directory)])
         .envs([("REGISTRY_AUTH_FILE", &site.auth)])
@@ -128,7 +148,7 @@ fn program(site: &Site, name: &str, home: &str) -> Result<(Program, PathBuf)> {
 }
 
 async fn skopeo_sync(site: &Site) -> Result<()> {
-    let (program, home) = program(site, "skopeo", "skopeo-sync")?;
+    let (program, home) = program(site, Tool::SkopeoSync, "")?;
     let mut images = format!("{SOURCE}:\n  images:\n");
     let mut last = "";
     for (repository, tag) in site.images() {
@@ -156,11 +176,7 @@ where
 {
     stream::iter(site.images().enumerate())
         .map(|(number, (repository, tag))| {
-            let program = program(
-                site,
-                if tool == Tool::Crane { "crane" } else { "skopeo" },
-                &format!("{}-{number}", tool.prefix()),
-            );
+            let program = program(site, tool, &number.to_string());
             let source = format!("{SOURCE}/{repository}:{tag}");
             let destination = format!("{}/{}/{repository}:{tag}", site.host(), tool.prefix());
             let copy = &copy;
@@ -193,7 +209,7 @@ async fn crane_copy(program: Program, source: String, destination: String) -> lo
 }
 
 async fn regsync(site: &Site) -> Result<()> {
-    let (program, home) = program(site, "regsync", "regsync")?;
+    let (program, home) = program(site, Tool::Regsync, "")?;
     let (user, pass) = &site.login;
     let syncs: Vec<_> = site
         .images()
@@ -214,4 +230,37 @@ async fn regsync(site: &Site) -> Result<()> {
     std::fs::write(&path, config.to_string()).map_err(Error::system(path.display().to_string()))?;
     let log = home.join("log");
     program.args(["once", "-c"]).args([path]).run(log).await.map_err(Into::into)
+}
+
+async fn ocync(site: &Site) -> Result<()> {
+    let (program, home) = program(site, Tool::Ocync, "")?;
+    let (username, password) = &site.login;
+    let mut tags: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (repository, tag) in site.images() {
+        tags.entry(repository).or_default().push(tag);
+    }
+    let mappings: Vec<_> = tags
+        .into_iter()
+        .map(|(repository, tags)| {
+            json!({
+                "from": repository, "to": format!("{}/{repository}", Tool::Ocync.prefix()),
+                "tags": { "include": tags, "glob": tags },
+            })
+        })
+        .collect();
+    let config = json!({
+        "registries": {
+            "source": { "url": SOURCE, "auth_type": "anonymous" },
+            "destination": {
+                "url": site.host(), "auth_type": "basic", "credentials": { "username": username, "password": password },
+            },
+        },
+        // As the others, it is asked for no signatures.
+        "defaults": { "source": "source", "targets": ["destination"], "artifacts": { "enabled": false } },
+        "mappings": mappings,
+    });
+    let path = home.join("ocync.yaml");
+    std::fs::write(&path, config.to_string()).map_err(Error::system(path.display().to_string()))?;
+    let log = home.join("log");
+    program.args(["--quiet", "sync", "-c"]).args([path]).run(log).await.map_err(Into::into)
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The names of those who copy, or have it done: tools, and the Lambdas' binaries.
-const NAMES: [&str; 4] = ["skopeo", "bootstrap", "crane", "regsync"];
+const NAMES: [&str; 5] = ["skopeo", "bootstrap", "crane", "regsync", "ocync"];
 /// How often they are looked at. What a process does after the last look is not seen.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// What the kernel counts time in, and memory: on every Linux that Rust's standard library supports.
