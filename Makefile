@@ -68,7 +68,13 @@ bench: setup ## Measure ecr-transfer next to others and by itself, and write the
 	$(CARGO) run --quiet -p ecr-transfer-bench -- copying --markdown docs/comparison.md --check
 	$(CARGO) run --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
 	$(CARGO) run --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
-	$(CARGO) run --quiet -p ecr-transfer-bench -- model --markdown docs/batches.md
+	$(CARGO) run --quiet -p ecr-transfer-bench -- batches --markdown docs/batches.md
+	$(CARGO) run --quiet -p ecr-transfer-bench -- scale --markdown docs/scale.md
+
+.PHONY: bench-small
+bench-small: setup ## Measure ecr-transfer next to others with 1,000 small images; skopeo sync makes it take an hour and a half
+	tools/exclusively tools/build
+	$(CARGO) run --quiet -p ecr-transfer-bench -- copying --set small --markdown docs/comparison-small.md --check
 
 .PHONY: build
 build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::{
     bars::{self, Bar, Panel},
     error::Result,
-    grid::{self, Grid, NOTHING, count, duration},
+    grid::{self, Grid, NOTHING, count, dollars, duration, percent},
     model::{
-        ANSWER, ARM, Assumptions, BYTE_CPU, COPIES, IMAGE_CPU, LEAST_BILLED, REDIRECTS, REQUESTS, ROUND_TRIPS, Run,
-        SIZE, TASKS, USUAL, X86,
+        ANSWER, ARM, BYTE_CPU, DEFAULTS, IMAGE_CPU, LEAST_BILLED, Model, REDIRECTS, REQUESTS, ROUND_TRIPS, Run, USUAL,
+        X86,
     },
     packing::{COPIES_LIMIT, COPY_OVERHEAD, Images, OVERRIDES, Packing, WORTH_A_TASK, alone, header, line, most},
 };
@@ -17,11 +17,11 @@ use crate::{
 const MEBIBYTE: u64 = 1 << 20;
 
 /// As many small images as in one of the registries of the benchmarks.
-const SMALL: Images = Images { repositories: 100, each: 100, bytes: 20_000_000 };
+const SMALL: Images = Images { repositories: 100, each: 100, bytes: 20_000_000, manifests: 1 };
 /// Images as they are made for machine learning.
-const LARGE: Images = Images { repositories: 10, each: 10, bytes: 2_000_000_000 };
+const LARGE: Images = Images { repositories: 10, each: 10, bytes: 2_000_000_000, manifests: 1 };
 /// What a day's builds leave to copy.
-const FEW: Images = Images { repositories: 10, each: 5, bytes: 20_000_000 };
+const FEW: Images = Images { repositories: 10, each: 5, bytes: 20_000_000, manifests: 1 };
 
 /// The slow network of another continent, in bytes a second.
 const SLOW: f64 = 10e6;
@@ -107,14 +107,14 @@ impl Report {
         let [one, _, twenty, fifty, _, packed] = &self.small;
         let [_, _, idle, .., busy] = &self.large;
         let [each, .., little] = &self.few;
-        let slow = Assumptions { bandwidth: SLOW, ..USUAL };
-        let worth_moves = |assumptions: &Assumptions| duration(WORTH_A_TASK as f64 / assumptions.bandwidth);
+        let slow = Model { bandwidth: SLOW, ..USUAL };
+        let worth_moves = |model: &Model| duration(WORTH_A_TASK as f64 / model.bandwidth);
         format!(
             include_str!("batches.md"),
             picture = picture,
             start = USUAL.start,
-            tasks = TASKS,
-            copies = COPIES,
+            tasks = DEFAULTS.tasks,
+            copies = DEFAULTS.copies,
             small = name(&SMALL),
             large = name(&LARGE),
             few = name(&FEW),
@@ -130,7 +130,7 @@ impl Report {
             fifty_time = duration(fifty.run.time),
             idle_size = idle.sizes(),
             idle_tasks = idle.run.tasks,
-            idle_slots = TASKS.saturating_sub(idle.run.tasks),
+            idle_slots = DEFAULTS.tasks.saturating_sub(idle.run.tasks),
             idle_time = duration(idle.run.time),
             busy_time = duration(busy.run.time),
             little_tasks = little.run.tasks,
@@ -141,7 +141,7 @@ impl Report {
             small_table = sizes(&self.small).markdown(),
             large_table = sizes(&self.large).markdown(),
             few_table = sizes(&self.few).markdown(),
-            x86_dearer = percent(X86.second() / ARM.second() - 1.0),
+            x86_dearer = percent(X86.second(&DEFAULTS) / ARM.second(&DEFAULTS) - 1.0),
             overrides = count(OVERRIDES),
             limit = count(COPIES_LIMIT),
             header = header(0),
@@ -155,7 +155,7 @@ impl Report {
             worth_table = worth().markdown(),
             worth_usual = worth_moves(&USUAL),
             worth_slow = worth_moves(&slow),
-            minute = dollars(LEAST_BILLED * ARM.second()),
+            minute = dollars(LEAST_BILLED * ARM.second(&DEFAULTS)),
             overhead = COPY_OVERHEAD / MEBIBYTE,
             overhead_usual = mebibytes(USUAL.overhead()),
             slow = SLOW / 1e6,
@@ -175,13 +175,13 @@ impl Report {
             arm_memory = ARM.memory,
             x86_vcpu = X86.vcpu,
             x86_memory = X86.memory,
-            vcpus = SIZE.0,
-            memory = SIZE.1,
+            vcpus = DEFAULTS.vcpus,
+            memory = DEFAULTS.memory,
             round_trip = USUAL.round_trip * 1e3,
             redirects = REDIRECTS,
             answer = ANSWER * 1e3,
             bandwidth = USUAL.bandwidth / 1e6,
-            processor = (SIZE.0 / BYTE_CPU / 1e6).round(),
+            processor = (DEFAULTS.vcpus / BYTE_CPU / 1e6).round(),
             small_bytes = bytes(SMALL.bytes),
             large_bytes = bytes(LARGE.bytes),
             small_repositories = SMALL.repositories,
@@ -196,8 +196,8 @@ impl Report {
 
 impl Row {
     fn new(images: &Images, packing: Packing) -> Self {
-        let batches = images.pack(packing, TASKS);
-        let run = USUAL.run(&batches, images.bytes);
+        let batches = images.pack(packing, DEFAULTS.tasks);
+        let run = USUAL.run(&batches, images);
         Self { packing, batches, run }
     }
 
@@ -252,9 +252,9 @@ fn worth() -> Grid {
     let header = ["Worth another task", "Tasks", "Time", "Billed", "Cost", "Time at 10 MB/s", "Cost at 10 MB/s"];
     let thresholds = [128, 256, 512, 1_024, 2_048].map(|mebibytes| mebibytes * MEBIBYTE);
     Grid::new(header, &thresholds, |&threshold| {
-        let batches = FEW.pack(Packing::ListImages(threshold), TASKS);
-        let run = USUAL.run(&batches, FEW.bytes);
-        let slow = Assumptions { bandwidth: SLOW, ..USUAL }.run(&batches, FEW.bytes);
+        let batches = FEW.pack(Packing::ListImages(threshold), DEFAULTS.tasks);
+        let run = USUAL.run(&batches, &FEW);
+        let slow = Model { bandwidth: SLOW, ..USUAL }.run(&batches, &FEW);
         vec![
             format!("{} MiB", count((threshold / MEBIBYTE) as usize)),
             count(run.tasks),
@@ -268,20 +268,20 @@ fn worth() -> Grid {
 }
 
 /// Other assumptions, the usual ones first.
-fn doubtful() -> [(&'static str, Assumptions); 7] {
+fn doubtful() -> [(&'static str, Model); 7] {
     [
         ("as above", USUAL),
-        ("20 s to start", Assumptions { start: 20.0, ..USUAL }),
-        ("80 s to start", Assumptions { start: 80.0, ..USUAL }),
-        ("10 MB/s", Assumptions { bandwidth: SLOW, ..USUAL }),
-        ("100 MB/s", Assumptions { bandwidth: 100e6, ..USUAL }),
-        ("round trips of 5 ms", Assumptions { round_trip: 0.005, ..USUAL }),
-        ("round trips of 150 ms", Assumptions { round_trip: 0.15, ..USUAL }),
+        ("20 s to start", Model { start: 20.0, ..USUAL }),
+        ("80 s to start", Model { start: 80.0, ..USUAL }),
+        ("10 MB/s", Model { bandwidth: SLOW, ..USUAL }),
+        ("100 MB/s", Model { bandwidth: 100e6, ..USUAL }),
+        ("round trips of 5 ms", Model { round_trip: 0.005, ..USUAL }),
+        ("round trips of 150 ms", Model { round_trip: 0.15, ..USUAL }),
     ]
 }
 
-fn time(assumptions: &Assumptions, images: &Images, packing: Packing) -> f64 {
-    assumptions.run(&images.pack(packing, TASKS), images.bytes).time
+fn time(model: &Model, images: &Images, packing: Packing) -> f64 {
+    model.run(&images.pack(packing, DEFAULTS.tasks), images).time
 }
 
 /// How the times change with what is assumed.
@@ -290,10 +290,9 @@ fn doubts() -> Grid {
     let small = ["small, 1 per task", "small, 20", &most, "small, packed"];
     let large = ["large, 1 per task", "large, 5", "large, 20", "large, packed"];
     let header = ["Assumed"].into_iter().chain(small).chain(large);
-    Grid::new(header, &doubtful(), |(name, assumptions)| {
-        let times = |images: &Images, packings: [Packing; 4]| {
-            packings.map(|packing| duration(time(assumptions, images, packing)))
-        };
+    Grid::new(header, &doubtful(), |(name, model)| {
+        let times =
+            |images: &Images, packings: [Packing; 4]| packings.map(|packing| duration(time(model, images, packing)));
         let small = times(&SMALL, [Packing::Equal(1), Packing::Equal(20), Packing::Equal(SMALL.most()), PACKED]);
         let large = times(&LARGE, [Packing::Equal(1), Packing::Equal(5), Packing::Equal(20), PACKED]);
         [(*name).to_owned()].into_iter().chain(small).chain(large).collect()
@@ -302,12 +301,11 @@ fn doubts() -> Grid {
 
 /// By which share list-images' batches take longer than the best ones of equal size, at worst.
 fn most_behind() -> f64 {
-    let behind = |assumptions: &Assumptions, images: &Images| {
-        let [equal @ .., packed] = packings().map(|packing| time(assumptions, images, packing));
+    let behind = |model: &Model, images: &Images| {
+        let [equal @ .., packed] = packings().map(|packing| time(model, images, packing));
         packed / equal.into_iter().fold(f64::INFINITY, f64::min) - 1.0
     };
-    let all =
-        doubtful().into_iter().flat_map(|(_, assumptions)| [&SMALL, &LARGE].map(|images| behind(&assumptions, images)));
+    let all = doubtful().into_iter().flat_map(|(_, model)| [&SMALL, &LARGE].map(|images| behind(&model, images)));
     all.fold(0.0, f64::max)
 }
 
@@ -329,18 +327,6 @@ fn bytes(bytes: u64) -> String {
 
 fn mebibytes(bytes: f64) -> String {
     format!("{:.0}", bytes / MEBIBYTE as f64)
-}
-
-fn dollars(dollars: f64) -> String {
-    match dollars {
-        1.0.. => format!("${dollars:.2}"),
-        0.01.. => format!("${dollars:.3}"),
-        _ => format!("${dollars:.4}"),
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
 }
 
 #[cfg(test)]

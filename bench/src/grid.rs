@@ -70,6 +70,22 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Dollars, to the cents or the part of one that matter.
+#[must_use]
+pub fn dollars(dollars: f64) -> String {
+    match dollars {
+        1.0.. => format!("${dollars:.2}"),
+        0.01.. => format!("${dollars:.3}"),
+        _ => format!("${dollars:.4}"),
+    }
+}
+
+/// A share in percent.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
 /// Writes a page that has no picture.
 ///
 /// # Errors

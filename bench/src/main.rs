@@ -1,4 +1,4 @@
-//! `bench`: how ecr-transfer compares with others, how it plans a large registry, and what its batches cost.
+//! `bench`: how ecr-transfer compares with others, how its functions start, how it plans a large registry, and what its batches and runs of any size cost.
 
 mod bars;
 mod batches;
@@ -14,6 +14,7 @@ mod packing;
 mod registry;
 mod report;
 mod runtime;
+mod scale;
 mod scenario;
 mod server;
 mod starting;
@@ -49,7 +50,9 @@ enum Command {
     /// Measures how long the functions take to start, and how large they are.
     Starting(Starting),
     /// Works out what the start of tasks costs with more and fewer images in each.
-    Model(Model),
+    Batches(Page),
+    /// Works out what runs of up to 100,000 images take and cost, and which of AWS's limits they come near.
+    Scale(Page),
 }
 
 #[derive(Args)]
@@ -119,8 +122,8 @@ struct Planning {
 }
 
 #[derive(Args)]
-struct Model {
-    /// Write a page with all that was worked out, and a picture next to it.
+struct Page {
+    /// Write a page with all that was worked out.
     #[arg(long)]
     markdown: Option<PathBuf>,
 }
@@ -131,7 +134,8 @@ async fn main() -> ExitCode {
         Command::Copying(arguments) => copy(&arguments).await.map(|all_met| all_met || !arguments.check),
         Command::Planning(arguments) => planning(&arguments).await.map(|all_met| all_met || !arguments.check),
         Command::Starting(arguments) => start(&arguments).await.map(|all_met| all_met || !arguments.check),
-        Command::Model(arguments) => model(&arguments).map(|()| true),
+        Command::Batches(arguments) => batches(&arguments).map(|()| true),
+        Command::Scale(arguments) => scale(&arguments).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -170,7 +174,13 @@ async fn copy(arguments: &Copying) -> Result<bool> {
     Ok(report.all_met())
 }
 
-fn model(arguments: &Model) -> Result<()> {
+fn scale(arguments: &Page) -> Result<()> {
+    let report = scale::Report::new();
+    report.print();
+    arguments.markdown.as_ref().map_or(Ok(()), |page| report.write(page))
+}
+
+fn batches(arguments: &Page) -> Result<()> {
     let report = batches::Report::new();
     report.print();
     arguments.markdown.as_ref().map_or(Ok(()), |page| report.write(page))

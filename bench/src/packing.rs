@@ -31,6 +31,8 @@ pub struct Images {
     pub each: usize,
     /// An image's compressed size.
     pub bytes: u64,
+    /// Its manifests: one, and one for each of its platforms if it is an index.
+    pub manifests: usize,
 }
 
 /// How they are packed.
@@ -175,13 +177,13 @@ mod tests {
         assert_eq!(most(30, 10), 67);
         assert_eq!(most(256, 128), 25);
         assert_eq!(alone(), 28);
-        assert_eq!(Images { repositories: 1, each: 1, bytes: 1 }.most(), 73);
+        assert_eq!(Images { repositories: 1, each: 1, bytes: 1, manifests: 1 }.most(), 73);
     }
 
     #[test]
     fn there_are_as_many_batches_as_list_images_reports() {
         for (repositories, batches) in [(10, 15), (100, 150), (1_000, 1_500)] {
-            let images = Images { repositories, each: 100, bytes: 120_000_000 };
+            let images = Images { repositories, each: 100, bytes: 120_000_000, manifests: 1 };
             let packed = images.pack(Packing::ListImages(WORTH_A_TASK), 10);
             assert_eq!(packed.len(), batches);
             assert_eq!(packed.iter().sum::<usize>(), images.count());
@@ -191,7 +193,7 @@ mod tests {
     #[test]
     fn a_little_work_is_one_task_and_much_is_shared_evenly() {
         let pack = |repositories, each, bytes, worth| {
-            Images { repositories, each, bytes }.pack(Packing::ListImages(worth), 10)
+            Images { repositories, each, bytes, manifests: 1 }.pack(Packing::ListImages(worth), 10)
         };
         assert_eq!(pack(5, 2, SMALL, WORTH_A_TASK), [10]);
         assert_eq!(pack(10, 10, 2 * GIB, WORTH_A_TASK), [10; 10]);

@@ -342,11 +342,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_launch_that_failed_is_answered_for_and_still_an_error() {
-        let answer = failed_with("TaskNotStarted", "RESOURCE:MEMORY");
+        let answer = failed_with("NoCapacity", "RESOURCE:MEMORY");
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
         let error =
-            for_launch(&sfn, "t0ken", Err(Error::NotStarted("RESOURCE:MEMORY".into()))).await.expect_err("it failed");
-        assert_eq!((error.name(), answer.num_calls()), ("TaskNotStarted", 1));
+            for_launch(&sfn, "t0ken", Err(Error::NoCapacity("RESOURCE:MEMORY".into()))).await.expect_err("it failed");
+        assert_eq!((error.name(), answer.num_calls()), ("NoCapacity", 1));
     }
 
     #[tokio::test]

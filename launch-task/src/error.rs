@@ -1,7 +1,10 @@
 //! What can go wrong, and the short name under which the state machine knows it.
 
-/// The task never ran, for want of capacity or of its image, say.
+/// The task never ran, for want of its image, say.
 pub const TASK_NOT_STARTED: &str = "TaskNotStarted";
+
+/// No task could be started, and one may be, later.
+pub const NO_CAPACITY: &str = "NoCapacity";
 
 /// The task failed, or copied only some of its images: another try may do better.
 pub const TASK_FAILED: &str = "TaskFailed";
@@ -15,9 +18,12 @@ pub enum Error {
     /// A registry, a credential or the configuration.
     #[error(transparent)]
     Shared(#[from] shared::Error),
-    /// ECS took the request but started no task: it has no capacity, say.
+    /// ECS started no task, and may start one later: there is no capacity, or the account's quota is used up.
     #[error("ECS started no task: {0}")]
-    NotStarted(String),
+    NoCapacity(String),
+    /// ECS will never start such a task.
+    #[error("ECS starts no such task: {0}")]
+    Refused(String),
 }
 
 impl Error {
@@ -26,7 +32,8 @@ impl Error {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Shared(error) => error.name(),
-            Self::NotStarted(_) => TASK_NOT_STARTED,
+            Self::NoCapacity(_) => NO_CAPACITY,
+            Self::Refused(_) => "RequestRefused",
         }
     }
 }
@@ -42,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    const FAILURES: [&str; 3] = [TASK_NOT_STARTED, TASK_FAILED, IMAGES_REFUSED];
+    const FAILURES: [&str; 4] = [NO_CAPACITY, TASK_NOT_STARTED, TASK_FAILED, IMAGES_REFUSED];
 
     /// The state machine's definition, with a 1 for each reference to something else.
     fn definition() -> Value {
@@ -70,7 +77,10 @@ mod tests {
         let definition = definition();
         let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
         let transient = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(retried(&copying["CopyBatch"]), transient(&["ServiceUnavailable", "TaskFailed", "TaskNotStarted"]));
+        assert_eq!(
+            retried(&copying["CopyBatch"]),
+            transient(&["NoCapacity", "ServiceUnavailable", "TaskFailed", "TaskNotStarted"])
+        );
         assert_eq!(retried(&copying["RecordStatus"]), transient(&["ServiceUnavailable"]));
         assert_eq!(retried(&definition["States"]["ListImages"]), transient(&["ServiceUnavailable"]));
     }

@@ -182,11 +182,11 @@ async fn run(
         .set_security_groups(Some(config.security_groups.clone()))
         .assign_public_ip(if config.public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled })
         .build()
-        .map_err(|error| Error::NotStarted(error.to_string()))?;
+        .map_err(|error| Error::Refused(error.to_string()))?;
     let request_task = ecs.run_task();
     let request_task = if config.spot && request.retries == 0 {
         let spot = CapacityProviderStrategyItem::builder().capacity_provider("FARGATE_SPOT").weight(1).build();
-        request_task.capacity_provider_strategy(spot.map_err(|error| Error::NotStarted(error.to_string()))?)
+        request_task.capacity_provider_strategy(spot.map_err(|error| Error::Refused(error.to_string()))?)
     } else {
         // There may be no spare capacity, and what there is may be reclaimed: another try does not depend on it.
         request_task.launch_type(LaunchType::Fargate)
@@ -215,7 +215,9 @@ async fn run(
         // RunTask can succeed and still start nothing.
         None => {
             let reasons: Vec<_> = answer.failures().iter().filter_map(|failure| failure.reason()).collect();
-            Err(Error::NotStarted(if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") }))
+            let reasons = if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") };
+            // "The requested CPU configuration is above your limit": of the account, even with no other task.
+            Err(if reasons.contains("above your limit") { Error::Refused(reasons) } else { Error::NoCapacity(reasons) })
         }
     }
 }
@@ -378,15 +380,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_launch_that_starts_nothing_is_an_error_with_ecss_reason() {
-        let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(|| {
-            RunTaskOutput::builder().failures(Failure::builder().reason("RESOURCE:MEMORY").build()).build()
-        });
-        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
-        let error =
-            run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect_err("nothing started");
-        assert_eq!(
-            (error.name(), error.to_string().as_str()),
-            ("TaskNotStarted", "ECS started no task: RESOURCE:MEMORY")
-        );
+        for (reason, name, text) in [
+            ("You've reached the limit on the number of vCPUs", "NoCapacity", "ECS started no task: You've reached"),
+            ("Capacity is unavailable at this time", "NoCapacity", "ECS started no task: Capacity is unavailable"),
+            ("The requested CPU configuration is above your limit", "RequestRefused", "ECS starts no such task: The"),
+        ] {
+            let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(move || {
+                RunTaskOutput::builder().failures(Failure::builder().reason(reason).build()).build()
+            });
+            let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
+            let error = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect_err(reason);
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().starts_with(text), "{error}");
+        }
     }
 }
