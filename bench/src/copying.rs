@@ -9,14 +9,16 @@ mod usage;
 use std::{path::Path, time::Duration};
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::{page::Report, tools::Tool};
 use self::{
     site::Site,
     usage::{Sampler, Usage},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    measure::median,
+};
 
 /// What is copied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -87,7 +89,7 @@ pub struct Row {
     /// What was done.
     pub job: Job,
     /// By whom.
-    pub tool: &'static str,
+    pub tool: Tool,
     /// What it took.
     pub measured: Measurement,
 }
@@ -112,15 +114,12 @@ pub struct Settings<'a> {
 /// If the local AWS does not start, or a tool does not copy what it should.
 pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Row>> {
     let mut site = Site::start(settings, directory).await?;
-    let mut tools: Vec<_> = settings.tools.iter().filter(|tool| tool.is_here()).collect();
-    let bar = ProgressBar::new((settings.latencies.len() * settings.runs * tools.len() * Job::ALL.len()) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
+    let mut tools: Vec<_> = settings.tools.iter().copied().filter(|tool| tool.is_here()).collect();
+    let bar = crate::progress(settings.latencies.len() * settings.runs * tools.len() * Job::ALL.len());
     let mut rows = Vec::new();
     for &latency in settings.latencies {
         site.set_latency(Duration::from_millis(latency));
-        let mut all: Vec<(Job, &Tool, Measurement)> = Vec::new();
+        let mut all: Vec<(Job, Tool, Measurement)> = Vec::new();
         for _ in 0..settings.runs {
             // Each tool once, and then each again: a machine that slows down does so for all of them.
             for tool in tools.clone() {
@@ -141,13 +140,10 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
             }
         }
         for job in Job::ALL {
-            for tool in &tools {
-                let mut runs: Vec<_> =
-                    all.iter().filter(|(its, of, _)| *its == job && of.name() == tool.name()).map(|it| &it.2).collect();
-                runs.sort_by_key(|run| run.time);
-                if let Some(median) = runs.get((runs.len().max(1) - 1) / 2) {
-                    rows.push(Row { latency, job, tool: tool.name(), measured: (*median).clone() });
-                }
+            for &tool in &tools {
+                let runs = all.iter().filter(|(its, of, _)| (*its, *of) == (job, tool)).map(|(.., run)| run);
+                let median = median(runs.collect(), |run| run.time).cloned();
+                rows.extend(median.map(|measured| Row { latency, job, tool, measured }));
             }
         }
     }
@@ -157,7 +153,7 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
 }
 
 /// One job after the other, beginning with an empty destination.
-async fn all_jobs(site: &mut Site, tool: &Tool, report: impl Fn(Job, &Measurement)) -> Result<Vec<(Job, Measurement)>> {
+async fn all_jobs(site: &mut Site, tool: Tool, report: impl Fn(Job, &Measurement)) -> Result<Vec<(Job, Measurement)>> {
     let mut all = Vec::new();
     site.clear(tool).await?;
     for job in Job::ALL {
@@ -176,7 +172,7 @@ async fn all_jobs(site: &mut Site, tool: &Tool, report: impl Fn(Job, &Measuremen
     Ok(all)
 }
 
-async fn run(site: &Site, tool: &Tool) -> Result<Measurement> {
+async fn run(site: &Site, tool: Tool) -> Result<Measurement> {
     let before = site.tasks();
     let calls = site.calls();
     site.reset_traffic();
@@ -190,7 +186,7 @@ async fn run(site: &Site, tool: &Tool) -> Result<Measurement> {
     Ok(Measurement { time, source, destination, calls: site.calls() - calls, bytes, tasks, usage })
 }
 
-fn tell(latency: u64, job: Job, tool: &Tool, measured: &Measurement) {
+fn tell(latency: u64, job: Job, tool: Tool, measured: &Measurement) {
     crate::say(&format!(
         "{latency:>3} ms  {:<18} {:<34} {:>7.2} s  {:>6} requests  {:>6.0} MB",
         job.name(),

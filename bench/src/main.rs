@@ -205,10 +205,7 @@ async fn planning(arguments: &Planning) -> Result<bool> {
 
 async fn measure_all(settings: &Settings<'_>) -> Vec<Row> {
     let scenarios = Scenario::all();
-    let bar = ProgressBar::new((scenarios.len() * settings.runs) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = progress(scenarios.len() * settings.runs);
     let mut rows = Vec::new();
     for scenario in scenarios {
         let (images, repositories) = (scenario.expected().listed, scenario.looked_at());
@@ -223,6 +220,15 @@ async fn measure_all(settings: &Settings<'_>) -> Vec<Row> {
     }
     bar.finish_and_clear();
     rows
+}
+
+/// A bar for so many steps.
+fn progress(steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Progress and complaints, which are no result.

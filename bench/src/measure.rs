@@ -129,7 +129,7 @@ fn time(scenario: &Scenario, invocation: &Invocation, record: &Record) -> Result
 }
 
 /// The one in the middle; of an even number, the lower of the two.
-fn median<T, K: Ord>(mut values: Vec<T>, key: impl Fn(&T) -> K) -> Option<T> {
+pub fn median<T, K: Ord>(mut values: Vec<T>, key: impl Fn(&T) -> K) -> Option<T> {
     values.sort_by_key(|value| key(value));
     let middle = values.len().checked_sub(1)? / 2;
     Some(values.swap_remove(middle))

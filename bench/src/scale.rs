@@ -186,8 +186,6 @@ impl Report {
     }
 
     fn page(&self) -> String {
-        let largest = self.largest.last();
-        let of_largest = |text: fn(&Row) -> String| largest.map_or_else(String::new, text);
         format!(
             include_str!("scale.md"),
             defaults = runs(&self.defaults).markdown(),
@@ -203,7 +201,7 @@ impl Report {
             many_tasks = LARGEST.tasks,
             many_copies = LARGEST.copies,
             many_rate = LARGEST.put_image_rate,
-            largest_time = of_largest(|row| duration(row.run.time)),
+            largest_time = duration(self.largest.iter().map(|row| row.run.time).fold(0.0, f64::max)),
             requests = REQUESTS,
         )
     }

@@ -1,8 +1,7 @@
 //! How long the functions take to start, and how large they are, next to the least that one in Python is.
 
 use std::{
-    fs::File,
-    io::Read as _,
+    io::Write as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +20,7 @@ use crate::{
     fake::{Aws, Conditions},
     goals::mebibytes,
     grid::{Grid, NOTHING, write_page},
-    measure::environment,
+    measure::{environment, median},
     report::machine,
     runtime,
     scenario::{Destination, Scenario},
@@ -108,8 +107,8 @@ impl Report {
                 let invocation = runtime::invoke(&function.command, &variables, function.payload.clone()).await?;
                 measured.push((invocation.ended.duration_since(invocation.started), invocation.peak_memory));
             }
-            measured.sort_unstable();
-            let (time, memory) = measured[(measured.len() - 1) / 2];
+            let (time, memory) =
+                median(measured, |run| *run).ok_or_else(|| Error::Wrong(format!("{} never ran", function.name)))?;
             let ours = function.command.len() == 1;
             let zip = if ours { Some(deflated(&function.command[0])?) } else { None };
             rows.push(Row { name: function.name, time, memory, zip });
@@ -176,10 +175,9 @@ const VARIABLES: [(&str, &str); 13] = [
 /// About the size of a file in a zip.
 fn deflated(path: &Path) -> Result<u64> {
     let failed = || Error::system(path.display().to_string());
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(failed())?;
+    let bytes = std::fs::read(path).map_err(failed())?;
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    std::io::Write::write_all(&mut encoder, &bytes).map_err(failed())?;
+    encoder.write_all(&bytes).map_err(failed())?;
     Ok(encoder.finish().map_err(failed())?.len() as u64)
 }
 

@@ -132,7 +132,7 @@ impl Site {
     ///
     /// # Errors
     /// If ECR refuses.
-    pub async fn clear(&self, tool: &Tool) -> Result<()> {
+    pub async fn clear(&self, tool: Tool) -> Result<()> {
         let call = async |action: &str, body: Value| self.aws.json("ecr", &format!("{ECR}.{action}"), body).await;
         let described = call("DescribeRepositories", json!({ "maxResults": 1_000 })).await?;
         let prefix = format!("{}/", tool.prefix());
@@ -181,7 +181,7 @@ impl Site {
     ///
     /// # Errors
     /// If it has not.
-    pub async fn check(&self, tool: &Tool) -> Result<()> {
+    pub async fn check(&self, tool: Tool) -> Result<()> {
         for ((repository, tag), digest) in &self.images {
             let name = format!("{}/{repository}", tool.prefix());
             let there = self.registry.digest(&name, tag).await?;

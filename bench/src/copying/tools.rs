@@ -16,8 +16,8 @@ use serde_json::json;
 use super::site::{SOURCE, Site};
 use crate::error::{Error, Result};
 
-/// How many tasks there are at once, as with Data Transfer Hub, and how many images where each is copied by itself.
-pub const AT_ONCE: usize = 10;
+/// How many images are copied at once where each is copied by itself: as many tasks as Data Transfer Hub runs.
+const AT_ONCE: usize = 10;
 /// Who tools run as, where whoever measures may say so: root's skopeo remembers layers across runs.
 const USER: u32 = 1000;
 
