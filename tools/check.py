@@ -119,31 +119,38 @@ def check_parameters(template):
     return not problems
 
 
+def mappings(value):
+    """All mappings in a value, itself included."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from mappings(item)
+
+
+def listed(actions):
+    """A statement's actions, which are a list or just one."""
+    return actions if isinstance(actions, list) else [actions]
+
+
 def check_role_of_machine(template):
     """The state machine's role allows what its states do, and nothing else: no local AWS looks at it."""
     machine = resources(template, "AWS::StepFunctions::StateMachine")["StateMachine"]
     needed = set()
 
-    def visit(value):
-        if isinstance(value, dict):
-            if value.get("Type") in ("Task", "Map"):
-                resource = value.get("Resource") or value["ItemReader"]["Resource"]
-                *_, service, action = resource.removesuffix(".waitForTaskToken").split(":")
-                service = {"sfn": "states"}.get(service, service)
-                action = {"invoke": "InvokeFunction"}.get(action, action[0].upper() + action[1:])
-                needed.add(f"{service}:{action}")
-            if value.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED":
-                needed.update({"states:StartExecution", "states:DescribeExecution", "states:StopExecution"})
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
-            visit(item)
-
-    visit(json.loads(resolved(machine["DefinitionString"], template)))
+    for value in mappings(json.loads(resolved(machine["DefinitionString"], template))):
+        if value.get("Type") in ("Task", "Map"):
+            resource = value.get("Resource") or value["ItemReader"]["Resource"]
+            *_, service, action = resource.removesuffix(".waitForTaskToken").split(":")
+            service = {"sfn": "states"}.get(service, service)
+            action = {"invoke": "InvokeFunction"}.get(action, action[0].upper() + action[1:])
+            needed.add(f"{service}:{action}")
+        if value.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED":
+            needed.update({"states:StartExecution", "states:DescribeExecution", "states:StopExecution"})
     role = resources(template, "AWS::IAM::Role")[machine["RoleArn"]["Fn::GetAtt"][0]]
     statements = [statement for policy in role["Policies"] for statement in policy["PolicyDocument"]["Statement"]]
     # With a key of one's own, which not everybody has.
     statements = [statement for statement in statements if "Action" in statement]
-    actions = [statement["Action"] for statement in statements]
-    granted = {action for it in actions for action in (it if isinstance(it, list) else [it])}
+    granted = {action for statement in statements for action in listed(statement["Action"])}
     wrong = sorted(needed ^ granted)
     print(f"permissions of the state machine: {'FAILED, ' + ', '.join(wrong) if wrong else 'ok'}")
     return not wrong
@@ -152,16 +159,9 @@ def check_role_of_machine(template):
 def check_wildcards(template):
     """Only what knows no narrower resource is allowed on all of them."""
     wrong = set()
-
-    def visit(value):
-        if isinstance(value, dict):
-            if value.get("Effect") == "Allow" and "*" in (value.get("Resource"), value.get("Action")):
-                actions = value["Action"] if isinstance(value["Action"], list) else [value["Action"]]
-                wrong.update(set(actions) - WITHOUT_RESOURCE)
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
-            visit(item)
-
-    visit(template["Resources"])
+    for statement in mappings(template["Resources"]):
+        if statement.get("Effect") == "Allow" and "*" in (statement.get("Resource"), statement.get("Action")):
+            wrong.update(set(listed(statement["Action"])) - WITHOUT_RESOURCE)
     print(f"permissions on all resources: {'FAILED, ' + ', '.join(sorted(wrong)) if wrong else 'ok'}")
     return not wrong
 

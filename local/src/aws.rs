@@ -58,6 +58,23 @@ impl Aws {
         parse_json(&operation, &answer.body)
     }
 
+    /// Calls a service that speaks JSON, and answers in pages that end with a `nextToken`: all that the pages have in the
+    /// list `field`.
+    ///
+    /// # Errors
+    /// [`Error::Aws`] with the service's own code and message.
+    pub async fn pages(&self, service: &str, target: &str, mut request: Value, field: &str) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        loop {
+            let mut page = self.json(service, target, request.clone()).await?;
+            all.extend(page[field].as_array_mut().map(std::mem::take).into_iter().flatten());
+            match page["nextToken"].take() {
+                Value::Null => return Ok(all),
+                token => request["nextToken"] = token,
+            }
+        }
+    }
+
     /// Calls a service that speaks the Query protocol (IAM, STS, SNS, CloudFormation, EC2). The answer is XML.
     ///
     /// # Errors

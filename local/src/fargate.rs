@@ -278,16 +278,9 @@ impl Service {
     }
 
     async fn running_in(&self, cluster: &str) -> Result<Vec<String>> {
-        let mut arns = Vec::new();
-        let mut request = json!({ "cluster": cluster, "desiredStatus": "RUNNING" });
-        loop {
-            let page = self.ecs("ListTasks", request.clone()).await?;
-            arns.extend(strings(&page["taskArns"]));
-            match &page["nextToken"] {
-                Value::Null => return Ok(arns),
-                token => request["nextToken"] = token.clone(),
-            }
-        }
+        let request = json!({ "cluster": cluster, "desiredStatus": "RUNNING" });
+        let arns = self.aws.pages("ecs", &format!("{ECS}.ListTasks"), request, "taskArns").await?;
+        Ok(strings(&Value::from(arns)))
     }
 
     /// Enters a task into the history, and opens the way for orders to it.

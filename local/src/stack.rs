@@ -74,13 +74,7 @@ impl Stack {
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("{name}={}", Value::from(*value)));
         let log: PathBuf = machine.directory().join(format!("deploy-{name}.log"));
-        Program::new(tool("sam", "sam"), "run `make setup`")?
-            .envs(machine.env().iter().cloned())
-            // Not the user's accounts, whatever is configured for them.
-            .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
-            .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
-            .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")])
-            .directory(project())
+        client(machine, "sam")?
             // A bucket that is there already: stacks that are deployed side by side would both create sam's own.
             .args(["deploy", "--stack-name", name, "--no-resolve-s3", "--s3-bucket", ARTIFACTS, "--s3-prefix", name])
             .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
@@ -115,13 +109,8 @@ impl Stack {
     /// [`Error::Ended`] with what the program says, if it fails.
     pub async fn publish(machine: &Machine) -> Result<String> {
         let log = machine.directory().join("publish.log");
-        Program::new(tool("sam", "python"), "run `make setup`")?
-            .envs(machine.env().iter().cloned())
-            .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
-            .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
+        client(machine, "python")?
             .envs([("PATH", tools_path())])
-            .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")])
-            .directory(project())
             .args(["tools/publish.py", ".aws-sam/build/template.yaml", ARTIFACTS, "published"])
             .run(&log)
             .await?;
@@ -149,14 +138,7 @@ impl Stack {
         }
         let request: Vec<_> = request.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         aws.query("cloudformation", "CreateStack", &request).await?;
-        loop {
-            let described = aws.query("cloudformation", "DescribeStacks", &[("StackName", name)]).await?;
-            match xml_text(&described, "StackStatus").as_deref() {
-                Some("CREATE_COMPLETE") => break,
-                Some("CREATE_IN_PROGRESS") => tokio::time::sleep(POLL).await,
-                _ => return Err(Error::Unexpected(described)),
-            }
-        }
+        becomes(&aws, name, "CREATE").await?;
         let stack = Self::find(aws, name).await?;
         stack.allow_for_ministack().await?;
         Ok(stack)
@@ -169,14 +151,7 @@ impl Stack {
     pub async fn delete(self) -> Result<()> {
         let id = self.id().await?;
         self.aws.query("cloudformation", "DeleteStack", &[("StackName", &self.name)]).await?;
-        loop {
-            let described = self.aws.query("cloudformation", "DescribeStacks", &[("StackName", &id)]).await?;
-            match xml_text(&described, "StackStatus").as_deref() {
-                Some("DELETE_COMPLETE") => return Ok(()),
-                Some("DELETE_IN_PROGRESS") => tokio::time::sleep(POLL).await,
-                _ => return Err(Error::Unexpected(described)),
-            }
-        }
+        becomes(&self.aws, &id, "DELETE").await
     }
 
     /// A stack that was deployed before.
@@ -418,18 +393,10 @@ impl Execution {
     /// # Errors
     /// If Step Functions does not answer.
     pub async fn states(&self) -> Result<Vec<String>> {
-        let mut states = Vec::new();
-        let mut request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
-        loop {
-            let page = self.aws.json("states", "AWSStepFunctions.GetExecutionHistory", request.clone()).await?;
-            let entered = page["events"].as_array().into_iter().flatten();
-            let entered = entered.filter_map(|event| event["stateEnteredEventDetails"]["name"].as_str());
-            states.extend(entered.map(str::to_owned));
-            match &page["nextToken"] {
-                Value::Null => return Ok(states),
-                token => request["nextToken"] = token.clone(),
-            }
-        }
+        let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
+        let events = self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await?;
+        let entered = events.iter().filter_map(|event| event["stateEnteredEventDetails"]["name"].as_str());
+        Ok(entered.map(str::to_owned).collect())
     }
 
     /// Waits until it has entered a state.
@@ -462,6 +429,29 @@ impl Execution {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Waits until what is done to a stack, `CREATE` or `DELETE`, is complete.
+async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
+    loop {
+        let described = aws.query("cloudformation", "DescribeStacks", &[("StackName", stack)]).await?;
+        let status = xml_text(&described, "StackStatus");
+        match status.as_deref().and_then(|status| status.strip_prefix(what)) {
+            Some("_COMPLETE") => return Ok(()),
+            Some("_IN_PROGRESS") => tokio::time::sleep(POLL).await,
+            _ => return Err(Error::Unexpected(described)),
+        }
+    }
+}
+
+/// A tool of the project's that talks to AWS: to this machine's, and not to the user's accounts, whatever is configured for them.
+fn client(machine: &Machine, program: &str) -> Result<Program> {
+    let program = Program::new(tool("sam", program), "run `make setup`")?
+        .envs(machine.env().iter().cloned())
+        .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
+        .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
+        .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")]);
+    Ok(program.directory(project()))
 }
 
 /// `PATH`, with the project's tools in front.

@@ -164,18 +164,9 @@ impl World {
             async move { aws.json("logs", &target, request).await }
         };
         let mut events = Vec::new();
-        let mut groups = Vec::new();
-        let mut request = json!({});
-        loop {
-            let page = logs("DescribeLogGroups", request.clone()).await?;
-            groups
-                .extend(page["logGroups"].as_array().into_iter().flatten().map(|group| group["logGroupName"].clone()));
-            match &page["nextToken"] {
-                Value::Null => break,
-                token => request["nextToken"] = token.clone(),
-            }
-        }
-        for group in groups.iter().filter(|group| group.as_str().is_some_and(|group| group.contains(name))) {
+        let groups = aws.pages("logs", "Logs_20140328.DescribeLogGroups", json!({}), "logGroups").await?;
+        let groups = groups.iter().filter_map(|group| group["logGroupName"].as_str());
+        for group in groups.filter(|group| group.contains(name)) {
             let streams = logs("DescribeLogStreams", json!({ "logGroupName": group })).await?;
             for stream in streams["logStreams"].as_array().into_iter().flatten() {
                 let request =
