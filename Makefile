@@ -53,41 +53,46 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 
 .PHONY: test
 test: setup ## Run every test: unit, documentation, and end to end on a local AWS
-	$(CARGO) test --workspace --exclude ecr-transfer-tests
+	$(CARGO) test --locked --workspace --exclude ecr-transfer-tests
 	tools/exclusively tools/build
 	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
-	$(CARGO) test --workspace --test e2e
+	$(CARGO) test --locked --workspace --test e2e
 
 .PHONY: chaos
 chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
-	$(CARGO) test --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+	$(CARGO) test --locked --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
 bench: setup ## Measure ecr-transfer next to others and by itself, and write the pages of docs/ that say so; takes half an hour
 	tools/exclusively tools/build
-	$(CARGO) run --quiet -p ecr-transfer-bench -- copying --markdown docs/comparison.md --check
-	$(CARGO) run --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
-	$(CARGO) run --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
-	$(CARGO) run --quiet -p ecr-transfer-bench -- batches --markdown docs/batches.md
-	$(CARGO) run --quiet -p ecr-transfer-bench -- scale --markdown docs/scale.md
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- copying --markdown docs/comparison.md --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- batches --markdown docs/batches.md
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- scale --markdown docs/scale.md
 
 .PHONY: bench-small
 bench-small: setup ## Measure ecr-transfer next to others with 1,000 small images; skopeo sync makes it take an hour and a half
 	tools/exclusively tools/build
-	$(CARGO) run --quiet -p ecr-transfer-bench -- copying --set small --markdown docs/comparison-small.md --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- copying --set small --markdown docs/comparison-small.md --check
 
 .PHONY: build
 build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS
 	@tools/exclusively tools/build
-	@$(CARGO) build --quiet -p ecr-transfer-local
+	@$(CARGO) build --locked --quiet -p ecr-transfer-local
 
 .PHONY: lint
-lint: fmt shell template clippy doc ## Run every check that is not a test
+lint: fmt deny shell template clippy doc ## Run every check that is not a test
 
 .PHONY: fmt
 fmt: setup-lint
 	cargo metadata --locked --format-version 1 >/dev/null
 	cargo fmt --all --check
+
+.PHONY: deny
+deny: setup-lint
+	@# Advisories are left out: their database comes from the network.
+	cargo-deny --locked check bans licenses sources
 
 .PHONY: shell
 shell: setup-lint
@@ -101,11 +106,11 @@ template: setup-lint
 
 .PHONY: clippy
 clippy: setup-lint
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: doc
 doc: setup-lint
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: arm64
 arm64: setup-lint ## Build the Lambdas for AWS, and check what would be uploaded
@@ -121,7 +126,7 @@ setup-lint:
 .PHONY: lock
 lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
 	python3 -m venv $(ECR_TRANSFER_TOOLS)/uv
-	$(ECR_TRANSFER_TOOLS)/uv/bin/pip install --quiet uv
+	$(ECR_TRANSFER_TOOLS)/uv/bin/pip install --quiet uv==0.13.9
 	cd tools && for name in checkov ministack sam; do UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
 		pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate $$name.in -o $$name.txt; done
 	cd tools && npm install --package-lock-only --silent

@@ -144,6 +144,9 @@ def check_role_of_machine(template):
             service = {"sfn": "states"}.get(service, service)
             action = {"invoke": "InvokeFunction"}.get(action, action[0].upper() + action[1:])
             needed.add(f"{service}:{action}")
+        # The very version that was written.
+        if "VersionId.$" in value.get("ItemReader", {}).get("Parameters", {}):
+            needed.add("s3:GetObjectVersion")
         if value.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED":
             needed.update({"states:StartExecution", "states:DescribeExecution", "states:StopExecution"})
     role = resources(template, "AWS::IAM::Role")[machine["RoleArn"]["Fn::GetAtt"][0]]
@@ -164,6 +167,19 @@ def check_wildcards(template):
             wrong.update(set(listed(statement["Action"])) - WITHOUT_RESOURCE)
     print(f"permissions on all resources: {'FAILED, ' + ', '.join(sorted(wrong)) if wrong else 'ok'}")
     return not wrong
+
+
+def check_image(template, text):
+    """The tasks' image is named by its digest, since a tag can be moved. A comment names the tag, for people."""
+    image = template["Parameters"]["skopeoImage"]["Default"]
+    tag = r"#.*\bv\d+\.\d+\.\d+"
+    before, beside = re.search(rf"(.*)\n +Default: [\"']?{re.escape(image)}(.*)", text).groups()
+    problems = [
+        *([] if re.fullmatch(r"[^@\s]+@sha256:[0-9a-f]{64}", image) else [f"{image} has no digest"]),
+        *([] if re.match(f" *{tag}", before) or re.search(f" {tag}", beside) else ["no comment names its tag"]),
+    ]
+    print(f"skopeoImage: {'FAILED, ' + ', '.join(problems) if problems else 'ok'}")
+    return not problems
 
 
 def check_template(path):
@@ -196,6 +212,7 @@ def check_template(path):
     passed &= check_parameters(template)
     passed &= check_role_of_machine(template)
     passed &= check_wildcards(template)
+    passed &= check_image(template, text)
 
     matches = cfnlint.api.lint(
         json.dumps(plain_template(text), indent=2), config=cfnlint.api.ManualArgs(regions=REGIONS)

@@ -9,10 +9,12 @@ use aws_sdk_ecs::types::Task;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::Error as Shared;
-use shared::task::{CopyReport, Log, Report, TASK_TOKEN};
+use shared::task::{CopyReport, Log, REFUSALS, Refusal, Report, TASK_TOKEN};
+use shared::text::Excerpt;
 
 use crate::config::LogConfig;
 use crate::error::{IMAGES_REFUSED, Result, TASK_FAILED, TASK_NOT_STARTED};
+use crate::launch::Launched;
 
 /// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
 const CAUSE_LIMIT: usize = 32_768;
@@ -81,16 +83,21 @@ pub struct Container {
 ///
 /// # Errors
 /// With the launch's own error, which the state has been told already; or when it cannot be told.
-pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result<Option<String>>) -> Result<Value> {
+pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result<Launched>) -> Result<Value> {
     match launched {
-        Ok(Some(task)) => Ok(json!({ "task": task })),
-        Ok(None) => {
+        Ok(Launched::Task(task)) => Ok(json!({ "task": task })),
+        Ok(Launched::Nothing(refusals)) if refusals.is_empty() => {
             succeed(sfn, token, &Report { reason: "nothing was left to copy".into(), ..Report::default() }).await?;
+            Ok(json!({}))
+        }
+        Ok(Launched::Nothing(refusals)) => {
+            let report = Report { reason: "no repository can be written".into(), refusals, ..Report::default() };
+            fail(sfn, token, IMAGES_REFUSED, &report).await?;
             Ok(json!({}))
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "no task was started");
-            let report = Report { reason: error.to_string(), ..Report::default() };
+            let report = Report { reason: Excerpt::new(&error.to_string()), ..Report::default() };
             fail(sfn, token, error.name(), &report).await?;
             Err(error)
         }
@@ -114,11 +121,11 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateCh
         .send()
         .await
         .map_err(Shared::aws("ecs:DescribeTasks", &detail.task_arn))?;
-    let Some((token, container)) = described.tasks().first().and_then(task_token) else {
+    let Some(Started { token, refusals, container }) = described.tasks().first().and_then(started) else {
         tracing::warn!(task = detail.task_arn, "no task token: the task is not ours, or stopped too long ago");
         return Ok(json!({}));
     };
-    let report = report(&clients.logs, config, detail, &container).await;
+    let report = Report { refusals, ..report(&clients.logs, config, detail, &container).await };
     match failure(&report) {
         None => succeed(&clients.sfn, &token, &report).await?,
         Some(name) => fail(&clients.sfn, &token, name, &report).await?,
@@ -126,11 +133,23 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateCh
     Ok(json!({ "task": detail.task_arn }))
 }
 
-/// The task's token, and the name of the container that has it.
-fn task_token(task: &Task) -> Option<(String, String)> {
+/// What a task was started with.
+struct Started {
+    token: String,
+    refusals: Vec<Refusal>,
+    /// The container that was told.
+    container: String,
+}
+
+fn started(task: &Task) -> Option<Started> {
     task.overrides()?.container_overrides().iter().find_map(|container| {
-        let variable = container.environment().iter().find(|variable| variable.name() == Some(TASK_TOKEN))?;
-        Some((variable.value()?.to_owned(), container.name()?.to_owned()))
+        let variable = |name| container.environment().iter().find(|variable| variable.name() == Some(name))?.value();
+        let refusals = variable(REFUSALS).and_then(|json| serde_json::from_str(json).ok());
+        Some(Started {
+            token: variable(TASK_TOKEN)?.to_owned(),
+            refusals: refusals.unwrap_or_default(),
+            container: container.name()?.to_owned(),
+        })
     })
 }
 
@@ -146,9 +165,10 @@ async fn report(logs: &aws_sdk_cloudwatchlogs::Client, config: &LogConfig, detai
     Report {
         task: Some(detail.task_arn.clone()),
         exit_code: stopped.and_then(|container| container.exit_code),
-        reason: stopped.and_then(|container| container.reason.clone()).unwrap_or_else(|| detail.stopped_reason.clone()),
+        reason: Excerpt::new(stopped.and_then(|it| it.reason.as_deref()).unwrap_or(&detail.stopped_reason)),
         log: Some(log),
         copies,
+        refusals: Vec::new(),
     }
 }
 
@@ -228,8 +248,9 @@ fn cause(report: &Report) -> String {
     let mut report = report.clone();
     let mut length = 1_000;
     loop {
-        for error in report.copies.iter_mut().filter_map(|copy| copy.error.as_mut()) {
-            error.truncate(error.floor_char_boundary(length));
+        let errors = report.copies.iter_mut().filter_map(|copy| copy.error.as_mut());
+        for error in errors.chain(report.refusals.iter_mut().map(|refusal| &mut refusal.error)) {
+            *error = error.cut(length);
         }
         let text = json(&report);
         if text.len() <= CAUSE_LIMIT || length == 0 {
@@ -263,8 +284,10 @@ mod tests {
 
     fn clients(lines: &'static [&str], answers: &[&Rule]) -> Clients {
         let described = mock!(aws_sdk_ecs::Client::describe_tasks).then_output(|| {
-            let token = KeyValuePair::builder().name(TASK_TOKEN).value("t0ken").build();
-            let container = ContainerOverride::builder().name("skopeo").environment(token).build();
+            let variable = |name: &str, value: &str| KeyValuePair::builder().name(name).value(value).build();
+            let refusals = r#"[{"repository": "d.example/closed", "error": "no"}]"#;
+            let container = ContainerOverride::builder().name("skopeo").environment(variable(TASK_TOKEN, "t0ken"));
+            let container = container.environment(variable(REFUSALS, refusals)).build();
             let overrides = TaskOverride::builder().container_overrides(container).build();
             DescribeTasksOutput::builder().tasks(Task::builder().overrides(overrides).build()).build()
         });
@@ -300,10 +323,13 @@ mod tests {
         let success = mock!(aws_sdk_sfn::Client::send_task_success)
             .match_requests(|request| {
                 request.task_token() == Some("t0ken")
-                    && request.output().is_some_and(|text| text.contains(r#"{"destination":"d/a:1","seconds":4}"#))
+                    && request.output().is_some_and(|text| {
+                        text.contains(r#"{"destination":"d.example/a:1","seconds":4}"#)
+                            && text.contains(r#""refusals":[{"repository":"d.example/closed","error":"no"}]"#)
+                    })
             })
             .then_output(|| SendTaskSuccessOutput::builder().build());
-        let clients = clients(&["Done\td/a:1\t4"], &[&success]);
+        let clients = clients(&["Done\td.example/a:1\t4"], &[&success]);
         let event = event(&json!([{"name": "skopeo", "exitCode": 0}]));
         for_task(&clients, &log_config(), &event).await.expect("it is answered");
         assert_eq!(success.num_calls(), 1);
@@ -311,8 +337,8 @@ mod tests {
 
     #[tokio::test]
     async fn images_that_would_fail_again_are_told_apart_from_a_task_that_is_worth_another_try() {
-        const GONE: &str = "Error\td/a:1\t1\tmanifest unknown";
-        const RESET: &str = "Error\td/a:2\t1\tconnection reset by peer";
+        const GONE: &str = "Error\td.example/a:1\t1\tmanifest unknown";
+        const RESET: &str = "Error\td.example/a:2\t1\tconnection reset by peer";
         for (exit_code, lines, name, cause) in [
             (Some(1), &[GONE][..], "ImagesRefused", "manifest unknown"),
             (Some(1), &[GONE, RESET][..], "TaskFailed", "connection reset"),
@@ -350,19 +376,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_of_which_nothing_can_be_written_is_not_tried_again_and_says_why_for_each_repository() {
+        let answer = failed_with("ImagesRefused", r#"{"repository":"d.example/closed","error":"no"}"#);
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
+        let refusal = Refusal { repository: "d.example/closed".parse().expect("it is one"), error: "no".into() };
+        for_launch(&sfn, "t0ken", Ok(Launched::Nothing(vec![refusal]))).await.expect("it is answered");
+        assert_eq!(answer.num_calls(), 1);
+    }
+
+    #[tokio::test]
     async fn a_launch_with_nothing_left_to_copy_succeeds_at_once() {
         let success = mock!(aws_sdk_sfn::Client::send_task_success)
             .match_requests(|request| request.task_token() == Some("t0ken"))
             .then_output(|| SendTaskSuccessOutput::builder().build());
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success]);
-        for_launch(&sfn, "t0ken", Ok(None)).await.expect("it is answered");
+        for_launch(&sfn, "t0ken", Ok(Launched::Nothing(Vec::new()))).await.expect("it is answered");
         assert_eq!(success.num_calls(), 1);
     }
 
     #[test]
     fn a_cause_is_never_too_long() {
-        let copy = CopyReport { destination: "d/a:1".into(), seconds: 1, error: Some("ü".repeat(5_000)) };
-        let report = Report { copies: vec![copy; 60], ..Report::default() };
+        let destination = "d.example/a:1".parse().expect("it is an image");
+        let error = Excerpt::new(&"ü".repeat(5_000));
+        let refusal = Refusal { repository: "d.example/b".parse().expect("it is a repository"), error: error.clone() };
+        let copy = CopyReport { destination, seconds: 1, error: Some(error) };
+        let report = Report { copies: vec![copy; 60], refusals: vec![refusal; 10], ..Report::default() };
         assert!(cause(&report).len() <= CAUSE_LIMIT);
     }
 }

@@ -1,7 +1,9 @@
 //! What the stack's parameters ask for.
 
 use shared::Result;
-use shared::config::{Environment, RegistryConfig, SourceConfig};
+use shared::allowed::Allowed;
+use shared::config::{self, Environment, RegistryConfig, SourceConfig};
+use shared::reference::RepositoryName;
 
 use crate::repositories;
 
@@ -10,8 +12,12 @@ use crate::repositories;
 pub struct Config {
     /// Where images come from.
     pub source: SourceConfig,
+    /// Which sources may be read.
+    pub allowed: Allowed,
     /// The registry that they go to.
     pub destination: RegistryConfig,
+    /// What is in front of each repository's name there.
+    pub prefix: Option<RepositoryName>,
     /// How repositories that it lacks are created.
     pub repositories: repositories::Config,
     /// Where and how tasks run.
@@ -22,7 +28,7 @@ pub struct Config {
     pub task_timeout_seconds: i64,
     /// Where tasks log.
     pub log: LogConfig,
-    /// The ARN of the state machine, of which a pushed image starts an execution.
+    /// The ARN of the state machine: of the executions whose tasks these are, and of those that a pushed image starts.
     pub state_machine: String,
 }
 
@@ -63,9 +69,12 @@ impl Config {
         let list = |variable: &str| -> Result<Vec<String>> {
             Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
         };
+        let source = SourceConfig::read(environment)?;
         Ok(Self {
-            source: SourceConfig::read(environment)?,
+            allowed: Allowed::read(environment, &source)?,
+            source,
             destination: RegistryConfig::destination(environment)?,
+            prefix: config::prefix(environment)?,
             repositories: repositories::Config::read(environment)?,
             task: TaskConfig {
                 cluster: environment.required("CLUSTER")?.to_owned(),

@@ -1,6 +1,6 @@
 //! Starts the task for a batch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::types::{
@@ -10,16 +10,20 @@ use aws_sdk_ecs::types::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use shared::Error as Shared;
 use shared::config::SourceConfig;
 use shared::credentials::Stores;
-use shared::ecr::{ImageId, Registry};
+use shared::ecr::{Found, ImageId, Registry};
 use shared::logins::SourceLogins;
-use shared::plan::{Batch, Copy};
-use shared::task::{self, COPIES, PACE, TASK_TOKEN};
+use shared::naming::is_behind;
+use shared::plan::{Batch, Image, RepositoryCopy};
+use shared::reference::{RegistryHost, RepositoryName};
+use shared::task::{self, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
+use shared::text::Excerpt;
 
 use crate::config::{Config, TaskConfig};
 use crate::error::{Error, Result};
-use crate::logins;
+use crate::logins::{self, Side};
 use crate::stop::{self, BATCH};
 
 /// How many of a batch's repositories are looked at, or created, at once.
@@ -55,128 +59,178 @@ impl Clients {
     }
 }
 
-/// Starts a task for what the destination still lacks of the batch, and gives its ARN; `None` where it lacks nothing.
+/// What became of a launch.
+#[derive(Debug)]
+pub enum Launched {
+    /// A task was started, with this ARN.
+    Task(String),
+    /// Nothing was started: the destination lacks nothing but what cannot be written.
+    Nothing(Vec<Refusal>),
+}
+
+/// Starts a task for what the destination still lacks of the batch.
 ///
 /// # Errors
-/// When the destination, a repository in it, a login or the task cannot be had.
-pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Option<String>> {
+/// When the plan asks for what the stack does not allow; when the destination, a repository in it, a login or the task
+/// cannot be had.
+pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Launched> {
+    let started_by = stop::started_by(&config.state_machine, &request.execution);
     if request.retries > 0 {
-        stop::for_batch(&clients.ecs, &config.task.cluster, &request.execution, &request.batch.id).await?;
+        stop::for_batch(&clients.ecs, &config.task.cluster, &started_by, request.batch.id.as_str()).await?;
     }
     let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
+    let login = destination.login().await?;
+    check(config, &login.host, &request.batch.repositories)?;
     let model = match &config.source {
         SourceConfig::Ecr(source) if config.repositories.copies_source() => {
             Some(Registry::connect(aws, &clients.stores, source).await?)
         }
         _ => None,
     };
-    let Missing { copies: missing, mut refusals } = missing(&destination, &request.batch.copies, async |name, copy| {
+    let Missing { copies, refusals } = missing(&destination, &request.batch.repositories, async |copy| {
         let settings = config.repositories.settings(&clients.stores.ssm, model.as_ref(), copy).await?;
-        destination.create(name, &settings).await
+        destination.create(&copy.destination.name, &copy.source, &settings).await
     })
     .await?;
-    if missing.is_empty() {
-        // Nothing could be started, or nothing need be.
-        return refusals.pop().map_or(Ok(None), |(_, error)| Err(error.into()));
+    for Refusal { repository, error } in &refusals {
+        tracing::error!(%repository, %error, "the repository cannot be written");
+    }
+    if copies.is_empty() {
+        return Ok(Launched::Nothing(refusals));
     }
     let sources = SourceLogins::connect(aws, &clients.stores, &config.source).await?;
-    let hosts: BTreeSet<&str> =
-        missing.iter().flat_map(|copy| [copy.source_registry(), copy.destination_registry()]).collect();
+    let sides = [Side::source(config), Side::destination(config)];
+    let of_sources = copies.iter().map(|copy| (&copy.source.registry, &sides[0]));
+    // The destination's comes last: a registry that is copied into itself is written to.
+    let hosts: BTreeMap<&RegistryHost, &Side> = of_sources.chain([(&login.host, &sides[1])]).collect();
     logins::keep_fresh(
         &clients.stores.secrets,
         &config.registry_auth_secret,
         &hosts,
+        &sides,
         config.task_timeout_seconds,
-        async |host| {
-            if missing.iter().any(|copy| copy.destination_registry() == host) {
-                destination.login().await.map(Some)
-            } else {
-                sources.to(host).await
-            }
-        },
+        async |host| if *host == login.host { Ok(Some(login.clone())) } else { sources.to(host).await },
     )
     .await?;
-    let refusals: String = refusals
-        .iter()
-        .map(|(repository, error)| {
-            tracing::error!(error = error as &dyn std::error::Error, repository, "cannot create the repository");
-            task::refusal(repository, &format!("{}: {error}", error.name()))
-        })
-        .collect();
-    run(&clients.ecs, &config.task, request, &missing, &refusals).await.map(Some)
+    run(&clients.ecs, &config.task, request, &started_by, &copies, &refusals).await.map(Launched::Task)
+}
+
+/// Checks that a plan asks only for what the stack allows: whoever can write to the plan's bucket could otherwise have
+/// images copied from and to anywhere.
+fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Result<()> {
+    for RepositoryCopy { source, destination, .. } in copies {
+        let problem = if destination.registry != *host {
+            Err(format!("the destination is {host}"))
+        } else if !is_behind(config.prefix.as_ref(), &destination.name) {
+            Err("it is not behind destPrefix".to_owned())
+        } else {
+            config.allowed.check(source)
+        };
+        let subject = || format!("{source} to {destination}");
+        problem.map_err(|problem| Shared::NotAllowed { subject: subject(), problem })?;
+    }
+    Ok(())
 }
 
 /// What the destination lacks.
+#[derive(Debug)]
 struct Missing {
-    copies: Vec<Copy>,
-    /// Repositories that cannot be created, and why: a failure that would come again, and costs no other repository.
-    refusals: Vec<(String, shared::Error)>,
+    /// The repositories with the images that they lack.
+    copies: Vec<RepositoryCopy>,
+    /// Repositories that cannot be written, and why: a failure that would come again, and costs no other repository.
+    refusals: Vec<Refusal>,
 }
 
-/// What the destination lacks of `copies`. A repository that it lacks is created on the way: `create` gets its name, and a
-/// copy that goes there.
+/// What the destination lacks of `copies`. A repository that it lacks is created on the way, by `create`, which says whether
+/// it did; one that it has must take images of that source.
 ///
 /// # Errors
-/// When the destination cannot tell, or a repository cannot be created.
+/// When the destination cannot tell, or a repository cannot be created for now.
 async fn missing(
     destination: &Registry,
-    copies: &[Copy],
-    create: impl AsyncFn(&str, &Copy) -> shared::Result<()>,
+    copies: &[RepositoryCopy],
+    create: impl AsyncFn(&RepositoryCopy) -> shared::Result<bool>,
 ) -> Result<Missing> {
-    let mut repositories: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
-    for copy in copies.iter().filter(|copy| copy.error.is_none()) {
-        repositories.entry(copy.destination_name()).or_default().push(copy);
-    }
-    let missing: Vec<Result<Vec<Copy>, (String, shared::Error)>> = stream::iter(repositories)
-        .map(async |(name, copies)| {
-            // Without a digest to compare with, a copy is attempted whatever the destination holds.
-            let known = |copy: &&Copy| !copy.digest.is_empty();
-            let ids: Vec<ImageId> = copies.iter().copied().filter(known).map(id).collect();
-            let found = destination.find(name, &ids).await?;
-            if (found.is_none() || ids.is_empty())
-                && let Err(error) = create(name, copies[0]).await
-            {
-                return match error.name() {
-                    "ServiceUnavailable" => Err(error),
-                    _ => Ok(Err((copies[0].destination_repository().to_owned(), error))),
-                };
-            }
+    let lacking: Vec<Option<(RepositoryCopy, bool)>> = stream::iter(copies)
+        .map(async |copy| {
+            let ids: Vec<ImageId> = copy.images.iter().map(id).collect();
+            let found = destination.find(&copy.destination.name, &ids).await?;
+            let exists = found.is_some();
             let found = found.unwrap_or_default();
-            Ok(Ok(copies.into_iter().filter(|copy| !found.contains_key(&id(copy))).cloned().collect()))
+            let lacks = |image: &&Image| found.get(&id(image)).map(|it: &Found| it.digest) != Some(image.digest);
+            let images: Vec<Image> = copy.images.iter().filter(lacks).cloned().collect();
+            let is_complete = images.is_empty();
+            Ok::<_, Error>((!is_complete).then(|| (RepositoryCopy { images, ..copy.clone() }, exists)))
+        })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    let lacking: Vec<(RepositoryCopy, bool)> = lacking.into_iter().flatten().collect();
+    let existing: Vec<RepositoryName> =
+        lacking.iter().filter(|(_, exists)| *exists).map(|(copy, _)| copy.destination.name.clone()).collect();
+    let arns = destination.arns(&existing).await?;
+    let prepared: Vec<Result<RepositoryCopy, Refusal>> = stream::iter(lacking)
+        .map(async |(copy, exists)| {
+            let name = &copy.destination.name;
+            let prepare = async {
+                if !exists && create(&copy).await? {
+                    return Ok(());
+                }
+                // Somebody else may have created it meanwhile.
+                let arn = match arns.get(name) {
+                    Some(arn) => arn.clone(),
+                    None => destination.arns(std::slice::from_ref(name)).await?.remove(name).unwrap_or_default(),
+                };
+                destination.check_origin(&arn, &copy.source).await
+            };
+            match prepare.await {
+                Ok(()) => Ok(Ok(copy)),
+                Err(error) if error.name() == "ServiceUnavailable" => Err(error),
+                Err(error) => {
+                    let error = Excerpt::new(&format!("the repository cannot be written: {}: {error}", error.name()));
+                    Ok(Err(Refusal { repository: copy.destination, error }))
+                }
+            }
         })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
     let mut all = Missing { copies: Vec::new(), refusals: Vec::new() };
-    for repository in missing {
+    for repository in prepared {
         match repository {
-            Ok(copies) => all.copies.extend(copies),
+            Ok(copy) => all.copies.push(copy),
             Err(refusal) => all.refusals.push(refusal),
         }
     }
     Ok(all)
 }
 
-fn id(copy: &Copy) -> ImageId {
-    ImageId { tag: copy.destination_tag().map(str::to_owned), digest: Some(copy.digest.clone()) }
+fn id(image: &Image) -> ImageId {
+    image.tag.clone().map_or(ImageId::Digest(image.digest), ImageId::Tag)
 }
 
-/// Calls RunTask. The client token is made from the state's token: invoked twice for one attempt, it starts one task.
+/// Starts the task.
 async fn run(
     ecs: &aws_sdk_ecs::Client,
     config: &TaskConfig,
     request: &Request,
-    copies: &[Copy],
-    refusals: &str,
+    started_by: &str,
+    copies: &[RepositoryCopy],
+    refusals: &[Refusal],
 ) -> Result<String> {
+    let encoded = task::encode(copies);
+    let room = COPIES_LIMIT.saturating_sub(encoded.len());
     let variable = |name: &str, value: String| KeyValuePair::builder().name(name).value(value).build();
-    let overrides = ContainerOverride::builder()
+    let mut overrides = ContainerOverride::builder()
         .name(&config.container)
-        .environment(variable(COPIES, task::encode(copies) + refusals))
+        .environment(variable(COPIES, encoded))
         .environment(variable(TASK_TOKEN, request.token.clone()))
         .environment(variable(PACE, request.batch.pace.to_string()))
-        .environment(variable(BATCH, request.batch.id.clone()))
-        .build();
+        .environment(variable(BATCH, request.batch.id.to_string()));
+    if !refusals.is_empty() {
+        overrides = overrides.environment(variable(REFUSALS, task::encode_refusals(refusals, room)));
+    }
+    let overrides = overrides.build();
     let network = AwsVpcConfiguration::builder()
         .set_subnets(Some(config.subnets.clone()))
         .set_security_groups(Some(config.security_groups.clone()))
@@ -195,7 +249,7 @@ async fn run(
         .cluster(&config.cluster)
         .task_definition(&config.definition)
         .client_token(hex::encode(Sha256::digest(&request.token)))
-        .started_by(stop::started_by(&request.execution))
+        .started_by(started_by)
         .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build())
         .overrides(TaskOverride::builder().container_overrides(overrides).build())
         .send()
@@ -206,8 +260,8 @@ async fn run(
             tracing::info!(
                 task = arn,
                 execution = request.execution,
-                batch = request.batch.id,
-                images = copies.len(),
+                batch = %request.batch.id,
+                images = copies.iter().map(|copy| copy.images.len()).sum::<usize>(),
                 "started"
             );
             Ok(arn.to_owned())
@@ -227,29 +281,73 @@ mod tests {
     use std::cell::RefCell;
 
     use aws_sdk_ecr::operation::batch_get_image::{BatchGetImageError, BatchGetImageOutput};
+    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+    use aws_sdk_ecr::operation::list_tags_for_resource::ListTagsForResourceOutput;
     use aws_sdk_ecr::types::error::RepositoryNotFoundException;
-    use aws_sdk_ecr::types::{Image, ImageFailure, ImageIdentifier};
+    use aws_sdk_ecr::types::{Image as EcrImage, ImageIdentifier, Repository, Tag};
     use aws_sdk_ecs::operation::run_task::RunTaskOutput;
     use aws_sdk_ecs::types::{Failure, Task};
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use shared::plan::Reason;
 
     use super::*;
 
-    fn copy(repository: &str, tag: &str) -> Copy {
-        Copy {
-            source: format!("source/{repository}@sha256:{tag}"),
-            destination: format!("destination/{repository}:{tag}"),
-            digest: format!("sha256:{tag}"),
-            image: repository.into(),
-            tag: tag.into(),
-            bytes: 1,
-            ..Copy::default()
+    fn image(tag: &str) -> Image {
+        let digest = shared::reference::Digest::of(tag.as_bytes());
+        Image { digest, tag: Some(tag.parse().expect(tag)), bytes: 1, manifests: 1, reason: Reason::New }
+    }
+
+    fn copy(name: &str, tags: &[&str]) -> RepositoryCopy {
+        let repository = |host: &str| format!("{host}/{name}").parse().expect(name);
+        RepositoryCopy {
+            source: repository("source.example"),
+            destination: repository(HOST),
+            image: name.parse().expect(name),
+            images: tags.iter().map(|tag| image(tag)).collect(),
         }
     }
 
-    fn request(copies: Vec<Copy>) -> Request {
-        let batch = Batch { id: "1".into(), bytes: 1, pace: 100, copies };
+    const HOST: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
+
+    fn request(repositories: Vec<RepositoryCopy>) -> Request {
+        let batch = Batch { id: "1".parse().expect("it is one"), bytes: 1, pace: 100, repositories, failures: vec![] };
         Request { execution: "run 1".into(), batch, token: "t0ken".into(), retries: 0 }
+    }
+
+    async fn start(ecs: &aws_sdk_ecs::Client, config: &TaskConfig, request: &Request) -> Result<String> {
+        run(ecs, config, request, "run-1", &[copy("app", &["1"])], &[]).await
+    }
+
+    /// ECR has the tag `1` in every repository but those whose names begin with `new`. Of these, it knows the ARNs, and where
+    /// `taken` comes from.
+    fn destination(taken: &'static str) -> Registry {
+        let found = mock!(aws_sdk_ecr::Client::batch_get_image)
+            .match_requests(|request| !request.repository_name().unwrap_or_default().starts_with("new"))
+            .then_output(|| {
+                let there =
+                    ImageIdentifier::builder().image_tag("1").image_digest(image("1").digest.to_string()).build();
+                let moved =
+                    ImageIdentifier::builder().image_tag("2").image_digest(image("1").digest.to_string()).build();
+                let image = |id| EcrImage::builder().image_id(id).build();
+                BatchGetImageOutput::builder().images(image(there)).images(image(moved)).build()
+            });
+        let absent = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
+            BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
+        });
+        let described = mock!(aws_sdk_ecr::Client::describe_repositories).then_compute_output(|request| {
+            let repository = |name: &String| {
+                Repository::builder().repository_name(name).repository_arn(format!("arn:repository/{name}")).build()
+            };
+            let all = request.repository_names().iter().map(repository).collect();
+            DescribeRepositoriesOutput::builder().set_repositories(Some(all)).build()
+        });
+        let origin = mock!(aws_sdk_ecr::Client::list_tags_for_resource).then_compute_output(move |request| {
+            let name = request.resource_arn().unwrap_or_default().trim_start_matches("arn:repository/");
+            let source = if name == "taken" { taken.to_owned() } else { format!("source.example/{name}") };
+            let tag = Tag::builder().key("ecr-transfer:source").value(source).build().expect("it is complete");
+            ListTagsForResourceOutput::builder().tags(tag).build()
+        });
+        Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&found, &absent, &described, &origin]), None)
     }
 
     fn task_config() -> TaskConfig {
@@ -265,68 +363,112 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_the_destination_lacks_is_copied_and_a_failed_copy_is_not_tried() {
-        let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_output(|| {
-            let there = ImageIdentifier::builder().image_tag("1").image_digest("sha256:1").build();
-            let lacking = ImageIdentifier::builder().image_tag("2").image_digest("sha256:2").build();
-            BatchGetImageOutput::builder()
-                .images(Image::builder().image_id(there).build())
-                .failures(ImageFailure::builder().image_id(lacking).build())
-                .build()
-        });
-        let ecr = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
-        let failed = Copy { error: Some("cannot be listed".into()), ..copy("app", "3") };
-        let destination = Registry::new(ecr, None);
-        let missing = missing(&destination, &[copy("app", "1"), copy("app", "2"), failed], async |_, _| {
-            unreachable!("the repository is there")
-        })
-        .await
-        .expect("ECR answers");
-        assert_eq!(missing.copies, [copy("app", "2")]);
+    async fn only_what_the_destination_lacks_is_copied_a_tag_that_leads_elsewhere_included() {
+        let wanted = [copy("app", &["1", "2", "3"]), copy("complete", &["1"])];
+        let create = async |_: &RepositoryCopy| unreachable!("the repositories are there");
+        let missing = missing(&destination(""), &wanted, create).await.expect("ECR answers");
+        assert_eq!(missing.copies, [copy("app", &["2", "3"])]);
+        assert_eq!(missing.refusals, []);
     }
 
     #[tokio::test]
     async fn a_repository_that_the_destination_lacks_is_created_once() {
-        let find = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
-            BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
-        });
-        let destination = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find]), None);
         let created = RefCell::new(Vec::new());
-        let missing = missing(&destination, &[copy("app", "1"), copy("app", "2")], async |name, copy| {
-            created.borrow_mut().push((name.to_owned(), copy.source_name().to_owned()));
-            Ok(())
+        let missing = missing(&destination(""), &[copy("new", &["1", "2"])], async |copy| {
+            created.borrow_mut().push(copy.destination.name.to_string());
+            Ok(true)
         })
         .await
         .expect("ECR answers");
-        assert_eq!((missing.copies.len(), created.into_inner()), (2, vec![("app".into(), "app".into())]));
+        assert_eq!((missing.copies, created.into_inner()), (vec![copy("new", &["1", "2"])], vec!["new".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_takes_images_from_elsewhere_is_not_written_and_costs_no_other_one() {
+        let wanted = [copy("taken", &["2"]), copy("app", &["2"])];
+        let create = async |_: &RepositoryCopy| unreachable!("the repositories are there");
+        let missing = missing(&destination("quay.io/other/app"), &wanted, create).await.expect("ECR answers");
+        assert_eq!(missing.copies, [copy("app", &["2"])]);
+        let [refusal] = &missing.refusals[..] else { panic!("one is taken: {missing:?}") };
+        assert_eq!(refusal.repository, wanted[0].destination);
+        assert!(refusal.error.as_str().contains("takes images of quay.io/other/app only"), "{}", refusal.error);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_somebody_else_has_just_created_must_take_images_of_the_same_source() {
+        let create = async |_: &RepositoryCopy| Ok(false);
+        let missing = missing(&destination(""), &[copy("new", &["1"])], create).await.expect("ECR answers");
+        assert_eq!(missing.copies, [copy("new", &["1"])]);
     }
 
     #[tokio::test]
     async fn a_repository_that_cannot_be_created_costs_no_other_one_unless_it_may_be_created_later() {
-        let find = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
-            BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
-        });
-        let destination = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&find]), None);
-        let copies = [copy("closed", "1"), copy("open", "1")];
+        let wanted = [copy("new/closed", &["1"]), copy("new/open", &["1"])];
         let failing = async |code: &'static str| {
-            missing(&destination, &copies, async |name, _| match name {
-                "closed" => Err(shared::Error::Aws {
+            missing(&destination(""), &wanted, async |copy| match copy.destination.name.as_str() {
+                "new/closed" => Err(Shared::Aws {
                     action: "ecr:CreateRepository",
-                    subject: name.into(),
+                    subject: "new/closed".into(),
                     code: code.into(),
                     message: code.into(),
                     source: code.into(),
                 }),
-                _ => Ok(()),
+                _ => Ok(true),
             })
             .await
         };
         let missing = failing("AccessDeniedException").await.expect("the other one is there");
-        assert_eq!(missing.copies, [copy("open", "1")]);
-        let refused: Vec<_> = missing.refusals.iter().map(|(name, error)| (name.as_str(), error.name())).collect();
-        assert_eq!(refused, [("destination/closed", "AccessDenied")]);
-        let error = failing("ThrottlingException").await.err().expect("the batch is tried again");
+        assert_eq!(missing.copies, [wanted[1].clone()]);
+        let [refusal] = &missing.refusals[..] else { panic!("one is closed: {missing:?}") };
+        assert_eq!(refusal.repository, wanted[0].destination);
+        assert!(
+            refusal.error.as_str().starts_with("the repository cannot be written: AccessDenied: "),
+            "{}",
+            refusal.error
+        );
+        let error = failing("ThrottlingException").await.expect_err("the batch is tried again");
         assert_eq!(error.name(), "ServiceUnavailable");
+    }
+
+    #[test]
+    fn a_plan_that_asks_for_what_the_stack_does_not_allow_is_refused() {
+        let environment = [
+            ("SOURCE_TYPE", "Public"),
+            ("DEST_PREFIX", "to"),
+            ("ALLOWED_SOURCES", "source.example,111111111111.*"),
+            ("CLUSTER", "c"),
+            ("TASK_DEFINITION", "d"),
+            ("CONTAINER", "skopeo"),
+            ("SUBNETS", "s"),
+            ("SECURITY_GROUPS", "g"),
+            ("REGISTRY_AUTH_SECRET", "a"),
+            ("LOG_GROUP", "l"),
+            ("LOG_STREAM_PREFIX", "p"),
+            ("STATE_MACHINE", "m"),
+        ];
+        let config = Config::read(&environment.into_iter().collect()).expect("it is complete");
+        let host = HOST.parse().expect("it is a host");
+        let planned = |source: &str, destination: &str| {
+            let [source, destination] = [source, destination].map(|text| text.parse().expect(text));
+            check(&config, &host, &[RepositoryCopy { source, destination, ..copy("app", &["1"]) }])
+        };
+        planned("source.example/app", &format!("{HOST}/to/app")).expect("it is allowed");
+        for (source, destination, problem) in [
+            ("source.example/app", "evil.example/to/app".to_owned(), "the destination is 111111111111"),
+            (
+                "source.example/app",
+                "111111111111.dkr.ecr.us-east-2.amazonaws.com/to/app".to_owned(),
+                "the destination is",
+            ),
+            ("source.example/app", format!("{HOST}/prod/payments"), "not behind destPrefix"),
+            ("source.example/app", format!("{HOST}/to"), "not behind destPrefix"),
+            ("evil.example/app", format!("{HOST}/to/app"), "allowedSources does not allow evil.example/app"),
+            ("111111111111.dkr.ecr.us-east-1.amazonaws.com/secret", format!("{HOST}/to/app"), "srcEcrAccounts"),
+        ] {
+            let error = planned(source, &destination).expect_err(&destination);
+            assert_eq!(error.name(), "NotAllowed");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
     }
 
     #[tokio::test]
@@ -343,17 +485,40 @@ mod tests {
                             .collect()
                     })
                     .unwrap_or_default();
-                let copies = ("COPIES", "> source/app destination/app\nsha256:1 1\n");
-                environment == [copies, ("TASK_TOKEN", "t0ken"), ("PACE", "100"), ("BATCH", "1")]
+                let copies = task::encode(&[copy("app", &["1"])]);
+                environment == [("COPIES", copies.as_str()), ("TASK_TOKEN", "t0ken"), ("PACE", "100"), ("BATCH", "1")]
                     && request.client_token().is_some_and(|token| token == hex::encode(Sha256::digest("t0ken")))
                     && request.started_by() == Some("run-1")
             })
             .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
         for _ in 0..2 {
-            let arn = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect("it starts");
+            let arn = start(&ecs, &task_config(), &request(vec![])).await.expect("it starts");
             assert_eq!(arn, "arn:task");
         }
+    }
+
+    #[tokio::test]
+    async fn refusals_travel_with_the_task_and_stay_within_what_run_task_takes() {
+        let refusal = |number: usize| Refusal {
+            repository: format!("{HOST}/closed/{number}").parse().expect("it is one"),
+            error: "\"no\" ".repeat(200).as_str().into(),
+        };
+        let rule = mock!(aws_sdk_ecs::Client::run_task)
+            .match_requests(|request| {
+                let container = request.overrides().and_then(|overrides| overrides.container_overrides().first());
+                let environment = container.map(ContainerOverride::environment).unwrap_or_default();
+                let value = |name| environment.iter().find(|it| it.name() == Some(name)).and_then(KeyValuePair::value);
+                let refusals: Vec<Refusal> =
+                    serde_json::from_str(value(REFUSALS).unwrap_or_default()).unwrap_or_default();
+                let length = |name| serde_json::to_string(&value(name)).map_or(usize::MAX, |json| json.len());
+                refusals.len() == 20 && length(COPIES) + length(REFUSALS) <= COPIES_LIMIT + 100
+            })
+            .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
+        let refusals: Vec<_> = (0..20).map(refusal).collect();
+        let copies = [copy("app", &["1"])];
+        run(&ecs, &task_config(), &request(vec![]), "run-1", &copies, &refusals).await.expect("it starts");
     }
 
     #[tokio::test]
@@ -373,7 +538,7 @@ mod tests {
         let config = TaskConfig { spot: true, ..task_config() };
         for retries in [0, 1] {
             let request = Request { retries, ..request(vec![]) };
-            run(&ecs, &config, &request, &[copy("app", "1")], "").await.expect("it starts");
+            start(&ecs, &config, &request).await.expect("it starts");
         }
         assert_eq!((spot.num_calls(), on_demand.num_calls()), (1, 1));
     }
@@ -389,7 +554,7 @@ mod tests {
                 RunTaskOutput::builder().failures(Failure::builder().reason(reason).build()).build()
             });
             let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
-            let error = run(&ecs, &task_config(), &request(vec![]), &[copy("app", "1")], "").await.expect_err(reason);
+            let error = start(&ecs, &task_config(), &request(vec![])).await.expect_err(reason);
             assert_eq!(error.name(), name);
             assert!(error.to_string().starts_with(text), "{error}");
         }

@@ -1,6 +1,6 @@
 //! The registries' logins, kept fresh in the secret that ECS hands to the task.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_secretsmanager::Client;
@@ -8,7 +8,10 @@ use aws_sdk_secretsmanager::operation::put_secret_value::PutSecretValueError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::ecr::Login;
+use shared::reference::RegistryHost;
 use shared::{Error, Result};
+
+use crate::config::Config;
 
 /// How often the secret is looked at again after another launch has changed it.
 const ATTEMPTS: usize = 5;
@@ -16,14 +19,59 @@ const ATTEMPTS: usize = 5;
 /// How long it waits before that.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// The secret's content: a docker auth file, which skopeo reads as it is, and when its logins expire.
+/// How long a user's own password stays in the secret, in seconds: as long as a token of ECR lives. After that it is not
+/// there unless it is still needed.
+const PASSWORD_STAYS: i64 = 12 * 60 * 60;
+
+/// What a login was got with: the configuration of one side, as a hash. A login that was got with anything else than what is
+/// configured now belongs to nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Side(String);
+
+impl Side {
+    /// The registries that images come from.
+    #[must_use]
+    pub fn source(config: &Config) -> Self {
+        Self::of(&format!("source {:?} {:?}", config.source, config.allowed))
+    }
+
+    /// The registry that they go to.
+    #[must_use]
+    pub fn destination(config: &Config) -> Self {
+        Self::of(&format!("destination {:?}", config.destination))
+    }
+
+    fn of(text: &str) -> Self {
+        Self(hex::encode(&Sha256::digest(text)[..16]))
+    }
+}
+
+/// The secret's content: a docker auth file, which skopeo reads as it is, and what it passes over.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Deserialize, Serialize)]
 struct AuthFile {
     #[serde(default)]
-    auths: BTreeMap<String, Auth>,
-    /// In seconds since 1970, by registry; a user's own password does not. skopeo passes over it.
+    auths: BTreeMap<RegistryHost, Auth>,
     #[serde(default)]
-    expires: BTreeMap<String, i64>,
+    held: BTreeMap<RegistryHost, Held>,
+}
+
+/// What is known of a login.
+#[derive(Debug, PartialEq, Eq, Clone, Deserialize, Serialize)]
+struct Held {
+    /// Until when it stays, in seconds since 1970.
+    until: i64,
+    /// Whether that is how long it lives: it is a token of ECR, and not a password.
+    is_token: bool,
+    /// What it was got with.
+    side: Side,
+}
+
+impl Held {
+    /// Whether it stays for another `seconds`.
+    fn stays(&self, seconds: i64) -> bool {
+        self.until > now() + seconds
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -39,23 +87,37 @@ impl std::fmt::Debug for Auth {
 }
 
 impl AuthFile {
-    fn forget(&mut self, host: &str) {
-        self.auths.remove(host);
-        self.expires.remove(host);
+    /// Whether there is a token for `host`, got with `side`, that lives for another `seconds`.
+    fn has_token(&self, host: &RegistryHost, side: &Side, seconds: i64) -> bool {
+        self.held.get(host).is_some_and(|held| held.is_token && held.side == *side && held.stays(seconds))
     }
 
-    fn set(&mut self, host: &str, login: Option<Login>) {
-        self.forget(host);
-        let Some(login) = login else { return };
-        self.auths.insert(host.to_owned(), Auth { auth: login.token });
-        if let Some(at) = login.expires_at {
-            self.expires.insert(host.to_owned(), at);
+    fn set(&mut self, host: &RegistryHost, side: &Side, login: Option<Login>) {
+        let Some(Login { token, expires_at, .. }) = login else {
+            self.auths.remove(host);
+            self.held.remove(host);
+            return;
+        };
+        let auth = Auth { auth: token };
+        let is_known = self.held.get(host).is_some_and(|held| !held.is_token && held.stays(PASSWORD_STAYS / 2));
+        if is_known && self.auths.get(host) == Some(&auth) {
+            return;
         }
+        let until = expires_at.unwrap_or_else(|| now() + PASSWORD_STAYS);
+        self.auths.insert(host.clone(), auth);
+        self.held.insert(host.clone(), Held { until, is_token: expires_at.is_some(), side: side.clone() });
+    }
+
+    /// Drops the logins that have not been needed for long, and those that were got with something else than one of `sides`.
+    fn clean(&mut self, sides: &[Side]) {
+        self.held.retain(|_, held| held.stays(0) && sides.contains(&held.side));
+        self.auths.retain(|host, _| self.held.contains_key(host));
     }
 }
 
-/// Sees to it that the secret holds logins to `hosts` that live for another `seconds`. `log_in` gets the login to one, or
-/// none where it is asked anonymously. It is not asked for one that lives long enough.
+/// Sees to it that the secret holds logins to `hosts` that live for another `seconds`, each got with its side's credential,
+/// and no others than those that batches of the same stack have needed of late. `log_in` gets the login to one, or none where
+/// it is asked anonymously. It is not asked for a token that lives long enough.
 ///
 /// Launches that run side by side find the same old version and write the same next one, under a token that is made from
 /// the old one's id: Secrets Manager takes the first, and the others look again. So the secret changes once in about
@@ -66,11 +128,12 @@ impl AuthFile {
 pub async fn keep_fresh(
     secrets: &Client,
     secret: &str,
-    hosts: &BTreeSet<&str>,
+    hosts: &BTreeMap<&RegistryHost, &Side>,
+    sides: &[Side],
     seconds: i64,
-    log_in: impl AsyncFn(&str) -> Result<Option<Login>>,
+    log_in: impl AsyncFn(&RegistryHost) -> Result<Option<Login>>,
 ) -> Result<()> {
-    let mut logins: BTreeMap<&str, Option<Login>> = BTreeMap::new();
+    let mut logins: BTreeMap<&RegistryHost, Option<Login>> = BTreeMap::new();
     for attempt in 1..=ATTEMPTS {
         let current = secrets
             .get_secret_value()
@@ -81,26 +144,20 @@ pub async fn keep_fresh(
         // What the template puts there at first holds no login.
         let held: AuthFile = serde_json::from_str(current.secret_string().unwrap_or_default()).unwrap_or_default();
         let mut wanted = held.clone();
-        for &host in hosts {
-            let lives = |at: &i64| *at > now() + seconds;
-            if held.auths.contains_key(host) && held.expires.get(host).is_some_and(lives) {
+        wanted.clean(sides);
+        for (&host, &side) in hosts {
+            // A token says by itself how long it lives; a password may have changed.
+            if wanted.has_token(host, side, seconds) {
                 continue;
             }
             if !logins.contains_key(host) {
                 logins.insert(host, log_in(host).await?);
             }
-            wanted.set(host, logins[host].clone());
+            wanted.set(host, side, logins[host].clone());
         }
         if wanted == held {
             return Ok(());
         }
-        // Those of hosts that no batch needs any more.
-        let expired: Vec<_> =
-            wanted.expires.iter().filter(|(_, at)| **at < now()).map(|(host, _)| host.clone()).collect();
-        for host in &expired {
-            wanted.forget(host);
-        }
-
         let text = serde_json::to_string(&wanted).expect("a map with string keys is JSON");
         let successor = hex::encode(Sha256::digest(current.version_id().unwrap_or_default()));
         let put = secrets.put_secret_value().secret_id(secret).client_request_token(successor).secret_string(text);
@@ -153,24 +210,33 @@ mod tests {
             .then_output(|| PutSecretValueOutput::builder().build())
     }
 
-    fn soon() -> i64 {
-        now() + 10_000
+    fn side() -> Side {
+        Side::of("source")
     }
 
-    fn later() -> i64 {
-        now() + 20_000
+    /// A secret that holds logins, each as `(host, token, seconds that it stays, whether it is a token)`.
+    fn file(logins: &[(&str, &str, i64, bool)], side: &Side) -> Value {
+        let mut file = json!({ "auths": {}, "held": {} });
+        for (host, auth, seconds, is_token) in logins {
+            file["auths"][host] = json!({ "auth": auth });
+            file["held"][host] = json!({ "until": now() + seconds, "is_token": is_token, "side": side });
+        }
+        file
     }
 
     /// Keeps the logins to `hosts` fresh, and gives those that were asked for anew. `a` and `b` are of ECR, `c` has a user.
     async fn asked_for(rules: &[&Rule], hosts: &[&str]) -> Vec<String> {
         let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, rules);
         let asked = RefCell::new(Vec::new());
-        keep_fresh(&secrets, "auth", &hosts.iter().copied().collect(), SECONDS, async |host| {
-            asked.borrow_mut().push(host.to_owned());
-            let login = |token: &str, expires_at| Login { host: host.into(), token: token.into(), expires_at };
-            Ok(match host {
-                "a" | "b" => Some(login("bmV3", Some(now() + 43_200))),
-                "c" => Some(login("dXNlcg==", None)),
+        let hosts: Vec<RegistryHost> = hosts.iter().map(|host| host.parse().expect(host)).collect();
+        let side = side();
+        let wanted = hosts.iter().map(|host| (host, &side)).collect();
+        keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&side), SECONDS, async |host| {
+            asked.borrow_mut().push(host.to_string());
+            let login = |token: &str, expires_at| Login { host: host.clone(), token: token.into(), expires_at };
+            Ok(match host.as_str() {
+                "a.example" | "b.example" => Some(login("bmV3", Some(now() + 43_200))),
+                "c.example" => Some(login("dXNlcg==", None)),
                 _ => None,
             })
         })
@@ -179,36 +245,62 @@ mod tests {
         asked.into_inner()
     }
 
+    const A: &str = "a.example";
+    const B: &str = "b.example";
+    const C: &str = "c.example";
+    const ANONYMOUS: &str = "anonymous.example";
+
     #[tokio::test]
-    async fn logins_that_live_long_enough_are_left_alone() {
-        let get = held(json!({ "auths": { "a": { "auth": "x" } }, "expires": { "a": later() } }));
-        assert!(asked_for(&[&get], &["a"]).await.is_empty());
+    async fn tokens_that_live_long_enough_are_left_alone() {
+        let get = held(file(&[(A, "x", 20_000, true)], &side()));
+        assert!(asked_for(&[&get], &[A]).await.is_empty());
     }
 
     #[tokio::test]
     async fn logins_that_expire_too_soon_or_are_not_there_are_replaced_and_the_others_kept() {
-        let old = json!({ "auth": "x" });
-        let new = json!({ "auth": "bmV3" });
-        let user = json!({ "auth": "dXNlcg==" });
-        for (hosts, content, expected) in [
-            (&["a"][..], json!({ "auths": { "a": old }, "expires": { "a": soon() } }), json!({ "a": new })),
-            (&["a", "b"], json!({ "auths": { "a": old }, "expires": { "a": later() } }), json!({ "a": old, "b": new })),
-            (&["b"], json!({ "auths": { "a": old }, "expires": { "a": later() } }), json!({ "a": old, "b": new })),
-            (&["b"], json!({ "auths": { "a": old }, "expires": { "a": now() - 1 } }), json!({ "b": new })),
-            (&["a", "c"], json!({}), json!({ "a": new, "c": user })),
-            (&["c"], json!({ "auths": { "c": old } }), json!({ "c": user })),
-            (&["anonymous"], json!({ "auths": { "anonymous": old } }), json!({})),
+        let [old, new, user] = ["x", "bmV3", "dXNlcg=="].map(|auth| json!({ "auth": auth }));
+        for (hosts, logins, expected) in [
+            (&[A][..], &[(A, "x", 10_000, true)][..], json!({ A: new })),
+            (&[A, B], &[(A, "x", 20_000, true)], json!({ A: old, B: new })),
+            (&[B], &[(A, "x", 20_000, true)], json!({ A: old, B: new })),
+            (&[B], &[(A, "x", -1, true)], json!({ B: new })),
+            (&[A, C], &[], json!({ A: new, C: user })),
+            (&[C], &[(C, "x", 40_000, false)], json!({ C: user })),
+            (&[C], &[(C, "dXNlcg==", 20_000, false)], json!({ C: user })),
+            (&[ANONYMOUS], &[(ANONYMOUS, "x", 20_000, true)], json!({})),
         ] {
-            let (get, put) = (held(content), taken(expected.clone()));
+            let soon = logins.iter().map(|it| if it.0 == ANONYMOUS { (it.0, it.1, 10_000, it.3) } else { *it });
+            let (get, put) = (held(file(&soon.collect::<Vec<_>>(), &side())), taken(expected.clone()));
             asked_for(&[&get, &put], hosts).await;
             assert_eq!(put.num_calls(), 1, "{expected}");
         }
     }
 
     #[tokio::test]
-    async fn a_password_that_has_not_changed_is_not_written_again() {
-        let get = held(json!({ "auths": { "c": { "auth": "dXNlcg==" } } }));
-        assert_eq!(asked_for(&[&get], &["c", "anonymous"]).await, ["anonymous", "c"]);
+    async fn a_password_that_has_not_changed_is_asked_for_and_not_written_again() {
+        let get = held(file(&[(C, "dXNlcg==", 40_000, false)], &side()));
+        assert_eq!(asked_for(&[&get], &[C, ANONYMOUS]).await, [ANONYMOUS, C]);
+    }
+
+    #[tokio::test]
+    async fn logins_that_are_no_longer_used_or_were_got_with_another_credential_leave_the_secret() {
+        let (get, put) = (held(file(&[(C, "x", -1, false)], &side())), taken(json!({ A: { "auth": "bmV3" } })));
+        asked_for(&[&get, &put], &[A]).await;
+        assert_eq!(put.num_calls(), 1, "a password that nobody has needed for long");
+
+        let other = Side::of("another credential");
+        let (get, put) = (
+            held(file(&[(A, "x", 20_000, true), (B, "x", 20_000, true)], &other)),
+            taken(json!({ A: { "auth": "bmV3" } })),
+        );
+        assert_eq!(asked_for(&[&get, &put], &[A]).await, [A], "a token that lives long enough, of another identity");
+        assert_eq!(put.num_calls(), 1);
+
+        // As earlier versions have written it.
+        let old = json!({ "auths": { A: { "auth": "x" } }, "expires": { A: now() + 20_000 } });
+        let (get, put) = (held(old), taken(json!({ A: { "auth": "bmV3" } })));
+        asked_for(&[&get, &put], &[A]).await;
+        assert_eq!(put.num_calls(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -217,7 +309,7 @@ mod tests {
             .sequence()
             .output(|| GetSecretValueOutput::builder().version_id("v1").secret_string("{}").build())
             .output(|| {
-                let file = json!({ "auths": { "b": { "auth": "x" } }, "expires": { "b": later() } }).to_string();
+                let file = file(&[(B, "x", 20_000, true)], &side()).to_string();
                 GetSecretValueOutput::builder().version_id("v2").secret_string(file).build()
             })
             .build();
@@ -226,7 +318,7 @@ mod tests {
             .error(|| PutSecretValueError::ResourceExistsException(ResourceExistsException::builder().build()))
             .output(|| PutSecretValueOutput::builder().build())
             .build();
-        assert_eq!(asked_for(&[&get, &put], &["a", "b"]).await, ["a", "b"], "each login is got once");
+        assert_eq!(asked_for(&[&get, &put], &[A, B]).await, [A, B], "each login is got once");
         assert_eq!((get.num_calls(), put.num_calls()), (2, 2));
     }
 }

@@ -45,7 +45,7 @@ async fn main() -> Result<(), Error> {
             }
             (Event::TaskStateChange(event), Ok(config)) => answer::for_task(&answerer, &config.log, event).await,
             (Event::ExecutionStatusChange(event), Ok(config)) => {
-                stop::for_execution(&clients.ecs, &config.task.cluster, event).await
+                stop::for_execution(&clients.ecs, &config.task.cluster, &config.state_machine, event).await
             }
             (Event::ImageAction(event), Ok(config)) => {
                 push::for_image(&answerer.sfn, &config.state_machine, event, SystemTime::now()).await

@@ -12,7 +12,7 @@ use shared::Error;
 
 use crate::error::Result;
 
-/// How long pushes are gathered before a run starts for all of them, in seconds.
+/// How long pushes are gathered before a run starts for all of them, in seconds. The state machine waits as long.
 const GATHER: i64 = 60;
 
 /// ECR's [image action event](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html).
@@ -32,8 +32,8 @@ pub struct Detail {
     pub repository_name: String,
 }
 
-/// Starts a run that begins with the next minute, unless there is one: an execution's name is made of that minute, and
-/// Step Functions
+/// Starts a run that begins in a minute, unless there is one: an execution's name is made of the next minute, before which it
+/// does not begin, and Step Functions
 /// [starts no second one of a name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
 ///
 /// # Errors
@@ -57,9 +57,9 @@ pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, n
 /// The name of the execution for what is pushed at that moment.
 async fn start(sfn: &Client, state_machine: &str, now: SystemTime) -> Result<String, SdkError<StartExecutionError>> {
     let next = (DateTime::from(now).secs() / GATHER + 1) * GATHER;
-    let not_before = DateTime::from_secs(next).fmt(DateTimeFormat::DateTime).unwrap_or_default();
-    let name = format!("pushed-{}", not_before.replace([':', '-'], ""));
-    let input = json!({ "notBefore": not_before }).to_string();
+    let next = DateTime::from_secs(next).fmt(DateTimeFormat::DateTime).unwrap_or_default();
+    let name = format!("pushed-{}", next.replace([':', '-'], ""));
+    let input = json!({ "pushed": true }).to_string();
     sfn.start_execution().state_machine_arn(state_machine).name(&name).input(input).send().await?;
     Ok(name)
 }
@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_pushes_of_a_minute_start_one_run_that_waits_for_the_next() {
-        let started = starts("pushed-20231114T221400Z", r#"{"notBefore":"2023-11-14T22:14:00Z"}"#);
+    async fn all_pushes_of_a_minute_start_one_run_that_waits() {
+        let started = starts("pushed-20231114T221400Z", r#"{"pushed":true}"#);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&started]);
         for seconds in [0, 20] {
             let now = now() - Duration::from_secs(seconds);
@@ -106,7 +106,7 @@ mod tests {
         let ended = mock!(Client::start_execution)
             .match_requests(|request| request.name() == Some("pushed-20231114T221400Z"))
             .then_error(|| StartExecutionError::ExecutionAlreadyExists(ExecutionAlreadyExists::builder().build()));
-        let started = starts("pushed-20231114T221500Z", r#"{"notBefore":"2023-11-14T22:15:00Z"}"#);
+        let started = starts("pushed-20231114T221500Z", r#"{"pushed":true}"#);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&ended, &started]);
         let answer = for_image(&sfn, "arn:machine", &event("PUSH"), now()).await.expect("it is started");
         assert_eq!(answer, json!({ "execution": "pushed-20231114T221500Z" }));

@@ -3,8 +3,8 @@
 use aws_sdk_ssm::Client;
 use serde_json::Value;
 use shared::config::Environment;
-use shared::ecr::{ImageTagMutability, Registry, RepositorySettings};
-use shared::plan::Copy;
+use shared::ecr::{EcrHost, ImageTagMutability, Registry, RepositorySettings};
+use shared::plan::RepositoryCopy;
 use shared::{Error, Result};
 
 /// The settings of new repositories, as the stack's parameters have them.
@@ -18,11 +18,14 @@ pub struct Config {
     policy: Option<String>,
     /// Whether an ECR source's repositories are the model.
     from_source: bool,
+    /// Whether their policies are, too: who may push there may then push here.
+    policy_from_source: bool,
 }
 
 impl Config {
-    /// `TAG_MUTABILITY`, `SCAN_ON_PUSH`, `REPOSITORY_KMS_KEY`, `REPOSITORY_TAGS`, `COPY_REPOSITORY_SETTINGS`, and the names of
-    /// the parameters with policies, `LIFECYCLE_POLICY_PARAM` and `REPOSITORY_POLICY_PARAM`.
+    /// `TAG_MUTABILITY`, `SCAN_ON_PUSH`, `REPOSITORY_KMS_KEY`, `REPOSITORY_TAGS`, `COPY_REPOSITORY_SETTINGS`,
+    /// `COPY_REPOSITORY_POLICY`, and the names of the parameters with policies, `LIFECYCLE_POLICY_PARAM` and
+    /// `REPOSITORY_POLICY_PARAM`.
     ///
     /// # Errors
     /// When one has a value that cannot be used.
@@ -55,6 +58,7 @@ impl Config {
             lifecycle_policy: environment.optional("LIFECYCLE_POLICY_PARAM").map(str::to_owned),
             policy: environment.optional("REPOSITORY_POLICY_PARAM").map(str::to_owned),
             from_source: environment.flag("COPY_REPOSITORY_SETTINGS", false)?,
+            policy_from_source: environment.flag("COPY_REPOSITORY_POLICY", false)?,
         })
     }
 
@@ -65,18 +69,25 @@ impl Config {
     }
 
     /// The settings of the repository that `copy` goes to. Those of `source` come first, where there is one, and what it
-    /// does not have is as configured.
+    /// does not have is as configured. A policy is never taken from another account.
     ///
     /// # Errors
     /// When a policy cannot be read, or is not JSON; when the source does not tell.
-    pub async fn settings(&self, ssm: &Client, source: Option<&Registry>, copy: &Copy) -> Result<RepositorySettings> {
+    pub async fn settings(
+        &self,
+        ssm: &Client,
+        source: Option<&Registry>,
+        copy: &RepositoryCopy,
+    ) -> Result<RepositorySettings> {
         let configured = RepositorySettings {
             lifecycle_policy: read(ssm, self.lifecycle_policy.as_deref()).await?,
             policy: read(ssm, self.policy.as_deref()).await?,
             ..self.settings.clone()
         };
+        let account = |host| EcrHost::of(host).map(|host| host.account);
+        let is_ours = account(&copy.source.registry) == account(&copy.destination.registry);
         let model = match source {
-            Some(source) => source.settings(copy.source_name()).await?,
+            Some(source) => source.settings(&copy.source.name, self.policy_from_source && is_ours).await?,
             None => None,
         };
         Ok(match model {
@@ -119,12 +130,19 @@ mod tests {
         Config::read(&variables.iter().copied().collect())
     }
 
+    fn copy(account: &str) -> RepositoryCopy {
+        let repository =
+            |account: &str| format!("{account}.dkr.ecr.us-west-2.amazonaws.com/app").parse().expect(account);
+        let (source, destination) = (repository(account), repository("111111111111"));
+        RepositoryCopy { source, destination, image: "app".parse().expect("it is a name"), images: Vec::new() }
+    }
+
     async fn settings(variables: &[(&str, &str)], policy: &'static str) -> Result<RepositorySettings> {
         let rule = mock!(Client::get_parameter).then_output(move || {
             GetParameterOutput::builder().parameter(Parameter::builder().value(policy).build()).build()
         });
         let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&rule]);
-        config(variables)?.settings(&ssm, None, &Copy::default()).await
+        config(variables)?.settings(&ssm, None, &copy("222222222222")).await
     }
 
     #[tokio::test]
@@ -150,6 +168,36 @@ mod tests {
             ..RepositorySettings::default().with_tag("team", "platform").with_tag("env", "prod")
         };
         assert_eq!(settings, expected);
+    }
+
+    #[tokio::test]
+    async fn a_policy_is_copied_only_where_that_is_asked_for_and_never_from_another_account() {
+        use aws_sdk_ecr::Client as Ecr;
+        use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+        use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyOutput;
+        use aws_sdk_ecr::operation::get_repository_policy::GetRepositoryPolicyOutput;
+        use aws_sdk_ecr::operation::list_tags_for_resource::ListTagsForResourceOutput;
+
+        let described = mock!(Ecr::describe_repositories).then_output(|| {
+            let repository = aws_sdk_ecr::types::Repository::builder().repository_name("app").repository_arn("arn:app");
+            DescribeRepositoriesOutput::builder().repositories(repository.build()).build()
+        });
+        let lifecycle = mock!(Ecr::get_lifecycle_policy).then_output(|| GetLifecyclePolicyOutput::builder().build());
+        let tags = mock!(Ecr::list_tags_for_resource).then_output(|| ListTagsForResourceOutput::builder().build());
+        let policy = mock!(Ecr::get_repository_policy)
+            .then_output(|| GetRepositoryPolicyOutput::builder().policy_text(r#"{"Statement": []}"#).build());
+        let rules = [&described, &lifecycle, &tags, &policy];
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, []);
+        for (flag, account, copied) in
+            [("false", "111111111111", false), ("true", "111111111111", true), ("true", "222222222222", false)]
+        {
+            let source = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, rules), None);
+            let config = config(&[("COPY_REPOSITORY_SETTINGS", "true"), ("COPY_REPOSITORY_POLICY", flag)])
+                .expect("they are flags");
+            let settings = config.settings(&ssm, Some(&source), &copy(account)).await.expect("ECR answers");
+            assert_eq!(settings.policy.is_some(), copied, "{flag} from {account}");
+        }
+        assert_eq!(policy.num_calls(), 1, "it is read only where it is used");
     }
 
     #[tokio::test]

@@ -2,9 +2,10 @@
 
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::operation::stop_task::StopTaskError;
-use aws_sdk_ecs::types::{ContainerOverride, DesiredStatus, Task, TaskOverride};
+use aws_sdk_ecs::types::{ContainerOverride, Task, TaskOverride};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use shared::Error;
 
 use crate::error::Result;
@@ -36,12 +37,18 @@ pub struct Detail {
 ///
 /// # Errors
 /// When they cannot be found or stopped.
-pub async fn for_execution(ecs: &Client, cluster: &str, event: &ExecutionStatusChange) -> Result<Value> {
+pub async fn for_execution(
+    ecs: &Client,
+    cluster: &str,
+    state_machine: &str,
+    event: &ExecutionStatusChange,
+) -> Result<Value> {
     let Detail { name, status, .. } = &event.detail;
     if !matches!(status.as_str(), "ABORTED" | "TIMED_OUT") {
         return Ok(json!({}));
     }
-    let stopped = tasks(ecs, cluster, name, |_| true, &format!("the execution {name} is {status}")).await?;
+    let started_by = started_by(state_machine, name);
+    let stopped = tasks(ecs, cluster, &started_by, |_| true, &format!("the execution {name} is {status}")).await?;
     Ok(json!({ "stopped": stopped }))
 }
 
@@ -49,37 +56,37 @@ pub async fn for_execution(ecs: &Client, cluster: &str, event: &ExecutionStatusC
 ///
 /// # Errors
 /// When it cannot be found or stopped.
-pub async fn for_batch(ecs: &Client, cluster: &str, execution: &str, batch: &str) -> Result<()> {
+pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &str) -> Result<()> {
     let is_of_batch = |task: &Task| {
         let containers = task.overrides().map(TaskOverride::container_overrides).unwrap_or_default();
         let mut variables = containers.iter().flat_map(ContainerOverride::environment);
         variables.any(|variable| (variable.name(), variable.value()) == (Some(BATCH), Some(batch)))
     };
-    tasks(ecs, cluster, execution, is_of_batch, "its batch is launched again").await.map(drop)
+    tasks(ecs, cluster, started_by, is_of_batch, "its batch is launched again").await.map(drop)
 }
 
-/// By what an execution's tasks are found: ECS allows
-/// [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html).
+/// By what an execution's tasks are found: its name, as far as ECS allows
+/// [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html),
+/// and a hash, because two state machines may have executions of one name, and share a cluster.
 #[must_use]
-pub fn started_by(execution: &str) -> String {
-    execution.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(128).collect()
+pub fn started_by(state_machine: &str, execution: &str) -> String {
+    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();
+    let hash = hex::encode(Sha256::digest(format!("{state_machine} {execution}")));
+    format!("{name}-{}", &hash[..40])
 }
 
-/// Stops the running tasks of an execution for which `such` holds.
+/// Stops the running tasks that were started by `started_by`, and for which `such` holds.
 async fn tasks(
     ecs: &Client,
     cluster: &str,
-    execution: &str,
+    started_by: &str,
     such: impl Fn(&Task) -> bool,
     reason: &str,
 ) -> Result<usize> {
-    let mut pages = ecs
-        .list_tasks()
-        .cluster(cluster)
-        .started_by(started_by(execution))
-        .desired_status(DesiredStatus::Running)
-        .into_paginator()
-        .send();
+    // ECS takes no other filter next to this one, and lists running tasks; see
+    // [ListTasks](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_ListTasks.html).
+    let mut pages = ecs.list_tasks().cluster(cluster).started_by(started_by).into_paginator().send();
     let mut arns = Vec::new();
     while let Some(page) = pages.next().await {
         arns.extend(page.map_err(Error::aws("ecs:ListTasks", cluster))?.task_arns.unwrap_or_default());
@@ -95,7 +102,7 @@ async fn tasks(
                 Err(error) if error.as_service_error().is_some_and(StopTaskError::is_invalid_parameter_exception) => {}
                 Err(error) => return Err(Error::aws("ecs:StopTask", arn)(error).into()),
             }
-            tracing::info!(task = arn, execution, reason, "stopped");
+            tracing::info!(task = arn, started_by, reason, "stopped");
         }
     }
     Ok(stopped)
@@ -115,7 +122,9 @@ mod tests {
     fn listed() -> Rule {
         mock!(Client::list_tasks)
             .match_requests(|request| {
-                request.started_by() == Some("run-1") && request.desired_status() == Some(&DesiredStatus::Running)
+                request.started_by() == Some(started_by("arn:machine", "run 1").as_str())
+                    && request.desired_status().is_none()
+                    && request.family().is_none()
             })
             .then_output(|| ListTasksOutput::builder().task_arns("arn:1").task_arns("arn:2").build())
     }
@@ -148,14 +157,14 @@ mod tests {
             .match_requests(|request| request.task() == Some("arn:2") && request.reason().is_some())
             .then_output(|| StopTaskOutput::builder().build());
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &ended, &stopped]);
-        let answer = for_execution(&ecs, "cluster", &event("ABORTED")).await.expect("they are stopped");
+        let answer = for_execution(&ecs, "cluster", "arn:machine", &event("ABORTED")).await.expect("they are stopped");
         assert_eq!((answer, ended.num_calls(), stopped.num_calls()), (json!({ "stopped": 1 }), 1, 1));
     }
 
     #[tokio::test]
     async fn an_execution_that_has_ended_by_itself_has_nothing_to_stop() {
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, []);
-        for_execution(&ecs, "cluster", &event("SUCCEEDED")).await.expect("nothing is asked");
+        for_execution(&ecs, "cluster", "arn:machine", &event("SUCCEEDED")).await.expect("nothing is asked");
     }
 
     #[tokio::test]
@@ -165,13 +174,16 @@ mod tests {
             .match_requests(|request| request.task() == Some("arn:2"))
             .then_output(|| StopTaskOutput::builder().build());
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &stopped]);
-        for_batch(&ecs, "cluster", "run 1", "2").await.expect("it is stopped");
+        for_batch(&ecs, "cluster", &started_by("arn:machine", "run 1"), "2").await.expect("it is stopped");
         assert_eq!(stopped.num_calls(), 1);
     }
 
     #[test]
-    fn what_tasks_are_found_by_has_only_what_ecs_allows() {
-        assert_eq!(started_by("Täglich 08:00_x"), "T-glich-08-00_x");
-        assert_eq!(started_by(&"x".repeat(200)).len(), 128);
+    fn what_tasks_are_found_by_has_only_what_ecs_allows_and_belongs_to_one_state_machine() {
+        let of = |machine: &str| started_by(machine, "Täglich 08:00_x");
+        assert!(of("arn:a").starts_with("T-glich-08-00_x-"));
+        assert_ne!(of("arn:a"), of("arn:b"), "two stacks in one cluster have executions of one name");
+        assert_ne!(started_by("arn:a", &"x".repeat(200)), started_by("arn:a", &"x".repeat(201)));
+        assert!(started_by("arn:a", &"x".repeat(200)).len() <= 128);
     }
 }

@@ -6,11 +6,18 @@
 
 use std::cmp::Reverse;
 
-use shared::plan::{Batch, Copy};
-use shared::task::{self, COPIES_LIMIT};
+use shared::plan::{Batch, Failure, RepositoryCopy};
+use shared::task::{self, BARRIER_LENGTH, COPIES_LIMIT};
+
+use crate::difference::planned;
+use crate::source::Listed;
 
 /// What a copy costs besides its bytes, in the bytes that could be moved meanwhile: its requests.
 const COPY_OVERHEAD: u64 = 16 << 20;
+
+/// The most failures of a batch: Step Functions hands it on as
+/// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
+const FAILURES: usize = 100;
 
 /// How images are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub struct Packing {
 impl Packing {
     /// Whether a task can take so much.
     fn allows(&self, images: usize, characters: usize) -> bool {
-        images <= self.images && characters <= COPIES_LIMIT
+        images <= self.images && characters + BARRIER_LENGTH <= COPIES_LIMIT
     }
 
     /// How many milliseconds each manifest takes where `batches` share what the destination takes.
@@ -37,74 +44,114 @@ impl Packing {
     }
 }
 
-/// Images that stay together: of one repository, and within the limits of one task.
-struct Chunk<T> {
-    images: Vec<T>,
+/// Images that stay together: of one repository, by its index, and within the limits of one task.
+struct Chunk {
+    repository: usize,
+    images: Vec<Listed>,
     weight: u64,
     characters: usize,
 }
 
-/// Packs `images`, in which a repository's stand next to each other, into batches; the heaviest comes first. `copy` makes the copy that brings an image over. It is asked whenever one is needed: all copies
-/// of a large registry at once would be most of the memory of a run.
+/// What becomes a batch.
+#[derive(Default)]
+struct Bin {
+    chunks: Vec<Chunk>,
+    images: usize,
+    weight: u64,
+    characters: usize,
+    failures: Vec<Failure>,
+}
+
+impl Bin {
+    fn add(&mut self, chunk: Chunk) {
+        self.images += chunk.images.len();
+        self.weight += chunk.weight;
+        self.characters += chunk.characters;
+        self.chunks.push(chunk);
+    }
+}
+
+/// Packs the images of repositories, each with its copy that still has none, into batches; the heaviest comes first. A
+/// batch is made when it is asked for: all at once would be most of the memory of a run. `failures`, which start no task,
+/// come last.
 #[must_use]
-pub fn pack<T>(images: Vec<T>, copy: impl Fn(&T) -> Copy, packing: &Packing) -> impl ExactSizeIterator<Item = Batch> {
-    let total: u64 = images.iter().map(|image| weight(&copy(image))).sum();
+pub fn pack(
+    repositories: Vec<(RepositoryCopy, Vec<Listed>)>,
+    failures: &[Failure],
+    packing: &Packing,
+) -> impl ExactSizeIterator<Item = Batch> {
+    let total: u64 = repositories.iter().flat_map(|(_, images)| images).map(weight).sum();
     let tasks = (total / packing.bytes).clamp(1, packing.tasks as u64);
     let share = total.div_ceil(tasks);
 
-    let mut chunks = split(images, &copy, share, packing);
+    let (copies, images): (Vec<_>, Vec<_>) = repositories.into_iter().unzip();
+    let mut chunks = split(&copies, images, share, packing);
     chunks.sort_by_key(|chunk| Reverse(chunk.weight));
-    let mut bins: Vec<Chunk<T>> = Vec::new();
+    let mut bins: Vec<Bin> = Vec::new();
     for chunk in chunks {
         let enough = bins.len() as u64 >= tasks;
         let lightest = bins
             .iter_mut()
-            .filter(|bin| packing.allows(bin.images.len() + chunk.images.len(), bin.characters + chunk.characters))
+            .filter(|bin| packing.allows(bin.images + chunk.images.len(), bin.characters + chunk.characters))
             .min_by_key(|bin| bin.weight);
         match lightest {
-            Some(bin) if enough => {
-                bin.images.extend(chunk.images);
-                bin.weight += chunk.weight;
-                bin.characters += chunk.characters;
+            Some(bin) if enough => bin.add(chunk),
+            _ => {
+                bins.push(Bin::default());
+                bins.last_mut().expect("it was just added").add(chunk);
             }
-            _ => bins.push(chunk),
         }
     }
     bins.sort_by_key(|bin| Reverse(bin.weight));
     let pace = packing.pace(bins.len());
-    bins.into_iter().enumerate().map(move |(index, bin)| {
-        let copies: Vec<_> = bin.images.iter().map(&copy).collect();
-        Batch { id: (index + 1).to_string(), bytes: copies.iter().map(|copy| copy.bytes).sum(), pace, copies }
-    })
+    bins.extend(failures.chunks(FAILURES).map(|failures| Bin { failures: failures.to_vec(), ..Bin::default() }));
+    bins.into_iter().enumerate().map(move |(index, bin)| batch(index, bin, pace, &copies))
 }
 
-fn weight(copy: &Copy) -> u64 {
-    copy.bytes + COPY_OVERHEAD
+fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Batch {
+    // Of a repository that had to be split, two parts may have come to the same task.
+    bin.chunks.sort_by_key(|chunk| chunk.repository);
+    let mut repositories: Vec<RepositoryCopy> = Vec::new();
+    let mut last = None;
+    for chunk in bin.chunks {
+        if last != Some(chunk.repository) {
+            repositories.push(copies[chunk.repository].clone());
+            last = Some(chunk.repository);
+        }
+        let images = &mut repositories.last_mut().expect("there is that of the chunk").images;
+        images.extend(chunk.images.iter().map(planned));
+    }
+    let bytes = repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).sum();
+    let id = (index + 1).to_string().parse().expect("a number is an id");
+    Batch { id, bytes, pace, repositories, failures: bin.failures }
+}
+
+fn weight(image: &Listed) -> u64 {
+    image.bytes + COPY_OVERHEAD
 }
 
 /// Splits what belongs to one repository only where it is more than a task's share, or more than a task can be told.
-fn split<T>(images: Vec<T>, copy: impl Fn(&T) -> Copy, share: u64, packing: &Packing) -> Vec<Chunk<T>> {
-    let mut chunks: Vec<Chunk<T>> = Vec::new();
-    let mut current = String::new();
-    for image in images {
-        let copy = copy(&image);
-        let header = task::header(&copy);
-        let characters = task::json_length(&task::line(&copy));
-        let weight = weight(&copy);
-        let fits = |chunk: &&mut Chunk<T>| {
-            header == current
-                && chunk.weight + weight <= share
-                && packing.allows(chunk.images.len() + 1, chunk.characters + characters)
-        };
-        match chunks.last_mut().filter(fits) {
-            Some(chunk) => {
-                chunk.images.push(image);
-                chunk.weight += weight;
-                chunk.characters += characters;
-            }
-            None => {
-                chunks.push(Chunk { images: vec![image], weight, characters: characters + task::json_length(&header) });
-                current = header;
+fn split(copies: &[RepositoryCopy], images: Vec<Vec<Listed>>, share: u64, packing: &Packing) -> Vec<Chunk> {
+    let mut chunks: Vec<Chunk> = Vec::new();
+    for (repository, (copy, images)) in copies.iter().zip(images).enumerate() {
+        for image in images {
+            let characters = task::line_length(&planned(&image));
+            let weight = weight(&image);
+            let fits = |chunk: &&mut Chunk| {
+                chunk.repository == repository
+                    && chunk.weight + weight <= share
+                    && packing.allows(chunk.images.len() + 1, chunk.characters + characters)
+            };
+            match chunks.last_mut().filter(fits) {
+                Some(chunk) => {
+                    chunk.images.push(image);
+                    chunk.weight += weight;
+                    chunk.characters += characters;
+                }
+                None => {
+                    let characters = characters + task::header_length(copy);
+                    chunks.push(Chunk { repository, images: vec![image], weight, characters });
+                }
             }
         }
     }
@@ -116,38 +163,43 @@ mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
+    use shared::reference::{Digest, Repository};
 
     use super::*;
 
     const GIB: u64 = 1 << 30;
 
-    fn copies(repository: &str, count: usize, bytes: u64) -> Vec<Copy> {
-        (0..count)
-            .map(|number| Copy {
-                source: format!("222222222222.dkr.ecr.us-west-2.amazonaws.com/{repository}@sha256:{number:064}"),
-                destination: format!("111111111111.dkr.ecr.us-east-1.amazonaws.com/{repository}:{number}"),
-                digest: format!("sha256:{number:064}"),
-                image: repository.into(),
-                tag: number.to_string(),
-                bytes,
-                ..Copy::default()
-            })
-            .collect()
+    type Work = Vec<(RepositoryCopy, Vec<Listed>)>;
+
+    fn repository(name: &str, count: usize, bytes: u64) -> (RepositoryCopy, Vec<Listed>) {
+        let source: Repository = format!("222222222222.dkr.ecr.us-west-2.amazonaws.com/{name}").parse().expect(name);
+        let destination = format!("111111111111.dkr.ecr.us-east-1.amazonaws.com/{name}").parse().expect(name);
+        let copy = RepositoryCopy { image: source.name.clone(), source, destination, images: Vec::new() };
+        let image = |number: usize| {
+            let tag = number.to_string();
+            Listed { bytes, ..Listed::new(Some(tag.parse().expect("it is a tag")), Digest::of(tag.as_bytes())) }
+        };
+        (copy, (0..count).map(image).collect())
+    }
+
+    fn failure(number: usize) -> Failure {
+        let source: Repository = "quay.io/team/app".parse().expect("it is a repository");
+        let image = source.name.clone();
+        Failure { image, tag: number.to_string().into(), source, error: "it is not there".into() }
     }
 
     const PACKING: Packing = Packing { tasks: 10, images: usize::MAX, bytes: GIB / 2, manifests_per_second: 10 };
 
-    fn pack(copies: Vec<Copy>, tasks: usize) -> Vec<Batch> {
-        pack_as(copies, &Packing { tasks, ..PACKING })
+    fn packed(work: Work, tasks: usize) -> Vec<Batch> {
+        pack(work, &[], &Packing { tasks, ..PACKING }).collect()
     }
 
-    fn pack_as(copies: Vec<Copy>, packing: &Packing) -> Vec<Batch> {
-        super::pack(copies, Copy::clone, packing).collect()
-    }
-
-    fn destinations(batches: &[Batch]) -> Vec<&str> {
-        let mut all: Vec<_> =
-            batches.iter().flat_map(|batch| &batch.copies).map(|copy| copy.destination.as_str()).collect();
+    fn destinations(copies: impl IntoIterator<Item = RepositoryCopy>) -> Vec<String> {
+        let images = copies.into_iter().flat_map(|copy| {
+            let destination = copy.destination;
+            copy.images.into_iter().map(move |image| image.at(&destination).to_string()).collect::<Vec<_>>()
+        });
+        let mut all: Vec<_> = images.collect();
         all.sort_unstable();
         all
     }
@@ -155,62 +207,77 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(50))]
         #[test]
-        fn every_copy_is_in_exactly_one_batch_and_every_limit_is_kept(
+        fn every_image_is_in_exactly_one_batch_and_every_limit_is_kept(
             repositories in proptest::collection::vec((0_usize..120, 0_u64..2_000, 1_usize..200), 0..20),
             tasks in 1_usize..30,
             images in 1_usize..100,
+            failures in 0_usize..250,
         ) {
-            let all: Vec<_> = repositories
+            let work: Work = repositories
                 .iter()
                 .enumerate()
-                .flat_map(|(number, &(count, mebibytes, length))| {
-                    copies(&format!("{}-{number}", "r".repeat(length)), count, mebibytes << 20)
+                .map(|(number, &(count, mebibytes, length))| {
+                    repository(&format!("{}-{number}", "r".repeat(length)), count, mebibytes << 20)
                 })
                 .collect();
-            let batches = pack_as(all.clone(), &Packing { tasks, images, ..PACKING });
+            let wanted = work.iter().map(|(copy, images)| RepositoryCopy {
+                images: images.iter().map(planned).collect(),
+                ..copy.clone()
+            });
+            let wanted = destinations(wanted);
+            let failures: Vec<_> = (0..failures).map(failure).collect();
+            let batches: Vec<_> = pack(work, &failures, &Packing { tasks, images, ..PACKING }).collect();
 
-            let mut expected: Vec<_> = all.iter().map(|copy| copy.destination.as_str()).collect();
-            expected.sort_unstable();
-            prop_assert_eq!(destinations(&batches), expected);
+            prop_assert_eq!(destinations(batches.iter().flat_map(|batch| batch.repositories.clone())), wanted);
+            prop_assert_eq!(batches.iter().flat_map(|batch| batch.failures.clone()).collect::<Vec<_>>(), failures);
             let ids: HashSet<_> = batches.iter().map(|batch| &batch.id).collect();
             prop_assert_eq!(ids.len(), batches.len());
             for batch in &batches {
-                prop_assert!(!batch.copies.is_empty() && batch.copies.len() <= images);
-                let json = serde_json::to_string(&task::encode(&batch.copies)).expect("a string is JSON");
+                let count: usize = batch.repositories.iter().map(|copy| copy.images.len()).sum();
+                prop_assert!(count <= images && batch.failures.len() <= FAILURES && count + batch.failures.len() > 0);
+                let destinations: HashSet<_> = batch.repositories.iter().map(|copy| &copy.destination).collect();
+                prop_assert_eq!(destinations.len(), batch.repositories.len(), "each repository once");
+                let json = serde_json::to_string(&task::encode(&batch.repositories)).expect("a string is JSON");
                 prop_assert!(json.len() - 2 <= COPIES_LIMIT, "{} characters", json.len());
-                prop_assert_eq!(batch.bytes, batch.copies.iter().map(|copy| copy.bytes).sum::<u64>());
+                let bytes: u64 = batch.repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).sum();
+                prop_assert_eq!(batch.bytes, bytes);
             }
         }
     }
 
     #[test]
+    fn a_batch_of_failures_fits_through_the_state_machine_however_long_they_are() {
+        let long = Failure { error: "\u{1b}".repeat(1_000).as_str().into(), ..failure(1) };
+        let batches: Vec<_> = pack(Vec::new(), &vec![long; FAILURES], &PACKING).collect();
+        assert!(serde_json::to_string(&batches[0]).expect("a batch is JSON").len() < 200 << 10);
+    }
+
+    #[test]
     fn a_little_work_is_one_task() {
-        let all = [copies("a", 3, 1 << 20), copies("b", 2, 1 << 20)].concat();
-        assert_eq!(pack(all, 10).len(), 1);
+        assert_eq!(packed(vec![repository("a", 3, 1 << 20), repository("b", 2, 1 << 20)], 10).len(), 1);
     }
 
     #[test]
     fn much_work_keeps_every_task_busy_and_evenly_loaded() {
-        let all: Vec<_> = (0..40).flat_map(|n| copies(&format!("app-{n}"), 2, GIB / 2)).collect();
-        let batches = pack(all, 10);
+        let batches = packed((0..40).map(|n| repository(&format!("app-{n}"), 2, GIB / 2)).collect(), 10);
         assert_eq!(batches.len(), 10);
         assert!(batches.iter().all(|batch| batch.bytes == 4 * GIB));
     }
 
     #[test]
     fn a_repository_is_split_only_where_it_is_too_much_for_one_task() {
-        let all = [copies("large", 10, GIB), copies("small", 2, GIB / 4)].concat();
-        let batches = pack(all, 4);
-        let with_small = batches.iter().filter(|batch| batch.copies.iter().any(|copy| copy.image == "small")).count();
-        assert_eq!(with_small, 1);
+        let batches = packed(vec![repository("large", 10, GIB), repository("small", 2, GIB / 4)], 4);
+        let is_small = |copy: &RepositoryCopy| copy.image.as_str() == "small";
+        assert_eq!(batches.iter().filter(|batch| batch.repositories.iter().any(is_small)).count(), 1);
         assert!(batches.len() >= 4);
     }
 
     #[test]
     fn tasks_that_run_at_once_share_the_manifests_that_the_destination_takes() {
         let pace = |repositories, tasks| {
-            let all: Vec<_> = (0..repositories).flat_map(|n| copies(&format!("app-{n}"), 1, GIB)).collect();
-            pack_as(all, &Packing { tasks, manifests_per_second: 4, ..PACKING })[0].pace
+            let work: Work = (0..repositories).map(|n| repository(&format!("app-{n}"), 1, GIB)).collect();
+            let packing = Packing { tasks, manifests_per_second: 4, ..PACKING };
+            pack(work, &[], &packing).next().expect("there is work").pace
         };
         assert_eq!(pace(1, 10), 250, "a task that is alone");
         assert_eq!(pace(30, 10), 2_500, "ten of thirty");
@@ -218,6 +285,6 @@ mod tests {
 
     #[test]
     fn nothing_to_copy_is_no_batch() {
-        assert_eq!(pack(Vec::new(), 10), []);
+        assert_eq!(packed(Vec::new(), 10), []);
     }
 }

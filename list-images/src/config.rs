@@ -1,11 +1,13 @@
 //! What the stack's parameters ask for.
 
-use shared::config::{Environment, RegistryConfig, SourceConfig};
+use shared::allowed::Allowed;
+use shared::config::{self, Environment, RegistryConfig, SourceConfig};
 use shared::manifest::Platform;
+use shared::naming::Naming;
+use shared::reference::RepositoryName;
 use shared::{Error, Result};
 
 use crate::batches::Packing;
-use crate::naming::Naming;
 use crate::rules::Rules;
 use crate::source::Options;
 
@@ -14,18 +16,26 @@ use crate::source::Options;
 pub struct Config {
     /// Where images come from.
     pub source: SourceConfig,
-    /// Which of them.
+    /// Which sources may be read.
+    pub allowed: Allowed,
+    /// Which images are copied.
     pub choice: Choice,
+    /// Whether an execution's input may name other images.
+    pub allows_input_images: bool,
     /// What is asked of every listing.
     pub options: Options,
     /// The registry that they go to.
     pub destination: RegistryConfig,
-    /// What is put in front of each repository's name there, without slashes at its ends; may be empty.
-    pub prefix: String,
+    /// What is put in front of each repository's name there.
+    pub prefix: Option<RepositoryName>,
     /// What repositories are called there.
     pub naming: Naming,
     /// The fewest images that the source must have.
     pub min_images: usize,
+    /// The most images that a run copies; `None` for any number.
+    pub max_images: Option<u64>,
+    /// The most bytes that a run copies, as far as sizes are known; `None` for any number.
+    pub max_bytes: Option<u64>,
     /// The bucket for the plan.
     pub plan_bucket: String,
     /// How they are packed into batches.
@@ -67,21 +77,27 @@ impl Config {
             }
             (false, _) => Choice::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
         };
+        let at_most = |variable: &str| environment.count(variable, 0).map(|count| (count > 0).then_some(count as u64));
         Ok(Self {
+            allowed: Allowed::read(environment, &source)?,
             source,
             choice,
+            allows_input_images: environment.flag("ALLOW_INPUT_IMAGES", true)?,
             options: Options {
-                include_untagged: environment.flag("INCLUDE_UNTAGGED", true)?,
+                // Signatures come with their images where these are checked, and what else refers to them is not signed.
+                include_untagged: environment.flag("INCLUDE_UNTAGGED", true)? && !rules.signed,
                 platform: platform(environment)?,
                 rules,
             },
             destination: RegistryConfig::destination(environment)?,
-            prefix: environment.optional("DEST_PREFIX").unwrap_or_default().trim_matches('/').to_owned(),
+            prefix: config::prefix(environment)?,
             naming: match environment.optional("NAMING") {
                 None => Naming::default(),
                 Some(_) => environment.choice("NAMING", &[("plain", Naming::Plain), ("registry", Naming::Registry)])?,
             },
             min_images: environment.count("MIN_IMAGES", 0)?,
+            max_images: at_most("MAX_IMAGES")?,
+            max_bytes: at_most("MAX_BYTES")?,
             plan_bucket: environment.required("PLAN_BUCKET")?.to_owned(),
             packing: Packing {
                 tasks: environment.count("MAX_CONCURRENCY", 10)?.max(1),
@@ -130,8 +146,15 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_loses_the_slashes_around_it() {
-        assert_eq!(read(&[("DEST_PREFIX", "/mirror/hub/")]).expect("it is complete").prefix, "mirror/hub");
+    fn zero_is_no_limit() {
+        let config = read(&[("MAX_IMAGES", "0"), ("MAX_BYTES", "1000")]).expect("it is complete");
+        assert_eq!((config.max_images, config.max_bytes), (None, Some(1_000)));
+    }
+
+    #[test]
+    fn where_signatures_are_checked_they_come_with_their_images_and_not_by_themselves() {
+        let config = read(&[("REQUIRES_SIGNATURES", "true")]).expect("it is complete");
+        assert!(!config.options.include_untagged);
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! A client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec/blob/main/spec.md): what
 //! registries hold, to the last page.
+//!
+//! A registry may answer anything. Each answer is limited in size, number and time, and is parsed into types that hold
+//! nothing else; a registry that exceeds a limit fails by itself.
+
+mod address;
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
@@ -14,13 +19,13 @@ use reqwest::header::{
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use shared::ecr::Login;
-use shared::manifest::{Descriptor, Manifest, is_index};
+use shared::manifest::{Manifest, at_most, is_index};
+use shared::reference::{Digest, RegistryHost, Repository, Tag};
+use shared::text::Excerpt;
 use shared::{Error, Result};
-use tokio::sync::{OnceCell, Semaphore};
-
-use crate::selection::Repository;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 /// Requests to one registry at a time; registries limit how fast one client may ask.
 const CONCURRENCY: usize = 16;
@@ -34,6 +39,40 @@ const TOKEN_LIVES: Duration = Duration::from_secs(60);
 /// No answer tells to wait for longer than this; the run would take too long.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The time that one registry gets for all that it is asked. The function has 15 minutes, and all registries are asked at the
+/// same time.
+const TIME: Duration = Duration::from_secs(360);
+
+/// The most bytes of a manifest, as registries
+/// [must take them](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests), and of a page of
+/// a list.
+const ANSWER: usize = 4 << 20;
+
+/// The most bytes of an error and of a token.
+const SMALL_ANSWER: usize = 64 << 10;
+
+/// Most answers are smaller. Of larger ones only [`LARGE_ANSWERS`] are read at a time: what registries send must fit into
+/// the function's memory.
+const LARGE: usize = 256 << 10;
+
+/// See [`LARGE`].
+const LARGE_ANSWERS: usize = 6;
+
+/// The most tags of a repository.
+const TAGS: usize = 100_000;
+
+/// The most pages of a list.
+const PAGES: usize = 1_000;
+
+/// The most images that refer to one image.
+const REFERRERS: usize = 1_000;
+
+/// The most characters of what is not a tag.
+const MENTIONED: usize = 100;
+
+/// The most addresses that one request is led to.
+const REDIRECTS: usize = 5;
+
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.docker.distribution.manifest.v2+json";
@@ -43,15 +82,19 @@ pub struct Client {
     /// How many pulls Docker Hub still allows, as it said last; `None` where it has not said.
     pulls_left: Mutex<Option<u64>>,
     http: reqwest::Client,
-    hosts: Mutex<HashMap<String, Arc<Host>>>,
+    hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
     retry: ExponentialBuilder,
     scheme: &'static str,
+    large: Arc<Semaphore>,
+    time: Duration,
 }
 
 /// A registry.
 struct Host {
     challenge: OnceCell<Challenge>,
     slots: Semaphore,
+    /// Until when it is asked; set by the first request.
+    deadline: OnceLock<Instant>,
     /// Set once it has said that it does not.
     knows_no_referrers: AtomicBool,
 }
@@ -61,6 +104,7 @@ impl Default for Host {
         Self {
             challenge: OnceCell::new(),
             slots: Semaphore::new(CONCURRENCY),
+            deadline: OnceLock::new(),
             knows_no_referrers: AtomicBool::new(false),
         }
     }
@@ -77,23 +121,52 @@ enum Challenge {
 /// An image that a registry has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// `sha256:…`
-    pub digest: String,
+    /// Its digest.
+    pub digest: Digest,
     /// Whether it is an index.
     pub is_index: bool,
+}
+
+/// A page of a tag list, as far as it could be read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct TagList {
+    /// The tags, in order.
+    pub tags: Vec<Tag>,
+    /// How many more there are that are not tags, and the first of these.
+    pub invalid: Option<(usize, Excerpt)>,
+}
+
+/// An answer that was read to its end.
+struct Answer {
+    headers: HeaderMap,
+    body: Vec<u8>,
+    /// Held while a large body is in memory.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What went wrong with one request.
 #[derive(Debug)]
 struct Failure {
     status: Option<StatusCode>,
-    message: String,
+    message: Excerpt,
     retry_after: Option<Duration>,
 }
 
 impl Failure {
+    /// An answer with this status that cannot be used.
+    fn of(status: StatusCode, message: &str) -> Self {
+        Self { status: Some(status), message: Excerpt::new(message), retry_after: None }
+    }
+
     fn is_transient(&self) -> bool {
         self.status.is_none_or(|status| status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+    }
+
+    /// Whether the registry exceeded a limit, or led to where it must not.
+    fn is_limit(&self) -> bool {
+        const LIMITS: [StatusCode; 3] =
+            [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::MISDIRECTED_REQUEST];
+        self.status.is_some_and(|status| LIMITS.contains(&status))
     }
 
     fn is_absence(&self) -> bool {
@@ -116,27 +189,41 @@ impl From<reqwest::Error> for Failure {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        Self { status: None, message: format!("{}: {cause}", url.unwrap_or_default()), retry_after: None }
+        let message = Excerpt::new(&format!("{}: {cause}", url.unwrap_or_default()));
+        // Where it was led to will be the same the next time.
+        let status = error.is_redirect().then_some(StatusCode::MISDIRECTED_REQUEST);
+        Self { status, message, retry_after: None }
     }
 }
 
 impl Client {
-    /// A client that asks over TLS.
+    /// A client that asks over TLS, and only public addresses: what a registry leads to must not be the function's own
+    /// surroundings.
     ///
     /// # Errors
     /// When the system's certificates cannot be read.
     pub fn new() -> Result<Self> {
-        Self::with("https", ExponentialBuilder::default().with_jitter())
+        let builder = reqwest::Client::builder().https_only(true).dns_resolver(address::PublicOnly);
+        Self::with("https", builder, ExponentialBuilder::default().with_jitter())
     }
 
-    fn with(scheme: &'static str, retry: ExponentialBuilder) -> Result<Self> {
-        let http = reqwest::Client::builder()
+    fn with(scheme: &'static str, builder: reqwest::ClientBuilder, retry: ExponentialBuilder) -> Result<Self> {
+        let http = builder
             .user_agent(concat!("ecr-transfer/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
             .timeout(Duration::from_secs(30))
+            .redirect(address::redirects(scheme, REDIRECTS))
             .build()
             .map_err(|error| Failure::from(error).about("the HTTP client"))?;
-        Ok(Self { pulls_left: Mutex::default(), http, hosts: Mutex::default(), retry, scheme })
+        Ok(Self {
+            pulls_left: Mutex::default(),
+            http,
+            hosts: Mutex::default(),
+            retry,
+            scheme,
+            large: Arc::new(Semaphore::new(LARGE_ANSWERS)),
+            time: TIME,
+        })
     }
 
     /// How many pulls are left where they are limited, as Docker Hub's
@@ -152,12 +239,12 @@ impl Client {
     /// When the registry cannot be reached, or refuses the login.
     pub async fn open(&self, repository: &Repository, login: Option<Login>) -> Result<Session<'_>> {
         let host = self.host(&repository.registry);
-        let authority = if repository.registry == "docker.io" { "registry-1.docker.io" } else { &repository.registry };
-        let base = format!("{}://{authority}/v2/", self.scheme);
-        let base = Url::parse(&base).map_err(|error| Error::Registry {
-            subject: repository.to_string(),
-            status: None,
-            message: format!("{base} is no address: {error}"),
+        let authority =
+            if repository.registry.is_docker_hub() { "registry-1.docker.io" } else { repository.registry.as_str() };
+        let base = Url::parse(&format!("{}://{authority}/v2/", self.scheme));
+        let is_public = |url: &Url| self.scheme != "https" || address::is_public(url);
+        let base = base.ok().filter(is_public).ok_or_else(|| {
+            Failure::of(StatusCode::MISDIRECTED_REQUEST, "it is not a public address").about(&repository.to_string())
         })?;
         let session = Session {
             client: self,
@@ -170,12 +257,68 @@ impl Client {
         session.log_in().await.map_err(|failure| failure.about(&repository.to_string()))?;
         Ok(session)
     }
-}
 
-impl Client {
-    fn host(&self, registry: &str) -> Arc<Host> {
+    fn host(&self, registry: &RegistryHost) -> Arc<Host> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(hosts.entry(registry.to_owned()).or_default())
+        Arc::clone(hosts.entry(registry.clone()).or_default())
+    }
+
+    /// Reads an answer, if it is a good one and has at most `limit` bytes.
+    async fn read(&self, response: Response, limit: usize) -> Result<Answer, Failure> {
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.problem(response).await);
+        }
+        let headers = response.headers().clone();
+        let (body, _permit) = self.body(response, limit).await?;
+        Ok(Answer { headers, body, _permit })
+    }
+
+    /// The body of a response. A large one waits for its turn.
+    async fn body(
+        &self,
+        mut response: Response,
+        limit: usize,
+    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
+        let (mut body, mut permit) = (Vec::new(), None);
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > limit {
+                let message = format!("{} sends more than the {limit} bytes that are allowed", place(response.url()));
+                return Err(Failure::of(StatusCode::PAYLOAD_TOO_LARGE, &message));
+            }
+            if permit.is_none() && body.len() + chunk.len() > LARGE {
+                permit = Arc::clone(&self.large).acquire_owned().await.ok();
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((body, permit))
+    }
+
+    /// What a registry says is wrong. Of a long answer, only that it is one.
+    async fn problem(&self, response: Response) -> Failure {
+        #[derive(Default, Deserialize)]
+        struct Problem {
+            code: Option<String>,
+            message: Option<String>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Problems {
+            #[serde(default)]
+            errors: Vec<Problem>,
+        }
+        let (status, place) = (response.status(), place(response.url()));
+        let retry_after = text(response.headers(), RETRY_AFTER.as_str());
+        let body = self.body(response, SMALL_ANSWER).await.map(|(body, _)| body).unwrap_or_default();
+        let problems: Problems = serde_json::from_slice(&body).unwrap_or_default();
+        let words = problems.errors.into_iter().next().and_then(|problem| problem.message.or(problem.code));
+        Failure {
+            status: Some(status),
+            message: Excerpt::new(&match words {
+                Some(words) => format!("{place} answers {status}: {words}"),
+                None => format!("{place} answers {status}"),
+            }),
+            retry_after: retry_after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+        }
     }
 }
 
@@ -190,32 +333,40 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// All tags, in no particular order; `None` where there is no such repository, or it does not show its tags.
+    /// All tags; `None` where there is no such repository, or it does not show its tags.
     ///
     /// # Errors
-    /// When the registry does not answer to the last page.
-    pub async fn tags(&self) -> Result<Option<Vec<String>>> {
+    /// When the registry does not answer to the last page, or has too many of them.
+    pub async fn tags(&self) -> Result<Option<TagList>> {
         #[derive(Deserialize)]
         struct Page {
-            tags: Option<Vec<String>>,
+            #[serde(default, deserialize_with = "at_most::<_, _, TAGS>")]
+            tags: Vec<String>,
         }
         let first = self.url("tags/list", &[("n", &PAGE.to_string())]);
         let mut tags = BTreeSet::new();
-        let mut seen = BTreeSet::new();
+        let mut invalid = BTreeSet::new();
+        let mut pages = Pages::new("tag list");
         let mut next = Some(first.clone());
         while let Some(url) = next {
-            if !seen.insert(url.clone()) {
-                return Err(self.refused("the pages of its tag list go in circles"));
-            }
-            let response = match self.get(Method::GET, &url, "application/json").await {
-                Ok(response) => response,
+            pages.visit(&url).map_err(|message| self.refused(&message))?;
+            let answer = match self.get(Method::GET, &url, "application/json", ANSWER).await {
+                Ok(answer) => answer,
                 Err(failure) if failure.is_absence() && tags.is_empty() => return Ok(None),
                 Err(failure) => return Err(self.failed(failure)),
             };
-            let link = link(response.headers()).map(|link| self.on_host(&url, &link)).transpose()?;
-            let page = self.json::<Page>(response).await?.tags.unwrap_or_default();
+            let link = link(&answer.headers).map(|link| self.on_host(&url, &link)).transpose()?;
+            let page = self.json::<Page>(&answer)?.tags;
             let (length, last, known) = (page.len(), page.last().cloned(), tags.len());
-            tags.extend(page);
+            for text in page {
+                match Tag::try_from(text) {
+                    Ok(tag) => drop(tags.insert(tag)),
+                    Err(error) => drop(invalid.insert(error.text().cut(MENTIONED))),
+                }
+            }
+            if tags.len() + invalid.len() > TAGS {
+                return Err(self.refused(&format!("it has more than the {TAGS} tags that are allowed")));
+            }
             // A page that is full, and does not say what comes next, may not be the last one of a registry that has never
             // heard of Link.
             let more = || {
@@ -224,69 +375,79 @@ impl Session<'_> {
             };
             next = link.or_else(more);
         }
-        Ok(Some(tags.into_iter().collect()))
+        let count = invalid.len();
+        let invalid = invalid.pop_first().map(|first| (count, first));
+        Ok(Some(TagList { tags: tags.into_iter().collect(), invalid }))
     }
 
-    /// What a tag or a digest leads to; `None` where the registry has no such image, or does not let us see it.
+    /// What a tag or a digest leads to.
     ///
     /// # Errors
-    /// When the registry does not answer.
-    pub async fn head(&self, reference: &str) -> Result<Option<Head>> {
+    /// When the registry does not have it, does not let us see it, or does not answer.
+    pub async fn head(&self, reference: &str) -> Result<Head> {
         let url = self.url(&format!("manifests/{reference}"), &[]);
-        let response = match self.get(Method::HEAD, &url, MANIFESTS).await {
-            Ok(response) => response,
-            Err(failure) if failure.is_absence() => return Ok(None),
+        let answer = match self.get(Method::HEAD, &url, MANIFESTS, ANSWER).await {
+            Ok(answer) => Some(answer),
+            // There is no body that would say why.
+            Err(failure) if failure.is_absence() => None,
             Err(failure) => return Err(self.failed(failure)),
         };
-        if let Some(left) = text(response.headers(), "ratelimit-remaining") {
+        if let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining")) {
             // 76;w=21600 is 76 within that many seconds.
             let left = left.split(';').next().and_then(|left| left.parse().ok());
             *self.client.pulls_left.lock().unwrap_or_else(PoisonError::into_inner) = left;
         }
-        let is_index = text(response.headers(), CONTENT_TYPE.as_str()).is_some_and(|it| is_index(&it));
-        if let Some(digest) = text(response.headers(), "docker-content-digest") {
-            return Ok(Some(Head { digest, is_index }));
+        let is_an_index =
+            |answer: &Answer| text(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| is_index(&it));
+        if let Some(answer) = answer
+            && let Some(digest) = text(&answer.headers, "docker-content-digest")
+        {
+            let digest = digest.parse().map_err(|error| self.refused(&format!("{reference}: {error}")))?;
+            return Ok(Head { digest, is_index: is_an_index(&answer) });
         }
         // The header is not mandatory: then the digest is that of the manifest itself.
-        let response = self.get(Method::GET, &url, MANIFESTS).await.map_err(|failure| self.failed(failure))?;
-        let body = response.bytes().await.map_err(|error| self.failed(error.into()))?;
-        Ok(Some(Head { digest: format!("sha256:{}", hex::encode(Sha256::digest(&body))), is_index }))
+        let answer = self.get(Method::GET, &url, MANIFESTS, ANSWER).await.map_err(|failure| self.failed(failure))?;
+        Ok(Head { digest: Digest::of(&answer.body), is_index: is_an_index(&answer) })
     }
 
     /// The manifest with this digest.
     ///
     /// # Errors
-    /// When the registry does not have it, or does not answer.
-    pub async fn manifest(&self, digest: &str) -> Result<Manifest> {
+    /// When the registry does not have it, has something else in its place, or does not answer.
+    pub async fn manifest(&self, digest: Digest) -> Result<Manifest> {
         let url = self.url(&format!("manifests/{digest}"), &[]);
-        let response = self.get(Method::GET, &url, MANIFESTS).await.map_err(|failure| self.failed(failure))?;
-        let body = response.bytes().await.map_err(|error| self.failed(error.into()))?;
-        Ok(Manifest::parse(&String::from_utf8_lossy(&body)))
+        let answer = self.get(Method::GET, &url, MANIFESTS, ANSWER).await.map_err(|failure| self.failed(failure))?;
+        if Digest::of(&answer.body) != digest {
+            return Err(self.refused(&format!("what it sends for {digest} has another digest")));
+        }
+        Manifest::parse(&answer.body).map_err(|error| self.refused(&format!("the manifest {digest} is wrong: {error}")))
     }
 
-    /// The digests of the images that refer to `digest`; none where the registry does not know of referrers.
+    /// The digests of the images that refer to `digest`, as the registry says; none where it does not know of referrers.
     ///
     /// # Errors
-    /// When the registry does not answer to the last page.
-    pub async fn referrers(&self, digest: &str) -> Result<Vec<String>> {
+    /// When the registry does not answer to the last page, or has too many of them.
+    pub async fn referrers(&self, digest: Digest) -> Result<Vec<Digest>> {
+        #[derive(Deserialize)]
+        struct Referrer {
+            digest: Digest,
+        }
         #[derive(Deserialize)]
         struct Index {
-            #[serde(default)]
-            manifests: Vec<Descriptor>,
+            #[serde(default, deserialize_with = "at_most::<_, _, REFERRERS>")]
+            manifests: Vec<Referrer>,
         }
         let mut referrers = Vec::new();
-        let mut seen = BTreeSet::new();
         if self.host.knows_no_referrers.load(Ordering::Relaxed) {
             return Ok(referrers);
         }
+        let mut pages = Pages::new("list of referrers");
         let mut next = Some(self.url(&format!("referrers/{digest}"), &[]));
         while let Some(url) = next {
-            if !seen.insert(url.clone()) {
-                return Err(self.refused("the pages of its referrers go in circles"));
-            }
-            let response = match self.get(Method::GET, &url, "application/vnd.oci.image.index.v1+json").await {
-                Ok(response) => response,
-                Err(failure) if failure.is_transient() => return Err(self.failed(failure)),
+            pages.visit(&url).map_err(|message| self.refused(&message))?;
+            let answer = match self.get(Method::GET, &url, "application/vnd.oci.image.index.v1+json", ANSWER).await {
+                Ok(answer) => answer,
+                Err(failure) if failure.is_transient() || failure.is_limit() => return Err(self.failed(failure)),
                 // Registries say in many ways that they do not know it.
                 Err(failure) => {
                     let is_refused = matches!(failure.status, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
@@ -294,9 +455,18 @@ impl Session<'_> {
                     return Ok(referrers);
                 }
             };
-            next = link(response.headers()).map(|link| self.on_host(&url, &link)).transpose()?;
-            let Ok(index) = self.json::<Index>(response).await else { return Ok(referrers) };
-            referrers.extend(index.manifests.into_iter().map(|image| image.digest));
+            next = link(&answer.headers).map(|link| self.on_host(&url, &link)).transpose()?;
+            // Some answer with a page for people.
+            if !text(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| it.contains("json"))
+                && !answer.body.starts_with(b"{")
+            {
+                return Ok(referrers);
+            }
+            referrers.extend(self.json::<Index>(&answer)?.manifests.into_iter().map(|image| image.digest));
+            if referrers.len() > REFERRERS {
+                let message = format!("more than the {REFERRERS} images that are allowed refer to {digest}");
+                return Err(self.refused(&message));
+            }
         }
         Ok(referrers)
     }
@@ -320,21 +490,23 @@ impl Session<'_> {
         Err(self.refused(&format!("its next page is on another host: {next}")))
     }
 
-    fn refused(&self, message: &str) -> Error {
-        Error::Registry { subject: self.repository.to_string(), status: Some(200), message: message.to_owned() }
+    /// The error of an answer that cannot be used.
+    pub fn refused(&self, message: &str) -> Error {
+        self.failed(Failure::of(StatusCode::OK, message))
     }
 
     fn failed(&self, failure: Failure) -> Error {
         failure.about(&self.repository.to_string())
     }
 
-    async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
-        response.json().await.map_err(|error| self.failed(error.into()))
+    fn json<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T> {
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| self.refused(&format!("its answer is not as specified: {error}")))
     }
 
     /// Asks, as often as it takes: again with a new token where the old one has expired, and again a little later where
     /// the registry is busy.
-    async fn get(&self, method: Method, url: &Url, accept: &str) -> Result<Response, Failure> {
+    async fn get(&self, method: Method, url: &Url, accept: &str, limit: usize) -> Result<Answer, Failure> {
         let attempt = || async {
             let _slot = self.host.slots.acquire().await;
             let response = self.send(&method, url, accept).await?;
@@ -344,7 +516,7 @@ impl Session<'_> {
             } else {
                 response
             };
-            check(response).await
+            self.client.read(response, limit).await
         };
         self.retried(attempt).await
     }
@@ -357,15 +529,26 @@ impl Session<'_> {
         Ok(request.send().await?)
     }
 
+    /// Tries until it succeeds, fails for good, or the registry's time is up.
     async fn retried<T, F>(&self, attempt: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        attempt
+        let last = Mutex::new(None);
+        let attempts = attempt
             .retry(self.client.retry)
             .when(Failure::is_transient)
-            .adjust(|failure, wait| wait.map(|wait| failure.retry_after.map_or(wait, |told| told.min(LONGEST_WAIT))))
-            .await
+            .notify(|failure, _| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.message.clone()))
+            .adjust(|failure, wait| wait.map(|wait| failure.retry_after.map_or(wait, |told| told.min(LONGEST_WAIT))));
+        let time = self.client.time;
+        let deadline = *self.host.deadline.get_or_init(|| Instant::now() + time);
+        timeout_at(deadline.into(), attempts).await.unwrap_or_else(|_elapsed| {
+            let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let last = last.map(|last| format!("; the last failure: {last}")).unwrap_or_default();
+            let message =
+                format!("the registry takes longer than the {} seconds that are allowed{last}", time.as_secs());
+            Err(Failure::of(StatusCode::REQUEST_TIMEOUT, &message))
+        })
     }
 
     fn token_may_have_expired(&self) -> bool {
@@ -392,17 +575,18 @@ impl Session<'_> {
                     .extend_pairs(service.iter().map(|service| ("service", service.as_str())))
                     .append_pair("scope", &scope);
                 let login = login.as_ref().map(basic).transpose()?;
-                let response = self
+                let answer = self
                     .retried(|| async {
                         let request = self.client.http.get(url.clone());
                         let request = match &login {
                             Some(login) => request.header(AUTHORIZATION, login.clone()),
                             None => request,
                         };
-                        check(request.send().await?).await
+                        self.client.read(request.send().await?, SMALL_ANSWER).await
                     })
                     .await?;
-                let token: Token = response.json().await?;
+                let token: Token = serde_json::from_slice(&answer.body)
+                    .map_err(|error| Failure::of(StatusCode::OK, &format!("{}: not a token: {error}", place(&url))))?;
                 let token = token.token.or(token.access_token).unwrap_or_default();
                 (!token.is_empty()).then(|| authorization("Bearer", &token)).transpose()?
             }
@@ -416,12 +600,16 @@ impl Session<'_> {
         let response = self
             .retried(|| async {
                 let response = self.client.http.get(self.base.clone()).send().await?;
-                if response.status() == StatusCode::UNAUTHORIZED { Ok(response) } else { check(response).await }
+                if response.status() == StatusCode::UNAUTHORIZED || response.status().is_success() {
+                    Ok(response)
+                } else {
+                    Err(self.client.problem(response).await)
+                }
             })
             .await;
         let response = match response {
             Ok(response) => response,
-            Err(failure) if failure.is_transient() => return Err(failure),
+            Err(failure) if failure.is_transient() || failure.is_limit() => return Err(failure),
             // Some hide this page; the repository's own answer will tell.
             Err(_) => return Ok(Challenge::None),
         };
@@ -440,14 +628,14 @@ impl Session<'_> {
             let realm = parameter(bearer, "realm").unwrap_or_default();
             return match Url::parse(&realm) {
                 // The password goes there.
-                Ok(url) if url.scheme() == self.client.scheme => {
+                Ok(url) if address::is_allowed(self.client.scheme, &url) => {
                     Ok(Challenge::Bearer { realm: url, service: parameter(bearer, "service") })
                 }
-                _ => Err(Failure {
-                    status: Some(response.status()),
-                    message: format!("it hands out tokens at {realm:?}, which is no {} address", self.client.scheme),
-                    retry_after: None,
-                }),
+                _ => {
+                    let scheme = self.client.scheme;
+                    let message = format!("it hands out tokens at {realm:?}, which is not a public {scheme} address");
+                    Err(Failure::of(StatusCode::MISDIRECTED_REQUEST, &message))
+                }
             };
         }
         let is_basic = challenges.iter().any(|challenge| challenge.scheme.eq_ignore_ascii_case("Basic"));
@@ -455,45 +643,42 @@ impl Session<'_> {
     }
 }
 
+/// The pages of a list that were read.
+struct Pages {
+    list: &'static str,
+    seen: BTreeSet<Url>,
+}
+
+impl Pages {
+    fn new(list: &'static str) -> Self {
+        Self { list, seen: BTreeSet::new() }
+    }
+
+    /// Enters a page.
+    ///
+    /// # Errors
+    /// When it was read already, or there are too many.
+    fn visit(&mut self, page: &Url) -> Result<(), String> {
+        if !self.seen.insert(page.clone()) {
+            return Err(format!("the pages of its {} go in circles", self.list));
+        }
+        if self.seen.len() > PAGES {
+            return Err(format!("its {} has more than the {PAGES} pages that are allowed", self.list));
+        }
+        Ok(())
+    }
+}
+
 fn authorization(scheme: &str, token: &str) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::try_from(format!("{scheme} {token}")).map_err(|_| Failure {
-        status: Some(StatusCode::UNAUTHORIZED),
-        message: "its token has characters that a header cannot carry".into(),
-        retry_after: None,
-    })?;
+    let mut value = HeaderValue::try_from(format!("{scheme} {token}"))
+        .map_err(|_| Failure::of(StatusCode::UNAUTHORIZED, "its token has characters that a header cannot carry"))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// The answer, if it is a good one.
-async fn check(response: Response) -> Result<Response, Failure> {
-    #[derive(Default, Deserialize)]
-    struct Problem {
-        code: Option<String>,
-        message: Option<String>,
-    }
-    #[derive(Default, Deserialize)]
-    struct Problems {
-        #[serde(default)]
-        errors: Vec<Problem>,
-    }
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let retry_after = text(response.headers(), RETRY_AFTER.as_str());
-    let place = format!("{}{}", response.url().host_str().unwrap_or_default(), response.url().path());
-    let body = response.bytes().await.unwrap_or_default();
-    let problems: Problems = serde_json::from_slice(&body).unwrap_or_default();
-    let words = problems.errors.into_iter().next().and_then(|problem| problem.message.or(problem.code));
-    Err(Failure {
-        status: Some(status),
-        message: match words {
-            Some(words) => format!("{place} answers {status}: {words}"),
-            None => format!("{place} answers {status}"),
-        },
-        retry_after: retry_after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
-    })
+/// Host and path of an address, for messages.
+fn place(url: &Url) -> String {
+    format!("{}{}", url.host_str().unwrap_or_default(), url.path())
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -534,7 +719,7 @@ pub mod tests {
     /// A client that asks over plain HTTP, and does not wait long before it asks again.
     pub fn client() -> Client {
         let retry = ExponentialBuilder::default().with_min_delay(Duration::from_millis(1));
-        Client::with("http", retry).expect("it needs no certificates")
+        Client::with("http", reqwest::Client::builder(), retry).expect("it needs no certificates")
     }
 
     /// Starts a registry; its host is what image references name it by.
@@ -558,7 +743,7 @@ pub mod tests {
     }
 
     fn repository(host: &str) -> Repository {
-        Repository { registry: host.into(), name: "team/app".into() }
+        format!("{host}/team/app").parse().expect(host)
     }
 
     fn query(request: &Request<Body>, name: &str) -> Option<String> {
@@ -571,8 +756,12 @@ pub mod tests {
         serde_json::json!({ "name": "team/app", "tags": tags })
     }
 
-    async fn tags(host: &str) -> Result<Option<Vec<String>>> {
-        client().open(&repository(host), None).await?.tags().await
+    async fn tags(host: &str) -> Result<Option<usize>> {
+        count(&client().open(&repository(host), None).await?).await
+    }
+
+    async fn count(session: &Session<'_>) -> Result<Option<usize>> {
+        Ok(session.tags().await?.map(|list| list.tags.len()))
     }
 
     /// A registry with so many tags that says with Link what comes next.
@@ -602,8 +791,7 @@ pub mod tests {
     async fn every_page_of_the_tags_is_read_at_full_size() {
         for (count, pages) in [(0, 1), (1, 1), (100, 1), (101, 1), (999, 1), (1_000, 2), (1_001, 2), (2_500, 3)] {
             let (host, asked) = linking(count).await;
-            let tags = tags(&host).await.expect("it answers").expect("there is such a repository");
-            assert_eq!(tags.len(), count);
+            assert_eq!(tags(&host).await.expect("it answers"), Some(count));
             // A page that is exactly full asks for one more, in case the registry has never heard of Link.
             assert_eq!(asked.load(Ordering::Relaxed), pages, "{count}");
         }
@@ -616,13 +804,13 @@ pub mod tests {
             json(&page(from, 1_500_usize.saturating_sub(from).min(PAGE)))
         })
         .await;
-        assert_eq!(tags(&host).await.expect("it answers").map(|tags| tags.len()), Some(1_500));
+        assert_eq!(tags(&host).await.expect("it answers"), Some(1_500));
     }
 
     #[tokio::test]
     async fn a_registry_that_ignores_how_much_is_asked_for_is_read_once() {
         let host = serve(|_| json(&page(0, 3_000))).await;
-        assert_eq!(tags(&host).await.expect("it answers").map(|tags| tags.len()), Some(3_000));
+        assert_eq!(tags(&host).await.expect("it answers"), Some(3_000));
     }
 
     #[tokio::test]
@@ -655,7 +843,7 @@ pub mod tests {
             if fails { status(429) } else { json(&page(0, 3)) }
         })
         .await;
-        assert_eq!(tags(&host).await.expect("the third time").map(|tags| tags.len()), Some(3));
+        assert_eq!(tags(&host).await.expect("the third time"), Some(3));
         assert_eq!(asked.load(Ordering::Relaxed), 3);
 
         failing.store(usize::MAX, Ordering::Relaxed);
@@ -686,10 +874,11 @@ pub mod tests {
             }
         })
         .await;
-        let login = |token: &str| Login { host: host.clone(), token: STANDARD.encode(token), expires_at: None };
+        let login =
+            |token: &str| Login { host: repository(&host).registry, token: STANDARD.encode(token), expires_at: None };
         let client = client();
         let session = client.open(&repository(&host), Some(login("me:hush"))).await.expect("it may log in");
-        assert_eq!(session.tags().await.expect("it answers").map(|tags| tags.len()), Some(1));
+        assert_eq!(count(&session).await.expect("it answers"), Some(1));
         let refused = client.open(&repository(&host), Some(login("me:wrong"))).await.err().expect("it may not");
         assert_eq!(refused.name(), "AccessDenied");
     }
@@ -707,53 +896,219 @@ pub mod tests {
         })
         .await;
         let client = client();
-        let login = Login { host: host.clone(), token: "bWU6aHVzaA==".into(), expires_at: None };
+        let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
         let session = client.open(&repository(&host), Some(login)).await.expect("it has answered");
-        assert_eq!(session.tags().await.expect("it answers").map(|tags| tags.len()), Some(1));
+        assert_eq!(count(&session).await.expect("it answers"), Some(1));
         let session = client.open(&repository(&host), None).await.expect("it has answered");
-        assert_eq!(session.tags().await.expect("it answers"), None);
+        assert_eq!(count(&session).await.expect("it answers"), None);
+    }
+
+    fn with_header(mut answer: Answer<Body>, name: &'static str, value: &str) -> Answer<Body> {
+        answer.headers_mut().insert(name, value.parse().expect("it is a header"));
+        answer
     }
 
     #[tokio::test]
-    async fn a_manifest_is_named_by_the_header_or_by_its_own_digest() {
-        let host = serve(|request| {
-            let mut answer = match request.uri().path() {
+    async fn a_manifest_is_named_by_the_header_or_by_its_own_digest_and_one_that_is_missing_says_so() {
+        let digest = Digest::of(b"named");
+        let host = serve(move |request| {
+            let answer = match request.uri().path() {
                 "/v2/team/app/manifests/named" => {
-                    let mut answer = status(200);
-                    answer.headers_mut().insert("docker-content-digest", "sha256:1".parse().expect("it is a header"));
-                    answer.headers_mut().insert("ratelimit-remaining", "76;w=21600".parse().expect("it is a header"));
-                    answer
+                    let answer = with_header(status(200), "docker-content-digest", &digest.to_string());
+                    with_header(answer, "ratelimit-remaining", "76;w=21600")
                 }
                 "/v2/team/app/manifests/unnamed" => Answer::new(Body::from("{}")),
-                _ => status(404),
+                "/v2/team/app/manifests/wrong" => with_header(status(200), "docker-content-digest", "sha256:$(id)"),
+                _ => {
+                    let mut answer = json(&serde_json::json!({ "errors": [{ "message": "manifest unknown" }] }));
+                    *answer.status_mut() = StatusCode::NOT_FOUND;
+                    answer
+                }
             };
-            let index = "application/vnd.oci.image.index.v1+json".parse().expect("it is a header");
-            answer.headers_mut().insert(CONTENT_TYPE, index);
-            answer
+            with_header(answer, "content-type", "application/vnd.oci.image.index.v1+json")
         })
         .await;
         let client = client();
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
-        let head = |digest: &str| Head { digest: digest.to_owned(), is_index: true };
-        let of_two_braces = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         assert_eq!(client.pulls_left(), None);
-        assert_eq!(session.head("named").await.expect("it answers"), Some(head("sha256:1")));
+        assert_eq!(session.head("named").await.expect("it answers"), Head { digest, is_index: true });
         assert_eq!(client.pulls_left(), Some(76));
-        assert_eq!(session.head("unnamed").await.expect("it answers"), Some(head(of_two_braces)));
-        assert_eq!(session.head("missing").await.expect("it answers"), None);
+        let unnamed = session.head("unnamed").await.expect("it answers");
+        assert_eq!(unnamed, Head { digest: Digest::of(b"{}"), is_index: true });
+        for (tag, problem) in
+            [("missing", "404 Not Found: manifest unknown"), ("wrong", r#""sha256:$(id)" is not a digest"#)]
+        {
+            let error = session.head(tag).await.expect_err(tag).to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_with_another_digest_is_refused() {
+        let host = serve(|_| Answer::new(Body::from("{}"))).await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        session.manifest(Digest::of(b"{}")).await.expect("it is that");
+        let error = session.manifest(Digest::of(b"other")).await.expect_err("it is another").to_string();
+        assert!(error.contains("has another digest"), "{error}");
     }
 
     #[tokio::test]
     async fn referrers_are_listed_where_the_registry_knows_them() {
-        let host = serve(|request| match request.uri().path() {
-            "/v2/team/app/referrers/sha256:1" => json(&serde_json::json!({ "manifests": [{ "digest": "sha256:2" }] })),
+        let [one, two, three] = ["1", "2", "3"].map(|content| Digest::of(content.as_bytes()));
+        let host = serve(move |request| match request.uri().path() {
+            path if path == format!("/v2/team/app/referrers/{one}") => {
+                json(&serde_json::json!({ "manifests": [{ "digest": two }] }))
+            }
             "/v2/" => status(200),
             _ => status(404),
         })
         .await;
         let client = client();
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
-        assert_eq!(session.referrers("sha256:1").await.expect("it answers"), ["sha256:2"]);
-        assert!(session.referrers("sha256:3").await.expect("it answers").is_empty());
+        assert_eq!(session.referrers(one).await.expect("it answers"), [two]);
+        assert!(session.referrers(three).await.expect("it answers").is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_tag_is_told_apart_and_never_asked_for() {
+        let evil = "1 due[$(id)]\n> evil.example/backdoor d.example/prod";
+        let host =
+            serve(move |_| json(&serde_json::json!({ "tags": ["1", evil, "\u{1b}[31m", "1", "x".repeat(10_000)] })))
+                .await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        let list = session.tags().await.expect("it answers").expect("there are tags");
+        assert_eq!(list.tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["1"]);
+        let (count, first) = list.invalid.expect("some are not tags");
+        assert_eq!(count, 3);
+        assert!(!first.as_str().contains('\n') && first.as_str().chars().count() <= MENTIONED, "{first}");
+    }
+
+    /// What a registry that answers everything in one way is refused with.
+    async fn refused(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
+        let host =
+            serve(move |request| if request.uri().path() == "/v2/" { status(200) } else { answer(request) }).await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        let digest = Digest::of(b"");
+        let errors =
+            [session.tags().await.err(), session.manifest(digest).await.err(), session.referrers(digest).await.err()];
+        errors.into_iter().flatten().map(|error| error.to_string()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_sends_more_than_is_allowed_is_refused_with_the_limit() {
+        let endless = |code: u16| {
+            let chunk = Ok::<_, std::convert::Infallible>(vec![b'x'; 1 << 16]);
+            let body = Body::from_stream(futures_util::stream::repeat(chunk));
+            Answer::builder().status(code).body(body).expect("it is an answer")
+        };
+        let errors = refused(move |_| endless(200)).await;
+        assert_eq!(errors.matches("sends more than the 4194304 bytes that are allowed").count(), 3, "{errors}");
+        let errors = refused(move |_| endless(500)).await;
+        assert_eq!(errors.matches("answers 500 Internal Server Error").count(), 3, "{errors}");
+    }
+
+    #[tokio::test]
+    async fn an_error_is_cut_and_escaped() {
+        let errors = refused(|_| {
+            let message = format!("\u{1b}[31m{}", "x".repeat(30_000));
+            let mut answer = json(&serde_json::json!({ "errors": [{ "message": message }] }));
+            *answer.status_mut() = StatusCode::BAD_REQUEST;
+            answer
+        })
+        .await;
+        assert!(errors.contains(r"\u{1b}[31mxxx") && !errors.contains('\u{1b}'), "{errors}");
+        assert!(errors.lines().all(|error| error.chars().count() < Excerpt::LIMIT + 100), "{errors}");
+    }
+
+    #[tokio::test]
+    async fn endless_lists_are_refused_with_the_limit() {
+        let errors = refused(|request| {
+            let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
+            let body = serde_json::json!({ "tags": [page.to_string()], "manifests": [] });
+            let next = format!("<{}?page={}>; rel=\"next\"", request.uri().path(), page + 1);
+            with_header(json(&body), "link", &next)
+        })
+        .await;
+        assert!(errors.contains("its tag list has more than the 1000 pages that are allowed"), "{errors}");
+        assert!(errors.contains("its list of referrers has more than the 1000 pages that are allowed"), "{errors}");
+
+        let errors = refused(|request| {
+            let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
+            let tags: Vec<_> = (0..20_000).map(|number| format!("{page}-{number}")).collect();
+            let digests: Vec<_> = (0..400)
+                .map(|n| serde_json::json!({ "digest": Digest::of(format!("{page}{n}").as_bytes()) }))
+                .collect();
+            let body = serde_json::json!({ "tags": tags, "manifests": digests });
+            let next = format!("<{}?page={}>; rel=\"next\"", request.uri().path(), page + 1);
+            with_header(json(&body), "link", &next)
+        })
+        .await;
+        assert!(errors.contains("it has more than the 100000 tags that are allowed"), "{errors}");
+        assert!(errors.contains("more than the 1000 images that are allowed refer to sha256:"), "{errors}");
+    }
+
+    #[tokio::test]
+    async fn a_registry_has_a_time_limit_for_all_that_it_is_asked() {
+        let host = serve(|request| {
+            if request.uri().path() == "/v2/" {
+                return status(200);
+            }
+            let mut answer = status(429);
+            answer.headers_mut().insert(RETRY_AFTER, "60".parse().expect("it is a header"));
+            answer
+        })
+        .await;
+        let client = Client { time: Duration::from_millis(200), ..client() };
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        let asked = futures_util::future::join_all((0..40).map(|tag| {
+            let session = &session;
+            async move { session.head(&tag.to_string()).await }
+        }));
+        for head in asked.await {
+            let error = head.expect_err("it is never answered");
+            assert_eq!(error.name(), "RequestRefused", "it is not asked again at once");
+            assert!(error.to_string().contains("takes longer than the 0 seconds that are allowed"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn redirects_lead_to_addresses_of_the_same_scheme_and_not_for_ever() {
+        let errors = refused(|request| {
+            let next = match request.uri().path() {
+                path if path.contains("manifests") => "https://169.254.169.254/".to_owned(),
+                path => format!("{path}/x"),
+            };
+            with_header(status(307), "location", &next)
+        })
+        .await;
+        assert!(
+            errors.contains("it redirects to https://169.254.169.254/, which is not a public http address"),
+            "{errors}"
+        );
+        assert!(errors.contains("it redirects more than 5 times"), "{errors}");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_hands_out_tokens_elsewhere_gets_no_password_there() {
+        for realm in ["https://169.254.169.254/token", "file:///token", "not an address"] {
+            let host =
+                serve(move |_| with_header(status(401), "www-authenticate", &format!("Bearer realm=\"{realm}\"")))
+                    .await;
+            let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
+            let error = client().open(&repository(&host), Some(login)).await.err().expect(realm).to_string();
+            assert!(error.contains("which is not a public http address") && error.contains(realm), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn over_tls_only_public_addresses_are_asked() {
+        let client = Client::new().expect("there are certificates");
+        for host in ["127.0.0.1:9001", "localhost", "169.254.170.2", "10.0.0.1:5000"] {
+            let error = client.open(&repository(host), None).await.err().expect(host).to_string();
+            assert!(error.contains("it is not a public address"), "{error}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! What a run would do with each image, and why: the report of a dry run.
 
 use serde::Serialize;
-use shared::plan::{Copy, Reason};
+use shared::plan::{Image, Reason};
+use shared::reference::{RegistryHost, Repository};
+use shared::text::Excerpt;
 
-use crate::selection::Repository;
-use crate::source::{Excluded, Listed, Wish};
+use crate::difference;
+use crate::source::{Excluded, Failed, Listed, Wish};
 
 /// What a run would do with an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -12,9 +14,9 @@ use crate::source::{Excluded, Listed, Wish};
 pub struct Decision {
     /// `new` and `changed` images are copied; `unchanged` and `excluded` ones are not; `failed` ones cannot be.
     reason: &'static str,
-    /// `registry/repository@sha256:…`, or with a `:tag` where the digest is not known.
+    /// `registry/repository@sha256:…`; with a tag or a pattern behind a `:` where it is not copied.
     source: String,
-    /// `registry/repository:tag`, or with a digest for an image without a tag; absent where it is of no matter.
+    /// `registry/repository:tag`, or with a digest for an image without a tag; absent where nothing goes there.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<String>,
     /// The rule that excludes it.
@@ -22,7 +24,7 @@ pub struct Decision {
     rule: Option<String>,
     /// Why it cannot be copied.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    error: Option<Excerpt>,
 }
 
 impl Decision {
@@ -39,26 +41,34 @@ impl Decision {
         Self { reason: "excluded", source, rule: Some(excluded.rule.clone()), ..Self::default() }
     }
 
+    /// Of something that cannot be copied.
+    #[must_use]
+    pub fn failed(wish: &Wish, failed: &Failed) -> Self {
+        let separator = if failed.name.as_str().starts_with("sha256:") { '@' } else { ':' };
+        let source = format!("{}{separator}{}", wish.repository, failed.name);
+        Self { reason: "failed", source, error: Some(failed.error.clone()), ..Self::default() }
+    }
+
     /// Of an image that the destination has.
     #[must_use]
-    pub fn unchanged(wish: &Wish, host: &str, image: &Listed) -> Self {
-        let copy = crate::difference::copy(wish, host, image);
-        Self { reason: "unchanged", ..Self::copy(&copy) }
+    pub fn unchanged(wish: &Wish, host: &RegistryHost, image: &Listed) -> Self {
+        Self { reason: "unchanged", ..Self::copy(wish, host, image) }
     }
 
     /// Of an image that would be copied.
     #[must_use]
-    pub fn copy(copy: &Copy) -> Self {
+    pub fn copy(wish: &Wish, host: &RegistryHost, image: &Listed) -> Self {
+        let image: Image = difference::planned(image);
+        let destination = Repository { registry: host.clone(), name: wish.destination.clone() };
         Self {
-            reason: match (&copy.error, copy.reason) {
-                (Some(_), _) => "failed",
-                (None, Reason::New) => "new",
-                (None, Reason::Changed) => "changed",
+            reason: match image.reason {
+                Reason::New => "new",
+                Reason::Changed => "changed",
             },
-            source: copy.source.clone(),
-            destination: Some(copy.destination.clone()),
+            source: image.by_digest(&wish.repository).to_string(),
+            destination: Some(image.at(&destination).to_string()),
             rule: None,
-            error: copy.error.clone(),
+            error: None,
         }
     }
 }

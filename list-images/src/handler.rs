@@ -1,6 +1,6 @@
 //! One execution's listing: source − destination = plan.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::primitives::ByteStream;
@@ -8,11 +8,15 @@ use futures_util::future;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::config::{RegistryConfig, SourceConfig};
-use shared::credentials::{Stores, Users};
-use shared::ecr::Registry;
+use shared::credentials::Stores;
+use shared::ecr::{Registry, is_same_registry};
 use shared::logins::SourceLogins;
-use shared::plan::{Object, Summary};
+use shared::naming;
+use shared::plan::{self, Object, RepositoryCopy, Summary};
+use shared::reference::{RegistryHost, Repository};
+use shared::selection::Selection;
 use shared::{Error, Result};
+use tokio::sync::Semaphore;
 
 use crate::batches;
 use crate::config::Config;
@@ -20,8 +24,10 @@ use crate::difference::{self, Difference};
 use crate::distribution::Client;
 use crate::dry_run::{self, Decision};
 use crate::input::{self, Input};
-use crate::selection::{Repository, Selection};
-use crate::source::{Listed, Listing, Registries, Source, Wish, check_collisions, defer, for_each, unlistable};
+use crate::source::{Failed, Listed, Listing, Registries, Source, Wish, check_collisions, defer, for_each};
+
+/// How many repositories of the destination are looked at at once.
+const CONCURRENCY: usize = 16;
 
 /// What the state machine sends.
 #[derive(Debug, Deserialize)]
@@ -60,24 +66,21 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     let (source, (destination, host)) =
         future::try_join(connect_source(config, aws, clients), connect(&config.destination, aws, clients)).await?;
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
-    if let (Source::Public(registries), Some(selection)) = (&source, &selection) {
-        check_users(registries.logins(), config, selection)?;
-    }
-    let compared = Run { config, source: &source, destination: &destination, host: &host, explain: input.dry_run };
-    let Comparison { wishes, missing, mut summary, decisions } = compared.compare(selection).await?;
+    let slots = Semaphore::new(CONCURRENCY);
+    let run = Run { config, source: &source, destination: &destination, host: &host, slots, explain: input.dry_run };
+    let Comparison { repositories, mut summary, decisions } = run.compare(selection).await?;
     if summary.listed < config.min_images {
         return Err(Error::TooFewImages { listed: summary.listed, minimum: config.min_images });
     }
 
     let bucket = &config.plan_bucket;
-    summary.to_copy = missing.len();
-    summary.bytes = missing.iter().map(|(_, image)| image.bytes).sum();
     if input.dry_run {
         let key = format!("dry-runs/{}.json", request.execution);
         summary.dry_run = Some(write(&clients.s3, bucket, &key, dry_run::report(decisions)).await?);
     } else {
-        let copy = |(wish, image): &(usize, Listed)| difference::copy(&wishes[*wish], &host, image);
-        let batches = batches::pack(missing, copy, &config.packing);
+        check_size(config, &summary)?;
+        let (work, failures) = plan(repositories, &host);
+        let batches = batches::pack(work, &failures, &config.packing);
         summary.batches = batches.len();
         if summary.batches > 0 {
             let key = format!("plans/{}.json", request.execution);
@@ -111,30 +114,40 @@ async fn connect_source<'a>(config: &Config, aws: &'a SdkConfig, clients: &Clien
 }
 
 /// An ECR registry, and its host.
-async fn connect(registry: &RegistryConfig, aws: &SdkConfig, clients: &Clients) -> Result<(Registry, String)> {
+async fn connect(registry: &RegistryConfig, aws: &SdkConfig, clients: &Clients) -> Result<(Registry, RegistryHost)> {
     let registry = Registry::connect(aws, &clients.stores, registry).await?;
     let host = registry.login().await?.host;
     Ok((registry, host))
 }
 
-/// A user who does not say which registry it is one of must not be shown to several.
-fn check_users(logins: &SourceLogins<'_>, config: &Config, selection: &Selection) -> Result<()> {
-    let is_ecr = |repository: &&Repository| shared::ecr::account_and_region(&repository.registry).is_some();
-    let hosts: BTreeSet<&str> =
-        selection.keys().filter(|it| !is_ecr(it)).map(|repository| repository.registry.as_str()).collect();
-    let (Some(Users::Any(_)), SourceConfig::Public(Some(credential)), 2..) =
-        (logins.users(), &config.source, hosts.len())
-    else {
-        return Ok(());
-    };
-    let hosts = Vec::from_iter(hosts).join(", ");
-    Err(Error::Credential {
-        name: credential.name(),
-        problem: format!(
-            r#"it does not say which registry its user is one of, and the list names several: {hosts}; add "registry", or use {{"auths": …}}"#
-        ),
-        source: None,
-    })
+/// Whoever may push to the source decides how much there is to copy.
+fn check_size(config: &Config, summary: &Summary) -> Result<()> {
+    for (what, found, parameter, limit) in [
+        ("images", summary.to_copy as u64, "maxImages", config.max_images),
+        ("bytes", summary.bytes, "maxBytes", config.max_bytes),
+    ] {
+        if let Some(limit) = limit.filter(|&limit| found > limit) {
+            return Err(Error::TooMuchToCopy { what, found, parameter, limit });
+        }
+    }
+    Ok(())
+}
+
+/// What is packed into batches: each repository with its images, and what fails.
+fn plan(repositories: Vec<Compared>, host: &RegistryHost) -> (Vec<(RepositoryCopy, Vec<Listed>)>, Vec<plan::Failure>) {
+    let (mut work, mut failures) = (Vec::new(), Vec::new());
+    for Compared { wish, missing, failures: failed, .. } in repositories {
+        failures.extend(failed.into_iter().map(|Failed { name, error }| plan::Failure {
+            image: wish.name.clone(),
+            tag: name,
+            source: wish.repository.clone(),
+            error,
+        }));
+        let destination = Repository { registry: host.clone(), name: wish.destination };
+        let copy = RepositoryCopy { source: wish.repository, destination, image: wish.name, images: Vec::new() };
+        work.push((copy, missing));
+    }
+    (work, failures)
 }
 
 /// One comparison of source and destination.
@@ -143,7 +156,9 @@ struct Run<'a> {
     source: &'a Source<'a>,
     destination: &'a Registry,
     /// The destination's host.
-    host: &'a str,
+    host: &'a RegistryHost,
+    /// As many as repositories of the destination may be looked at.
+    slots: Semaphore,
     /// Whether every decision is to be told.
     explain: bool,
 }
@@ -151,9 +166,7 @@ struct Run<'a> {
 /// What it comes to.
 #[derive(Default)]
 struct Comparison {
-    wishes: Vec<Wish>,
-    /// What the destination lacks, and whose it is: an index in `wishes`.
-    missing: Vec<(usize, Listed)>,
+    repositories: Vec<Compared>,
     summary: Summary,
     decisions: Vec<Decision>,
 }
@@ -163,6 +176,7 @@ struct Compared {
     wish: Wish,
     unchanged: usize,
     missing: Vec<Listed>,
+    failures: Vec<Failed>,
     excluded: usize,
     decisions: Vec<Decision>,
     failure: Option<Error>,
@@ -170,12 +184,15 @@ struct Compared {
 
 impl Run<'_> {
     async fn compare(&self, selection: Option<Selection>) -> Result<Comparison> {
-        let Config { options, naming, prefix, .. } = self.config;
-        let (mut wishes, left_out) = self.source.wishes(selection, &options.rules, *naming, prefix).await?;
-        if !prefix.is_empty() {
+        let Config { options, naming, allowed, .. } = self.config;
+        let prefix = self.config.prefix.as_ref();
+        let (mut wishes, left_out) = self.source.wishes(selection, allowed, &options.rules, *naming, prefix).await?;
+        if prefix.is_some() {
             // Where a registry is copied into itself, its copies are no sources: each run would copy them a level deeper.
-            let copies = format!("{prefix}/");
-            wishes.retain(|wish| wish.repository.registry != self.host || !wish.repository.name.starts_with(&copies));
+            wishes.retain(|wish| {
+                !is_same_registry(&wish.repository.registry, self.host)
+                    || !naming::is_behind(prefix, &wish.repository.name)
+            });
         }
         check_collisions(&wishes)?;
         let mut compared = for_each(wishes, async |wish| self.compare_one(wish).await).await?;
@@ -189,46 +206,58 @@ impl Run<'_> {
         }
         self.refuse_immutable(&mut compared).await?;
         if let Source::Public(registries) = self.source
-            && let Some(left) = registries.pulls_left()
+            && let Some(allowed) = registries.pulls_left()
         {
-            let missing = compared.iter_mut().flat_map(|it| it.missing.iter_mut().map(|image| (&it.wish, image)));
-            defer(missing, left);
+            let mut left = allowed;
+            for one in &mut compared {
+                one.refuse(|wish, image| defer(wish, image, allowed, &mut left));
+            }
         }
 
         let mut comparison = Comparison::default();
         if self.explain {
             comparison.decisions.extend(left_out.into_iter().map(|(it, rule)| Decision::left_out(&it, rule)));
         }
-        for one in compared {
-            comparison.summary.unchanged += one.unchanged;
-            comparison.summary.excluded += one.excluded;
-            comparison.summary.listed += one.unchanged + one.excluded + one.missing.len();
-            comparison.decisions.extend(one.decisions);
+        let summary = &mut comparison.summary;
+        for one in &mut compared {
+            summary.unchanged += one.unchanged;
+            summary.excluded += one.excluded;
+            summary.to_copy += one.missing.len() + one.failures.len();
+            summary.bytes = one.missing.iter().map(|image| image.bytes).fold(summary.bytes, u64::saturating_add);
+            comparison.decisions.append(&mut one.decisions);
             if self.explain {
-                let copies = one.missing.iter().map(|image| difference::copy(&one.wish, self.host, image));
-                comparison.decisions.extend(copies.map(|copy| Decision::copy(&copy)));
+                let copies = one.missing.iter().map(|image| Decision::copy(&one.wish, self.host, image));
+                comparison.decisions.extend(copies);
+                let failures = one.failures.iter().map(|failed| Decision::failed(&one.wish, failed));
+                comparison.decisions.extend(failures);
             }
-            let wish = comparison.wishes.len();
-            comparison.missing.extend(one.missing.into_iter().map(|image| (wish, image)));
-            comparison.wishes.push(one.wish);
         }
+        summary.listed = summary.unchanged + summary.excluded + summary.to_copy;
+        comparison.repositories = compared;
         Ok(comparison)
     }
 
     async fn compare_one(&self, wish: Wish) -> Result<Compared> {
         let options = &self.config.options;
-        let (listing, there) =
-            future::join(self.source.list(&wish, options), self.destination.images(&wish.destination)).await;
-        let (listing, there) = match there {
+        let there = async {
+            let _slot = self.slots.acquire().await;
+            self.destination.images(&wish.destination).await
+        };
+        let (listing, there) = future::join(self.source.list(&wish, options), there).await;
+        let (mut listing, there) = match there {
             Ok(there) => (listing, there.unwrap_or_default()),
             Err(error) => (Listing::failed(error), Vec::new()),
         };
-        let Difference { unchanged, missing } = difference::compare(listing.images, &there);
-        let mut missing = match self.source.finish(&wish, missing, options).await {
-            Ok(missing) => missing,
-            Err(error) => vec![unlistable(&error)],
+        let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &there);
+        let (mut missing, mut failures) = match self.source.finish(&wish, missing, options).await {
+            Ok(finished) => finished,
+            Err(error) => (Vec::new(), vec![Failed::unlistable(&error.to_string())]),
         };
         missing.sort_by(|a, b| (a.tag.is_none(), &a.tag, &a.digest).cmp(&(b.tag.is_none(), &b.tag, &b.digest)));
+        failures.append(&mut listing.failures);
+        // One row says why.
+        failures.sort();
+        failures.dedup_by(|a, b| a.name == b.name);
         let mut decisions = Vec::new();
         if self.explain {
             decisions.extend(unchanged.iter().map(|image| Decision::unchanged(&wish, self.host, image)));
@@ -237,6 +266,7 @@ impl Run<'_> {
         Ok(Compared {
             unchanged: unchanged.len(),
             missing,
+            failures,
             excluded: listing.excluded.len(),
             decisions,
             failure: listing.failure,
@@ -248,7 +278,7 @@ impl Run<'_> {
     async fn refuse_immutable(&self, compared: &mut [Compared]) -> Result<()> {
         let moves = |it: &&Compared| it.missing.iter().any(|image| image.replaces.is_some());
         let repositories: Vec<_> = compared.iter().filter(moves).map(|it| it.wish.destination.clone()).collect();
-        let immutable = match self.destination.immutable(&repositories).await {
+        let immutable: HashMap<_, _> = match self.destination.immutable(&repositories).await {
             Ok(immutable) => immutable,
             // A credential that may copy, and not look: then the task finds out.
             Err(error) if error.name() == "AccessDenied" => {
@@ -259,11 +289,22 @@ impl Run<'_> {
         };
         for one in compared {
             let Some(immutable) = immutable.get(&one.wish.destination) else { continue };
-            for image in &mut one.missing {
-                difference::refuse_immutable(image, immutable);
-            }
+            one.refuse(|_, image| difference::refuse_immutable(image, immutable));
         }
         Ok(())
+    }
+}
+
+impl Compared {
+    /// Makes failures of the missing images for which `why` finds a reason.
+    fn refuse(&mut self, mut why: impl FnMut(&Wish, &Listed) -> Option<Failed>) {
+        let Self { wish, missing, failures, .. } = self;
+        missing.retain(|image| {
+            let failed = why(wish, image);
+            let remains = failed.is_none();
+            failures.extend(failed);
+            remains
+        });
     }
 }
 
@@ -273,7 +314,8 @@ async fn write(
     key: &str,
     items: impl IntoIterator<Item: Serialize>,
 ) -> Result<Object> {
-    s3.put_object()
+    let written = s3
+        .put_object()
         .bucket(bucket)
         .key(key)
         .content_type("application/json")
@@ -281,7 +323,7 @@ async fn write(
         .send()
         .await
         .map_err(Error::aws("s3:PutObject", format!("{bucket}/{key}")))?;
-    Ok(Object { bucket: bucket.to_owned(), key: key.to_owned() })
+    Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), version: written.version_id })
 }
 
 /// A JSON array. Each item is dropped as soon as it is written: the two together would be the most memory of a run.
@@ -307,10 +349,10 @@ mod tests {
     use aws_sdk_s3::operation::put_object::PutObjectOutput;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
-    use shared::plan::Copy;
+    use shared::reference::Digest;
+    use shared::selection;
 
     use super::*;
-    use crate::selection;
 
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -326,6 +368,13 @@ mod tests {
         mock!(aws_sdk_ecr::Client::describe_repositories)
             .then_output(move || DescribeRepositoriesOutput::builder().set_repositories(Some(all.clone())).build())
     }
+
+    fn of(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    const HERE: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
+    const THERE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
 
     /// A repository's images, in pages as ECR has them.
     fn images(repository: &'static str, images: &[ImageDetail]) -> Vec<Rule> {
@@ -368,26 +417,25 @@ mod tests {
             })
     }
 
-    fn manifests(manifests: &'static [(&str, &str)]) -> Rule {
-        mock!(aws_sdk_ecr::Client::batch_get_image).then_output(|| {
-            let image = |(digest, manifest): &(&str, &str)| {
-                let id = ImageIdentifier::builder().image_digest(*digest).build();
-                Image::builder().image_id(id).image_manifest(*manifest).build()
-            };
-            BatchGetImageOutput::builder().set_images(Some(manifests.iter().map(image).collect())).build()
+    fn manifest(content: &'static str, manifest: &Value) -> Rule {
+        let manifest = manifest.to_string();
+        mock!(aws_sdk_ecr::Client::batch_get_image).then_output(move || {
+            let id = ImageIdentifier::builder().image_digest(of(content).to_string()).build();
+            let image = Image::builder().image_id(id).image_manifest(&manifest).build();
+            BatchGetImageOutput::builder().images(image).build()
         })
     }
 
-    fn image(digest: &str, tag: Option<&str>) -> ImageDetail {
+    fn image(content: &str, tag: Option<&str>) -> ImageDetail {
         ImageDetail::builder()
-            .image_digest(digest)
+            .image_digest(of(content).to_string())
             .set_image_tags(tag.map(|tag| vec![tag.to_owned()]))
             .image_size_in_bytes(5)
             .build()
     }
 
-    fn index(digest: &str, tag: Option<&str>) -> ImageDetail {
-        let mut index = image(digest, tag);
+    fn index(content: &str, tag: Option<&str>) -> ImageDetail {
+        let mut index = image(content, tag);
         index.image_manifest_media_type = Some(INDEX.into());
         index
     }
@@ -398,12 +446,14 @@ mod tests {
     }
 
     fn source<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Source<'static> {
-        Source::Ecr(registry(rules), "source.example".into())
+        Source::Ecr(registry(rules), HERE.parse().expect("it is a host"))
     }
 
     async fn run(config: &Config, list: Option<&str>, source: &Source<'_>, there: &Registry) -> Result<Comparison> {
         let selection = list.map(|list| selection::parse([("the list", list)], source.host()).expect("it is a list"));
-        let run = Run { config, source, destination: there, host: "destination.example", explain: true };
+        let host = THERE.parse().expect("it is a host");
+        let slots = Semaphore::new(CONCURRENCY);
+        let run = Run { config, source, destination: there, host: &host, slots, explain: true };
         run.compare(selection).await
     }
 
@@ -411,51 +461,66 @@ mod tests {
         run(&config(&[]), None, source, &registry(there.iter().copied())).await.expect("both can be listed")
     }
 
-    fn copies(comparison: &Comparison) -> Vec<Copy> {
-        let copy =
-            |(wish, image): &(usize, Listed)| difference::copy(&comparison.wishes[*wish], "destination.example", image);
-        comparison.missing.iter().map(copy).collect()
+    /// What is copied, as `source → destination`, the hosts left out.
+    fn copies(comparison: &Comparison) -> Vec<String> {
+        let of_repository = |one: &Compared| {
+            let destination =
+                Repository { registry: THERE.parse().expect("it is a host"), name: one.wish.destination.clone() };
+            let copy = |image: &Listed| {
+                let image = difference::planned(image);
+                format!("{} → {}", image.by_digest(&one.wish.repository), image.at(&destination))
+            };
+            one.missing.iter().map(copy).collect::<Vec<_>>()
+        };
+        let copies = comparison.repositories.iter().flat_map(of_repository);
+        copies.map(|copy| copy.replace(&format!("{HERE}/"), "").replace(&format!("{THERE}/"), "")).collect()
+    }
+
+    fn copy(content: &str, source: &str, destination: &str) -> String {
+        format!("{source}@{} → {destination}", of(content))
+    }
+
+    /// What fails, by repository.
+    fn failures(comparison: &Comparison) -> Vec<(&str, &str, &str)> {
+        comparison
+            .repositories
+            .iter()
+            .flat_map(|one| one.failures.iter().map(|it| (one.wish.name.as_str(), it.name.as_str(), it.error.as_str())))
+            .collect()
     }
 
     fn reasons(comparison: Comparison) -> Vec<(String, String)> {
         let decisions = serde_json::to_value(dry_run::report(comparison.decisions)).expect("it is JSON");
         let text = |decision: &Value, name: &str| decision[name].as_str().unwrap_or_default().to_owned();
         let decisions = decisions.as_array().into_iter().flatten();
-        decisions.map(|decision| (text(decision, "source"), text(decision, "reason"))).collect()
+        let source = |decision| text(decision, "source").replace(&format!("{HERE}/"), "");
+        decisions.map(|decision| (source(decision), text(decision, "reason"))).collect()
     }
 
     #[tokio::test]
     async fn what_the_destination_lacks_is_planned_by_digest_behind_the_prefix() {
-        let (repositories, images) = (repositories(&["app"]), images("app", &[image("sha256:1", Some("1"))]));
+        let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
         let there = no_repository();
         let comparison = compared(&source(images.iter().chain([&repositories])), &[&there]).await;
-        assert_eq!(
-            copies(&comparison),
-            [Copy {
-                source: "source.example/app@sha256:1".into(),
-                destination: "destination.example/to/app:1".into(),
-                digest: "sha256:1".into(),
-                image: "app".into(),
-                tag: "1".into(),
-                bytes: 5,
-                manifests: 1,
-                ..Copy::default()
-            }]
-        );
+        assert_eq!(copies(&comparison), [copy("1", "app", "to/app:1")]);
         assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (1, 0));
+        let (work, failures) = plan(comparison.repositories, &THERE.parse().expect("it is a host"));
+        let [(copy, images)] = &work[..] else { panic!("there is one repository: {work:?}") };
+        assert_eq!(copy.source.to_string(), format!("{HERE}/app"));
+        assert_eq!(copy.destination.to_string(), format!("{THERE}/to/app"));
+        assert_eq!((copy.image.as_str(), images[0].bytes, failures.len()), ("app", 5, 0));
     }
 
     #[tokio::test]
     async fn every_page_on_both_sides_is_read_at_full_size() {
         for count in [0, 1, 100, 101, 999, 1_000, 1_001, 2_000, 2_001] {
-            let all: Vec<_> =
-                (0..count).map(|number| image(&format!("sha256:{number}"), Some(&number.to_string()))).collect();
+            let all: Vec<_> = (0..count).map(|number| image(&number.to_string(), Some(&number.to_string()))).collect();
             let repositories = repositories(&["app"]);
             let (here, there) = (images("app", &all), images("to/app", &all));
             let comparison =
                 compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
             assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (count, count));
-            assert_eq!(copies(&comparison), []);
+            assert_eq!(copies(&comparison), [""; 0]);
             let calls: usize = here.iter().chain(&there).map(Rule::num_calls).sum();
             assert_eq!(calls, 2 * count.div_ceil(1_000).max(1), "{count} images");
         }
@@ -486,7 +551,7 @@ mod tests {
                 .collect();
             let none = repositories(&[]);
             let images = mock!(aws_sdk_ecr::Client::describe_images)
-                .then_output(|| DescribeImagesOutput::builder().image_details(image("sha256:1", Some("1"))).build());
+                .then_output(|| DescribeImagesOutput::builder().image_details(image("1", Some("1"))).build());
             let comparison = compared(&source(pages.iter().chain([&none, &images])), &[&images]).await;
             assert_eq!(comparison.summary.unchanged, count);
         }
@@ -496,25 +561,24 @@ mod tests {
     async fn a_registry_that_is_copied_into_itself_does_not_copy_its_copies() {
         let repositories = repositories(&["app", "to/app", "tools"]);
         let images = mock!(aws_sdk_ecr::Client::describe_images)
-            .then_output(|| DescribeImagesOutput::builder().image_details(image("sha256:1", Some("1"))).build());
-        let source = Source::Ecr(registry([&repositories, &images]), "destination.example".into());
+            .then_output(|| DescribeImagesOutput::builder().image_details(image("1", Some("1"))).build());
+        let source = Source::Ecr(registry([&repositories, &images]), THERE.parse().expect("it is a host"));
         let there = no_repository();
         let comparison = compared(&source, &[&there]).await;
-        let names: Vec<_> = copies(&comparison).into_iter().map(|copy| copy.image).collect();
+        let names: Vec<_> = comparison.repositories.iter().map(|one| one.wish.name.as_str()).collect();
         assert_eq!(names, ["app", "tools"]);
     }
 
     #[tokio::test]
     async fn a_repository_that_cannot_be_listed_costs_no_other_one() {
         let (repositories, closed) = (repositories(&["closed", "open"]), denied("closed"));
-        let open = images("open", &[image("sha256:1", Some("1"))]);
+        let open = images("open", &[image("1", Some("1"))]);
         let there = no_repository();
         let comparison = compared(&source(open.iter().chain([&repositories, &closed])), &[&there]).await;
-        let copies = copies(&comparison);
-        assert_eq!(copies.len(), 2);
-        let error = copies[0].error.as_deref().unwrap_or_default();
+        assert_eq!(copies(&comparison), [copy("1", "open", "to/open:1")]);
+        let [("closed", "ALL_TAGS", error)] = failures(&comparison)[..] else { panic!("one is closed") };
         assert!(error.contains("ecr:DescribeImages on closed failed: AccessDenied"), "{error}");
-        assert_eq!((copies[1].image.as_str(), &copies[1].error), ("open", &None));
+        assert_eq!((comparison.summary.listed, comparison.summary.to_copy), (2, 2), "a failure counts as wanted");
     }
 
     #[tokio::test]
@@ -528,19 +592,19 @@ mod tests {
     #[tokio::test]
     async fn a_repository_that_cannot_be_listed_at_the_destination_costs_no_other_one() {
         let repositories = repositories(&["app", "open"]);
-        let all = vec![image("sha256:1", Some("1"))];
+        let all = vec![image("1", Some("1"))];
         let (app, open) = (images("app", &all), images("open", &all));
         let (closed, none) = (denied("to/app"), images("to/open", &[]));
         let source = source(app.iter().chain(&open).chain([&repositories]));
-        let copies = copies(&compared(&source, &none.iter().chain([&closed]).collect::<Vec<_>>()).await);
-        assert_eq!((copies.len(), copies[1].error.as_deref()), (2, None));
-        let error = copies[0].error.as_deref().unwrap_or_default();
+        let comparison = compared(&source, &none.iter().chain([&closed]).collect::<Vec<_>>()).await;
+        assert_eq!(copies(&comparison), [copy("1", "open", "to/open:1")]);
+        let [("app", "ALL_TAGS", error)] = failures(&comparison)[..] else { panic!("one is closed") };
         assert!(error.contains("ecr:DescribeImages on to/app failed"), "{error}");
     }
 
     #[tokio::test]
     async fn a_destination_that_cannot_be_listed_fails_the_run() {
-        let (repositories, images) = (repositories(&["app"]), images("app", &[image("sha256:1", Some("1"))]));
+        let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
         let there = registry([&denied("to/app")]);
         let source = source(images.iter().chain([&repositories]));
         let error = run(&config(&[]), None, &source, &there).await.err().expect("nothing is known");
@@ -550,34 +614,34 @@ mod tests {
     #[tokio::test]
     async fn an_untagged_image_is_copied_by_itself_unless_it_comes_with_an_index() {
         let repositories = repositories(&["app"]);
-        let all = vec![index("sha256:index", Some("1")), image("sha256:child", None), image("sha256:alone", None)];
+        let all = vec![index("index", Some("1")), image("child", None), image("alone", None)];
         let images = images("app", &all);
-        let manifest = manifests(&[("sha256:index", r#"{"manifests": [{"digest": "sha256:child"}]}"#)]);
+        let manifest = manifest("index", &serde_json::json!({ "manifests": [{ "digest": of("child") }] }));
         let there = no_repository();
         let comparison = compared(&source(images.iter().chain([&repositories, &manifest])), &[&there]).await;
-        let copies = copies(&comparison);
-        let destinations: Vec<_> = copies.iter().map(|copy| copy.destination.as_str()).collect();
-        assert_eq!(destinations, ["destination.example/to/app:1", "destination.example/to/app@sha256:alone"]);
-        assert_eq!(copies[1].tag, "sha256:alone");
+        let untagged = copy("alone", "app", &format!("to/app@{}", of("alone")));
+        assert_eq!(copies(&comparison), [copy("index", "app", "to/app:1"), untagged]);
     }
 
     #[tokio::test]
     async fn for_one_platform_each_index_is_its_image_for_it_and_none_of_the_others_comes_along() {
-        const MANIFEST: &str = r#"{"manifests": [
-            {"digest": "sha256:arm", "platform": {"os": "linux", "architecture": "arm64"}},
-            {"digest": "sha256:amd", "platform": {"os": "linux", "architecture": "amd64"}}
-        ]}"#;
+        let manifest = manifest(
+            "index",
+            &serde_json::json!({ "manifests": [
+                { "digest": of("arm"), "platform": { "os": "linux", "architecture": "arm64" } },
+                { "digest": of("amd"), "platform": { "os": "linux", "architecture": "amd64" } },
+            ] }),
+        );
         let repositories = repositories(&["app"]);
         let all = vec![
-            index("sha256:index", Some("1")),
-            index("sha256:index", Some("2")),
-            image("sha256:arm", None),
-            image("sha256:amd", None),
-            image("sha256:single", Some("3")),
+            index("index", Some("1")),
+            index("index", Some("2")),
+            image("arm", None),
+            image("amd", None),
+            image("single", Some("3")),
         ];
         let images_here = images("app", &all);
-        let there = images("to/app", &[image("sha256:arm", Some("1")), image("sha256:index", Some("2"))]);
-        let manifest = manifests(&[("sha256:index", MANIFEST)]);
+        let there = images("to/app", &[image("arm", Some("1")), image("index", Some("2"))]);
         let source = source(images_here.iter().chain([&repositories, &manifest]));
         let none_immutable = self::repositories(&[]);
         let destination = registry(there.iter().chain([&none_immutable]));
@@ -592,8 +656,9 @@ mod tests {
                 .iter()
                 .map(|decision| serde_json::to_value(decision).expect("it is JSON"))
                 .map(|decision| {
-                    let destination = decision["destination"].as_str().unwrap_or_default().to_owned();
-                    (destination.replace("destination.example/to/app:", ""), decision["reason"].clone())
+                    let name = decision["destination"].as_str().or(decision["source"].as_str()).unwrap_or_default();
+                    let tag = name.rsplit(':').next().unwrap_or_default().to_owned();
+                    (tag, decision["reason"].clone())
                 })
                 .collect();
             found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -606,8 +671,8 @@ mod tests {
     #[tokio::test]
     async fn a_tag_that_leads_elsewhere_is_changed_unless_it_is_immutable() {
         let repositories = repositories(&["app"]);
-        let here = images("app", &[image("sha256:new", Some("1")), image("sha256:same", Some("2"))]);
-        let there = images("to/app", &[image("sha256:old", Some("1")), image("sha256:same", Some("2"))]);
+        let here = images("app", &[image("new", Some("1")), image("same", Some("2"))]);
+        let there = images("to/app", &[image("old", Some("1")), image("same", Some("2"))]);
         let source = source(here.iter().chain([&repositories]));
         for (mutability, reason) in
             [(ImageTagMutability::Mutable, "changed"), (ImageTagMutability::Immutable, "failed")]
@@ -620,25 +685,22 @@ mod tests {
                     DescribeRepositoriesOutput::builder().repositories(repository).build()
                 });
             let comparison = compared(&source, &there.iter().chain([&asked]).collect::<Vec<_>>()).await;
-            let error = copies(&comparison)[0].error.clone().unwrap_or_default();
-            assert_eq!(error.contains("immutable at the destination, and leads to sha256:old"), reason == "failed");
-            assert_eq!(
-                reasons(comparison),
-                [
-                    ("source.example/app@sha256:new".into(), reason.into()),
-                    ("source.example/app@sha256:same".into(), "unchanged".into())
-                ]
-            );
+            let expected = format!("immutable at the destination, and leads to {} there", of("old"));
+            assert_eq!(failures(&comparison).iter().any(|(_, _, error)| error.contains(&expected)), reason == "failed");
+            let name = if reason == "failed" { "app:1".to_owned() } else { format!("app@{}", of("new")) };
+            let mut expected = vec![(name, reason.to_owned()), (format!("app@{}", of("same")), "unchanged".to_owned())];
+            expected.sort();
+            assert_eq!(reasons(comparison), expected);
         }
     }
 
     #[tokio::test]
     async fn where_nothing_changed_there_is_one_call_for_each_side_and_repository_and_no_copy() {
         let repositories = repositories(&["app"]);
-        let all = || vec![image("sha256:1", Some("1")), index("sha256:2", Some("2")), image("sha256:3", None)];
+        let all = || vec![image("1", Some("1")), index("2", Some("2")), image("3", None)];
         let (here, there) = (images("app", &all()), images("to/app", &all()));
         let comparison = compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
-        assert_eq!(copies(&comparison), []);
+        assert_eq!(copies(&comparison), [""; 0]);
         assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (3, 3));
         assert_eq!((repositories.num_calls(), here[0].num_calls(), there[0].num_calls()), (1, 1, 1));
     }
@@ -646,7 +708,7 @@ mod tests {
     #[tokio::test]
     async fn what_rules_leave_out_is_counted_and_told_with_the_rule() {
         let repositories = repositories(&["app", "test"]);
-        let images = images("app", &[image("sha256:1", Some("1")), image("sha256:2", Some("2-beta"))]);
+        let images = images("app", &[image("1", Some("1")), image("2", Some("2-beta"))]);
         let config = config(&[("EXCLUDE_TAGS", "*beta*"), ("EXCLUDE_REPOSITORIES", "test")]);
         let there = registry([&no_repository()]);
         let comparison = run(&config, None, &source(images.iter().chain([&repositories])), &there)
@@ -657,32 +719,64 @@ mod tests {
         assert_eq!(
             serde_json::to_value(dry_run::report(comparison.decisions)).expect("it is JSON"),
             serde_json::json!([
-                {"reason": "excluded", "source": "source.example/app:2-beta", "rule": "excludeTags *beta*"},
-                {"reason": "new", "source": "source.example/app@sha256:1", "destination": "destination.example/to/app:1"},
-                {"reason": "excluded", "source": "source.example/test", "rule": "excludeRepositories test"}
+                {"reason": "excluded", "source": format!("{HERE}/app:2-beta"), "rule": "excludeTags *beta*"},
+                {"reason": "new", "source": format!("{HERE}/app@{}", of("1")), "destination": format!("{THERE}/to/app:1")},
+                {"reason": "excluded", "source": format!("{HERE}/test"), "rule": "excludeRepositories test"}
             ])
         );
     }
 
     #[tokio::test]
     async fn a_selection_lists_only_the_repositories_that_it_names() {
-        let images = images("app", &[image("sha256:1", Some("1.0")), image("sha256:2", Some("2.0"))]);
+        let images = images("app", &[image("1", Some("1.0")), image("2", Some("2.0"))]);
         let there = registry([&no_repository()]);
-        let comparison = run(&config(&[]), Some("app:1.*,source.example/app:3.0"), &source(&images), &there)
-            .await
-            .expect("both can be listed");
-        let planned: Vec<_> = copies(&comparison).into_iter().map(|copy| copy.source).collect();
-        assert_eq!(planned, ["source.example/app@sha256:1", "source.example/app:3.0"]);
+        let list = format!("app:1.*,{HERE}/app:3.0");
+        let comparison = run(&config(&[]), Some(&list), &source(&images), &there).await.expect("both can be listed");
+        assert_eq!(copies(&comparison), [copy("1", "app", "to/app:1.0")]);
+        assert_eq!(failures(&comparison), [("app", "3.0", "the source has no such image: manifest unknown")]);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_not_allowed_is_refused_where_it_is_named_and_left_out_of_all() {
+        let (repositories, images) = (repositories(&["app", "secret"]), images("app", &[image("1", Some("1"))]));
+        let config = config(&[("ALLOWED_SOURCES", "*/app")]);
+        let (source, there) = (source(images.iter().chain([&repositories])), registry([&no_repository()]));
+        let error = run(&config, Some("app:1,secret:1"), &source, &there).await.err().expect("one is not allowed");
+        assert_eq!(error.name(), "InvalidImageList");
+        assert!(error.to_string().contains("allowedSources does not allow"), "{error}");
+        let comparison = run(&config, None, &source, &there).await.expect("both can be listed");
+        assert_eq!(copies(&comparison), [copy("1", "app", "to/app:1")]);
+        assert!(reasons(comparison).contains(&("secret".to_owned(), "excluded".to_owned())));
+    }
+
+    #[test]
+    fn a_run_that_would_copy_more_than_it_may_fails_before_it_copies_anything() {
+        let summary = Summary { to_copy: 3, bytes: 1_000, ..Summary::default() };
+        for (variable, value, refused) in [
+            ("MAX_IMAGES", "3", false),
+            ("MAX_IMAGES", "2", true),
+            ("MAX_IMAGES", "0", false),
+            ("MAX_BYTES", "1000", false),
+            ("MAX_BYTES", "999", true),
+        ] {
+            let checked = check_size(&config(&[(variable, value)]), &summary);
+            assert_eq!(checked.is_err(), refused, "{variable} {value}");
+            if let Err(error) = checked {
+                assert_eq!(error.name(), "TooMuchToCopy");
+                assert!(error.to_string().contains(&format!("allows {value}; nothing was copied")), "{error}");
+            }
+        }
     }
 
     #[tokio::test]
     async fn the_plan_is_a_json_array_under_the_executions_name() {
         let rule = mock!(aws_sdk_s3::Client::put_object)
             .match_requests(|request| request.bucket() == Some("bucket") && request.key() == Some("plans/run.json"))
-            .then_output(|| PutObjectOutput::builder().build());
+            .then_output(|| PutObjectOutput::builder().version_id("v1").build());
         let s3 = mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&rule]);
         let object = write(&s3, "bucket", "plans/run.json", [1, 2]).await.expect("it is written");
-        assert_eq!(object, Object { bucket: "bucket".into(), key: "plans/run.json".into() });
+        let version = Some("v1".into());
+        assert_eq!(object, Object { bucket: "bucket".into(), key: "plans/run.json".into(), version });
         assert_eq!(rule.num_calls(), 1);
     }
 

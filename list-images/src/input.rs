@@ -1,13 +1,13 @@
 //! What an execution's input asks for, and the list of selected images.
 
 use aws_sdk_ssm::Client;
-use aws_sdk_ssm::operation::get_parameter::GetParameterError;
 use serde::Deserialize;
 use serde_json::Value;
+use shared::reference::RegistryHost;
+use shared::selection::{self, Selection};
 use shared::{Error, Result};
 
 use crate::config::{Choice, Config};
-use crate::selection::{self, Selection};
 
 /// What the input of an execution may ask for, for that run.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -20,8 +20,8 @@ pub struct Input {
     /// The console suggests one.
     #[serde(alias = "Comment")]
     comment: Value,
-    /// When to begin; the state machine has waited for it already.
-    not_before: Value,
+    /// That images were pushed; the state machine has waited for those that follow.
+    pushed: Value,
 }
 
 impl Input {
@@ -42,11 +42,18 @@ impl Input {
         })
     }
 
-    /// Checks that it is known which images are wanted.
+    /// Checks that it is known which images are wanted, and that the input may say so.
     ///
     /// # Errors
-    /// When neither the stack nor the input selects any.
+    /// When neither the stack nor the input selects any; when the input does, and the stack does not allow it.
     pub fn check(&self, config: &Config) -> Result<()> {
+        if self.src_image_list.is_some() && !config.allows_input_images {
+            return Err(Error::NotAllowed {
+                subject: "srcImageList in the execution's input".into(),
+                problem: "the stack's parameter allowInputImages is false, so a run copies what the stack selects"
+                    .into(),
+            });
+        }
         if self.src_image_list.is_some() || !matches!(config.choice, Choice::Nothing) {
             return Ok(());
         }
@@ -62,55 +69,27 @@ impl Input {
 ///
 /// # Errors
 /// When the list cannot be read, is empty, or has a wrong entry.
-pub async fn select(config: &Config, input: &Input, ssm: &Client, source: Option<&str>) -> Result<Option<Selection>> {
+pub async fn select(
+    config: &Config,
+    input: &Input,
+    ssm: &Client,
+    source: Option<&RegistryHost>,
+) -> Result<Option<Selection>> {
     if let Some(list) = &input.src_image_list {
         return selection::parse([("the execution's srcImageList", list.as_str())], source).map(Some);
     }
     match &config.choice {
         Choice::All | Choice::Nothing => Ok(None),
         Choice::Selected(parameter) => {
-            let parts = read(ssm, parameter).await?;
+            let parts = selection::read(ssm, parameter).await?;
             selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), source).map(Some)
         }
     }
 }
 
-/// The parameter and all those below its path, in the order of their names: one holds 4 KB.
-async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>> {
-    let mut parts = Vec::new();
-    match ssm.get_parameter().name(parameter).send().await {
-        Ok(answer) => {
-            let list = answer.parameter.and_then(|parameter| parameter.value).unwrap_or_default();
-            parts.push((parameter.to_owned(), list));
-        }
-        // It may be no more than the path of others.
-        Err(error) if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) => {}
-        Err(error) => return Err(Error::aws("ssm:GetParameter", parameter)(error)),
-    }
-    // Only a name that begins with a slash is a path.
-    if parameter.starts_with('/') {
-        let mut pages = ssm.get_parameters_by_path().path(parameter).recursive(true).into_paginator().send();
-        let first = parts.len();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(Error::aws("ssm:GetParametersByPath", parameter))?;
-            let lists = page.parameters.unwrap_or_default().into_iter();
-            parts.extend(lists.filter_map(|list| Some((list.name?, list.value.unwrap_or_default()))));
-        }
-        parts[first..].sort_by(|a, b| alphanumeric_sort::compare_str(&a.0, &b.0));
-    }
-    if parts.is_empty() {
-        return Err(Error::Configuration {
-            variable: "SELECTED_IMAGE_PARAM".into(),
-            value: parameter.to_owned(),
-            problem: "the Parameter Store has no such parameter in this account and region, and none below it".into(),
-        });
-    }
-    Ok(parts)
-}
-
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ssm::operation::get_parameter::GetParameterOutput;
+    use aws_sdk_ssm::operation::get_parameter::{GetParameterError, GetParameterOutput};
     use aws_sdk_ssm::operation::get_parameters_by_path::GetParametersByPathOutput;
     use aws_sdk_ssm::types::Parameter;
     use aws_sdk_ssm::types::error::ParameterNotFound;
@@ -131,7 +110,7 @@ mod tests {
             Value::Null,
             json!({}),
             json!({ "Comment": "Insert your JSON here" }),
-            json!({ "notBefore": "2026-11-21T06:56:00Z" }),
+            json!({ "pushed": true }),
             json!({ "version": "0", "detail-type": "Scheduled Event", "source": "aws.events", "detail": {} }),
         ] {
             let input = Input::parse(&input).expect("it is no wish");
@@ -188,7 +167,7 @@ mod tests {
     async fn selected(name: &str, rules: &[&Rule]) -> Result<Vec<String>> {
         let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, rules);
         let selection = select(&config(name), &Input::default(), &ssm, None).await?.expect("it is a selection");
-        Ok(selection.keys().map(|repository| repository.name.clone()).collect())
+        Ok(selection.keys().map(|repository| repository.name.to_string()).collect())
     }
 
     #[test]
@@ -202,11 +181,35 @@ mod tests {
     }
 
     #[test]
+    fn an_input_that_names_images_is_refused_where_the_stack_does_not_allow_it() {
+        let environment = [
+            ("SOURCE_TYPE", "Public"),
+            ("SRC_LIST", "SELECTED"),
+            ("SELECTED_IMAGE_PARAM", "/list"),
+            ("PLAN_BUCKET", "bucket"),
+            ("ALLOW_INPUT_IMAGES", "false"),
+        ];
+        let config = Config::read(&environment.into_iter().collect()).expect("it is complete");
+        let input = Input { src_image_list: Some("nginx".into()), dry_run: true, ..Input::default() };
+        let error = input.check(&config).expect_err("not even in a dry run");
+        assert_eq!(error.name(), "NotAllowed");
+        assert!(error.to_string().contains("allowInputImages"), "{error}");
+        Input { dry_run: true, ..Input::default() }.check(&config).expect("it names no image");
+    }
+
+    #[test]
+    fn no_input_says_when_a_run_begins() {
+        Input::parse(&json!({ "notBefore": "2099-01-01T00:00:00Z" })).expect_err("it would stall all that follow");
+        Input::parse(&json!({ "pushed": true })).expect("it waits for a fixed time");
+    }
+
+    #[test]
     fn the_guides_inputs_are_inputs() {
-        let examples = crate::guide::blocks("input");
+        let guide = include_str!("../../docs/selecting.md");
+        let examples: Vec<_> = guide.split("```input\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert_eq!(examples.len(), 2);
         for example in examples {
-            Input::parse(&serde_json::from_str(&example).expect("it is JSON")).expect("it is an input");
+            Input::parse(&serde_json::from_str(example).expect("it is JSON")).expect("it is an input");
         }
     }
 

@@ -5,15 +5,10 @@ mod config;
 mod difference;
 mod distribution;
 mod dry_run;
-#[cfg(test)]
-mod guide;
 mod handler;
 mod input;
-mod naming;
 mod rules;
-mod selection;
 mod source;
-mod tags;
 
 use aws_config::retry::RetryConfig;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};

@@ -2,6 +2,8 @@
 
 use glob::Pattern;
 use shared::config::Environment;
+use shared::reference::Tag;
+use shared::tags::subject;
 use shared::{Error, Result};
 
 /// The stack-wide rules.
@@ -13,6 +15,8 @@ pub struct Rules {
     exclude_repositories: Patterns,
     /// Tags that are never copied.
     exclude_tags: Patterns,
+    /// Whether the copying task checks signatures: then it brings those of an image with it.
+    pub signed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -20,7 +24,7 @@ struct Patterns(Vec<Pattern>);
 
 impl Rules {
     /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A pattern for
-    /// repositories that ends in a slash stands for all below it.
+    /// repositories that ends in a slash stands for all below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
     ///
     /// # Errors
     /// When one is no glob.
@@ -42,6 +46,7 @@ impl Rules {
             include_repositories: read("INCLUDE_REPOSITORIES")?,
             exclude_repositories: read("EXCLUDE_REPOSITORIES")?,
             exclude_tags: read("EXCLUDE_TAGS")?,
+            signed: environment.flag("REQUIRES_SIGNATURES", false)?,
         })
     }
 
@@ -64,8 +69,11 @@ impl Rules {
 
     /// The rule by which a tag is left out, if one does.
     #[must_use]
-    pub fn excluding_tag(&self, tag: &str) -> Option<String> {
-        self.exclude_tags.matching(tag).map(|pattern| format!("excludeTags {pattern}"))
+    pub fn excluding_tag(&self, tag: &Tag) -> Option<String> {
+        if self.signed && subject(tag).is_some() {
+            return Some("signaturePolicy: it is not signed itself, and a signature comes with its image".into());
+        }
+        self.exclude_tags.matching(tag.as_str()).map(|pattern| format!("excludeTags {pattern}"))
     }
 }
 
@@ -106,16 +114,19 @@ mod tests {
         let rules =
             rules(&[("EXCLUDE_TAGS", "*alpha*,*beta*,*windowsservercore*,*nanoserver*")]).expect("they are globs");
         for tag in ["1.0-alpha", "v2beta1", "8.0-windowsservercore-ltsc2022", "nanoserver"] {
-            assert!(rules.excluding_tag(tag).is_some(), "{tag}");
+            assert!(rules.excluding_tag(&tag.parse().expect(tag)).is_some(), "{tag}");
         }
-        assert_eq!(rules.excluding_tag("1.0-alpine"), None);
+        assert_eq!(rules.excluding_tag(&"1.0-alpine".parse().expect("it is a tag")), None);
     }
 
     #[test]
     fn without_rules_nothing_is_left_out() {
         let rules = rules(&[]).expect("there is none");
         assert!(!rules.choose_repositories());
-        assert_eq!((rules.excluding_repository("a"), rules.excluding_tag("1")), (None, None));
+        let signature = format!("sha256-{}.sig", "a".repeat(64)).parse().expect("it is a tag");
+        assert_eq!((rules.excluding_repository("a"), rules.excluding_tag(&signature)), (None, None));
+        let signed = self::rules(&[("REQUIRES_SIGNATURES", "true")]).expect("it is a flag");
+        assert!(signed.excluding_tag(&signature).is_some_and(|rule| rule.starts_with("signaturePolicy")));
     }
 
     #[test]

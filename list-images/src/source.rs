@@ -3,19 +3,21 @@
 mod ecr;
 mod public;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use shared::allowed::Allowed;
 use shared::ecr::Registry;
 use shared::manifest::{Descriptor, Manifest, Platform};
+use shared::naming::{Naming, destination_name};
+use shared::reference::{Digest, RegistryHost, Repository, RepositoryName, Tag};
+use shared::selection::{Named, Selection, Wanted};
+use shared::tags::{ALL_TAGS, Available};
+use shared::text::Excerpt;
 use shared::{Error, Result};
 
-use self::public::COUNTS_PULLS;
 pub use self::public::Registries;
-use crate::naming::{Naming, destination_name};
 use crate::rules::Rules;
-use crate::selection::{Named, Repository, Selection, Wanted};
-use crate::tags::{ALL_TAGS, Available};
 
 /// How many repositories are listed at once. More would only meet ECR's limits sooner, and take more memory.
 const CONCURRENCY: usize = 16;
@@ -26,9 +28,9 @@ pub struct Wish {
     /// Where it is.
     pub repository: Repository,
     /// Its name in the table.
-    pub name: String,
+    pub name: RepositoryName,
     /// Its name at the destination: the same, behind the prefix.
-    pub destination: String,
+    pub destination: RepositoryName,
     /// What of it.
     pub wanted: Wanted,
 }
@@ -46,29 +48,79 @@ pub struct Options {
 }
 
 /// An image that is to be at the destination.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The tag; `None` for an untagged image.
-    pub tag: Option<String>,
-    /// The digest; `None` where the source would not name it.
-    pub digest: Option<String>,
+    pub tag: Option<Tag>,
+    /// The digest.
+    pub digest: Digest,
     /// The compressed size; 0 where it is not known.
     pub bytes: u64,
     /// Whether it is an index.
     pub is_index: bool,
     /// How many images it has, if it is one; 0 where that is not known.
-    pub images: u64,
+    pub images: u32,
+    /// What it refers to, as the source says: it comes along with that image.
+    pub subject: Option<Digest>,
     /// The digest that the destination's tag leads to instead, once they have been compared.
-    pub replaces: Option<String>,
-    /// Why it cannot be copied, where that is clear already.
-    pub error: Option<String>,
+    pub replaces: Option<Digest>,
+}
+
+impl Listed {
+    /// An image of which no more is known.
+    #[must_use]
+    pub fn new(tag: Option<Tag>, digest: Digest) -> Self {
+        Self { tag, digest, bytes: 0, is_index: false, images: 0, subject: None, replaces: None }
+    }
+
+    /// Why it cannot be copied.
+    #[must_use]
+    pub fn failed(&self, error: &str) -> Failed {
+        Failed::of(self.tag.as_ref(), Some(self.digest), error)
+    }
+}
+
+/// Something that is wanted and cannot be copied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failed {
+    /// The tag, the digest, or the pattern.
+    pub name: Excerpt,
+    /// What is wrong.
+    pub error: Excerpt,
+}
+
+impl Failed {
+    /// Whatever `name` stands for fails.
+    #[must_use]
+    pub fn new(name: &str, error: &str) -> Self {
+        Self { name: name.into(), error: error.into() }
+    }
+
+    /// An image fails, by its tag, or by its digest where it has none.
+    #[must_use]
+    pub fn of(tag: Option<&Tag>, digest: Option<Digest>, error: &str) -> Self {
+        let digest = || digest.map_or_else(String::new, |digest| digest.to_string());
+        Self::new(&tag.map_or_else(digest, ToString::to_string), error)
+    }
+
+    /// All of a repository fails: its images cannot be listed.
+    #[must_use]
+    pub fn unlistable(error: &str) -> Self {
+        Self::new(ALL_TAGS, &format!("its images cannot be listed: {error}"))
+    }
+
+    /// What refers to its images, such as their signatures, cannot be listed.
+    #[must_use]
+    pub fn companions(error: &Error) -> Self {
+        Self::new("referrers", &format!("what refers to its images cannot be listed: {error}"))
+    }
 }
 
 /// An image that a rule leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excluded {
     /// Its tag.
-    pub tag: String,
+    pub tag: Tag,
     /// The rule.
     pub rule: String,
 }
@@ -78,6 +130,8 @@ pub struct Excluded {
 pub struct Listing {
     /// What is to be at the destination.
     pub images: Vec<Listed>,
+    /// What cannot be copied.
+    pub failures: Vec<Failed>,
     /// What a rule left out.
     pub excluded: Vec<Excluded>,
     /// Why the repository could not be listed. It costs no other one.
@@ -88,15 +142,24 @@ impl Listing {
     /// Stands for a repository that could not be listed.
     #[must_use]
     pub fn failed(error: Error) -> Self {
-        let images = vec![unlistable(&error)];
-        Self { images, excluded: Vec::new(), failure: Some(error) }
+        Self { failures: vec![Failed::unlistable(&error.to_string())], failure: Some(error), ..Self::default() }
+    }
+
+    /// Adds images, and those that fail.
+    pub fn add(&mut self, images: impl IntoIterator<Item = Result<Listed, Failed>>) {
+        for image in images {
+            match image {
+                Ok(image) => self.images.push(image),
+                Err(failed) => self.failures.push(failed),
+            }
+        }
     }
 }
 
 /// The registries that images come from.
 pub enum Source<'a> {
-    /// One ECR registry, and its host name.
-    Ecr(Registry, String),
+    /// One ECR registry, and its host.
+    Ecr(Registry, RegistryHost),
     /// Any others.
     Public(Box<Registries<'a>>),
 }
@@ -104,7 +167,7 @@ pub enum Source<'a> {
 impl Source<'_> {
     /// The host of the one registry that everything comes from, if there is one.
     #[must_use]
-    pub fn host(&self) -> Option<&str> {
+    pub fn host(&self) -> Option<&RegistryHost> {
         match self {
             Self::Ecr(_, host) => Some(host),
             Self::Public(_) => None,
@@ -115,24 +178,35 @@ impl Source<'_> {
     /// out, with the rule.
     ///
     /// # Errors
-    /// When they cannot be listed, or one of them would have a name at the destination that ECR does not allow.
+    /// When they cannot be listed, the selection names one that is not allowed, or one of them would have a name at the
+    /// destination that ECR does not allow.
     pub async fn wishes(
         &self,
         selection: Option<Selection>,
+        allowed: &Allowed,
         rules: &Rules,
         naming: Naming,
-        prefix: &str,
+        prefix: Option<&RepositoryName>,
     ) -> Result<(Vec<Wish>, Vec<(Repository, String)>)> {
         let mut excluded = Vec::new();
         let selection = match (self, selection) {
-            (_, Some(selection)) => selection,
+            (_, Some(selection)) => {
+                for repository in selection.keys() {
+                    allowed.check(repository).map_err(|problem| Error::Selection {
+                        entry: Excerpt::new(&repository.to_string()),
+                        place: None,
+                        problem,
+                    })?;
+                }
+                selection
+            }
             (Self::Public(_), None) => Selection::new(),
             (Self::Ecr(registry, host), None) => {
                 let mut all = Selection::new();
                 for name in registry.repositories().await? {
-                    let rule = rules.excluding_repository(&name);
                     let repository = Repository { registry: host.clone(), name };
-                    match rule {
+                    let rule = rules.excluding_repository(repository.name.as_str());
+                    match rule.or_else(|| allowed.check(&repository).err()) {
                         None => drop(all.insert(repository, Wanted::everything())),
                         Some(rule) => excluded.push((repository, rule)),
                     }
@@ -143,7 +217,9 @@ impl Source<'_> {
         let wish = |(repository, wanted)| {
             let name =
                 if self.host().is_some() { naming.name_in_source(&repository) } else { naming.name(&repository) };
-            Ok(Wish { destination: destination_name(prefix, &name)?, name, repository, wanted })
+            let destination = destination_name(prefix, &name)?;
+            let name = RepositoryName::try_from(name).expect("it is the end of a name");
+            Ok(Wish { destination, name, repository, wanted })
         };
         Ok((selection.into_iter().map(wish).collect::<Result<_>>()?, excluded))
     }
@@ -158,28 +234,33 @@ impl Source<'_> {
         listing.unwrap_or_else(Listing::failed)
     }
 
-    /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, and
-    /// fills in sizes and numbers of images that listing did not tell.
+    /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, fills in
+    /// sizes and numbers of images that listing did not tell, and looks whether what came along belongs to its image.
     ///
     /// # Errors
     /// When the source does not show its indexes.
-    pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Vec<Listed>> {
+    pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Finished> {
         match self {
             // For a single platform, that has been done already.
-            Self::Ecr(registry, _) if options.platform.is_none() => ecr::with_indexes(registry, wish, missing).await,
-            Self::Ecr(..) => Ok(missing),
+            Self::Ecr(registry, _) if options.platform.is_none() => {
+                ecr::with_indexes(registry, wish, missing).await.map(|images| (images, Vec::new()))
+            }
+            Self::Ecr(..) => Ok((missing, Vec::new())),
             Self::Public(registries) => registries.with_sizes(wish, missing).await,
         }
     }
 }
 
+/// What can be copied, and what cannot.
+pub type Finished = (Vec<Listed>, Vec<Failed>);
+
 /// How many images an index is reckoned to have where nobody tells.
-const IMAGES_OF_INDEX: u64 = 4;
+const IMAGES_OF_INDEX: u32 = 4;
 
 impl Listed {
     /// How many manifests it comes with: its own, and those of an index's images.
     #[must_use]
-    pub fn manifests(&self) -> u64 {
+    pub fn manifests(&self) -> u32 {
         match (self.is_index, self.images) {
             (false, _) => 1,
             (true, 0) => 1 + IMAGES_OF_INDEX,
@@ -188,28 +269,26 @@ impl Listed {
     }
 }
 
-/// Defers images that Docker Hub would not let us pull any more: they would only fail, one by one.
-pub fn defer<'a>(missing: impl Iterator<Item = (&'a Wish, &'a mut Listed)>, pulls_left: u64) {
-    let mut left = pulls_left;
-    for (wish, image) in missing {
-        if wish.repository.registry != COUNTS_PULLS || image.error.is_some() {
-            continue;
-        }
-        // Each manifest is a pull.
-        match left.checked_sub(image.manifests()) {
-            Some(rest) => left = rest,
-            None => {
-                left = 0;
-                image.error = Some(format!(
-                    "deferred to a later run: Docker Hub allows {pulls_left} more pulls for now, and the run needs more; it \
-                     allows more with srcCredential, the user of an account there"
-                ));
-            }
-        }
+/// The image of `wish` that Docker Hub would not let us pull any more, of `left` pulls that it allows: it would only fail.
+/// Otherwise there are fewer left.
+pub fn defer(wish: &Wish, image: &Listed, allowed: u64, left: &mut u64) -> Option<Failed> {
+    if !wish.repository.registry.is_docker_hub() {
+        return None;
     }
+    // Each manifest is a pull.
+    if let Some(rest) = left.checked_sub(image.manifests().into()) {
+        *left = rest;
+        return None;
+    }
+    *left = 0;
+    Some(image.failed(&format!(
+        "deferred to a later run: Docker Hub allows {allowed} more pulls for now, and the run needs more; it allows more with \
+         srcCredential, the user of an account there"
+    )))
 }
 
-/// Runs `work` for each of `repositories`, [`CONCURRENCY`] at a time.
+/// Runs `work` for all of `repositories`, [`CONCURRENCY`] of a registry at a time. Registries do not wait for each other:
+/// one that takes all its time costs the others none of theirs.
 ///
 /// # Errors
 /// With the first error of `work`.
@@ -217,51 +296,35 @@ pub async fn for_each<T, W>(repositories: Vec<Wish>, work: impl Fn(Wish) -> W) -
 where
     W: Future<Output = Result<T, Error>>,
 {
-    stream::iter(repositories).map(work).buffer_unordered(CONCURRENCY).try_collect().await
+    let mut registries: BTreeMap<RegistryHost, Vec<Wish>> = BTreeMap::new();
+    for wish in repositories {
+        registries.entry(wish.repository.registry.clone()).or_default().push(wish);
+    }
+    let of_registry = |wishes| stream::iter(wishes).map(&work).buffer_unordered(CONCURRENCY).try_collect::<Vec<T>>();
+    let done = future::try_join_all(registries.into_values().map(of_registry)).await?;
+    Ok(done.into_iter().flatten().collect())
 }
 
-/// Stands for a repository whose images could not be listed.
-pub fn unlistable(error: &dyn std::error::Error) -> Listed {
-    let error = Some(format!("its images cannot be listed: {error}"));
-    Listed { tag: Some(ALL_TAGS.into()), error, ..Listed::default() }
-}
-
-/// Two repositories whose images would be one at the destination.
+/// Two repositories whose images would be in one at the destination.
 ///
 /// # Errors
 /// When there are such.
 pub fn check_collisions(wishes: &[Wish]) -> Result<()> {
-    let mut by_name: Vec<&Wish> = wishes.iter().collect();
-    by_name.sort_by(|a, b| a.destination.cmp(&b.destination));
-    for group in by_name.chunk_by(|a, b| a.destination == b.destination).filter(|group| group.len() > 1) {
-        for (index, first) in group.iter().enumerate() {
-            for second in &group[index + 1..] {
-                if let Some(image) = common(&first.wanted, &second.wanted) {
-                    return Err(Error::Selection {
-                        entry: format!("{}{image}", second.repository),
-                        place: None,
-                        problem: format!(
-                            "it would have the same name at the destination, {}{image}, as {}{image}; leave one of them out, or \
-                             choose another naming",
-                            first.destination, first.repository
-                        ),
-                    });
-                }
-            }
+    let mut sources: HashMap<&RepositoryName, &Repository> = HashMap::new();
+    for wish in wishes {
+        if let Some(other) = sources.insert(&wish.destination, &wish.repository) {
+            return Err(Error::Selection {
+                entry: Excerpt::new(&wish.repository.to_string()),
+                place: None,
+                problem: format!(
+                    "it would have the same name at the destination, {}, as {other}; leave one of them out, or choose another \
+                     naming",
+                    wish.destination
+                ),
+            });
         }
     }
     Ok(())
-}
-
-/// An image that both want, as a tag or a digest behind the repository's name.
-fn common(first: &Wanted, second: &Wanted) -> Option<String> {
-    if !first.patterns.is_empty() || !second.patterns.is_empty() {
-        return Some(String::new());
-    }
-    // A digest is the same image wherever it comes from.
-    let tags = |wanted: &Wanted| wanted.images.iter().filter_map(|image| image.tag.clone()).collect::<Vec<_>>();
-    let second = tags(second);
-    tags(first).into_iter().find(|tag| second.contains(tag)).map(|tag| format!(":{tag}"))
 }
 
 /// What of `available` the wish's patterns choose and its names add; images that a rule leaves out, and patterns that
@@ -271,20 +334,19 @@ fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<N
     let mut chosen: BTreeSet<Named> = BTreeSet::new();
     // What is excluded is none of the newest. It is told only of what would have been chosen.
     let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rules.excluding_tag(it.tag).is_some());
-    let mut excluded: BTreeSet<&str> = BTreeSet::new();
+    let mut excluded: BTreeSet<&Tag> = BTreeSet::new();
     for pattern in &wanted.patterns {
         let tags = pattern.select(&rest);
         let left_out = pattern.without_limit().select(&out);
         if tags.is_empty() && left_out.is_empty() && !pattern.is_everything() {
             let error = format!("no tag of {} matches", available.len());
-            let tag = Some(pattern.as_str().to_owned());
-            listing.images.push(Listed { tag, error: Some(error), ..Listed::default() });
+            listing.failures.push(Failed::new(pattern.as_str(), &error));
         }
         excluded.extend(left_out);
-        chosen.extend(tags.into_iter().map(|tag| Named { tag: Some(tag.to_owned()), digest: None }));
+        chosen.extend(tags.into_iter().map(|tag| Named { tag: Some(tag.clone()), digest: None }));
     }
     for image in &wanted.images {
-        if let Some(tag) = image.tag.as_deref().filter(|tag| rules.excluding_tag(tag).is_some()) {
+        if let Some(tag) = image.tag.as_ref().filter(|tag| rules.excluding_tag(tag).is_some()) {
             excluded.insert(tag);
             continue;
         }
@@ -294,7 +356,7 @@ fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<N
         }
         chosen.insert(image.clone());
     }
-    let told = |tag: &str| Some(Excluded { tag: tag.to_owned(), rule: rules.excluding_tag(tag)? });
+    let told = |tag: &Tag| Some(Excluded { tag: tag.clone(), rule: rules.excluding_tag(tag)? });
     listing.excluded.extend(excluded.into_iter().filter_map(told));
     (chosen.into_iter().collect(), listing)
 }
@@ -315,12 +377,12 @@ fn on_platform(index: &Manifest, platform: &Platform) -> Result<Descriptor, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selection;
+    use shared::selection;
 
     fn wishes(list: &str, naming: Naming) -> Vec<Wish> {
         let selection = selection::parse([("the list", list)], None).expect("it is a list");
         let wish = |(repository, wanted)| {
-            let name = naming.name(&repository);
+            let name: RepositoryName = naming.name(&repository).parse().expect("it is a name");
             Wish { destination: name.clone(), name, repository, wanted }
         };
         selection.into_iter().map(wish).collect()
@@ -329,36 +391,39 @@ mod tests {
     #[test]
     fn two_sources_that_would_land_on_one_destination_are_an_error_that_names_both() {
         for (list, first, second) in [
-            ("gcr.io/p/app:1,us.gcr.io/p/app:1", "gcr.io/p/app:1", "us.gcr.io/p/app:1"),
+            ("gcr.io/p/app:1,us.gcr.io/p/app:1", "gcr.io/p/app", "us.gcr.io/p/app"),
+            ("gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
             ("gcr.io/p/app:1.*,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
         ] {
             let error = check_collisions(&wishes(list, Naming::Registry)).expect_err(list);
             assert!(error.to_string().contains(first) && error.to_string().contains(second), "{error}");
             assert_eq!(error.name(), "InvalidImageList");
         }
-        for list in ["gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app:1,quay.io/p/app:1"] {
-            check_collisions(&wishes(list, Naming::Registry)).expect(list);
-        }
+        check_collisions(&wishes("gcr.io/p/app:1,quay.io/p/app:1", Naming::Registry)).expect("they have two names");
     }
 
     #[test]
     fn what_docker_hub_would_not_let_us_pull_is_deferred() {
         let wishes = wishes("nginx,redis,quay.io/coreos/etcd", Naming::Plain);
-        let image = |is_index| Listed { tag: Some("1".into()), is_index, ..Listed::default() };
-        let mut images = [image(true), image(false), image(false)];
-        defer(wishes.iter().zip(&mut images), 5);
-        let deferred: Vec<_> = images.iter().map(|image| image.error.is_some()).collect();
-        assert_eq!(deferred, [false, true, false], "the index takes them all, and the third is not Docker Hub's");
-        assert!(images[1].error.as_deref().is_some_and(|error| error.contains("allows 5 more pulls")));
+        let image = |is_index| Listed { is_index, ..Listed::new(None, Digest::of(b"")) };
+        let images = [image(true), image(false), image(false)];
+        let mut left = 5;
+        let deferred: Vec<_> =
+            wishes.iter().zip(&images).map(|(wish, image)| defer(wish, image, 5, &mut left)).collect();
+        let which: Vec<_> = deferred.iter().map(Option::is_some).collect();
+        assert_eq!(which, [false, true, false], "the index takes them all, and the third is not Docker Hub's");
+        assert!(deferred[1].as_ref().is_some_and(|it| it.error.as_str().contains("allows 5 more pulls")));
     }
 
     fn chosen(list: &str, exclude: &str, tags: &[&str]) -> (Vec<String>, Listing) {
         let wanted = &wishes(list, Naming::Plain)[0].wanted;
-        let available: Vec<_> = tags.iter().map(|&tag| Available { tag, pushed_at: 0 }).collect();
+        let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().expect(tag)).collect();
+        let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
         let rules = Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs");
         let (named, listing) = choose(wanted, &available, &rules);
-        let print =
-            |named: Named| named.tag.unwrap_or_default() + &named.digest.map_or(String::new(), |d| format!("@{d}"));
+        let print = |named: Named| {
+            named.tag.map_or(String::new(), String::from) + &named.digest.map_or(String::new(), |d| format!("@{d}"))
+        };
         (named.into_iter().map(print).collect(), listing)
     }
 
@@ -369,16 +434,14 @@ mod tests {
         assert_eq!(named, ["1.0", "1.1", "3"]);
         let excluded: Vec<_> = listing.excluded.iter().map(|it| (it.tag.as_str(), it.rule.as_str())).collect();
         assert_eq!(excluded, [("1.2-beta", "excludeTags *beta*"), ("3-beta", "excludeTags *beta*")]);
-        assert_eq!(listing.images, []);
+        assert_eq!(listing.failures, []);
     }
 
     #[test]
     fn a_pattern_that_chooses_nothing_is_told() {
         let (named, listing) = chosen("app:9.*,app:1.*", "", &["1.0"]);
         assert_eq!(named, ["1.0"]);
-        assert_eq!(listing.images.len(), 1);
-        assert_eq!(listing.images[0].tag.as_deref(), Some("9.*"));
-        assert_eq!(listing.images[0].error.as_deref(), Some("no tag of 1 matches"));
+        assert_eq!(listing.failures, [Failed::new("9.*", "no tag of 1 matches")]);
     }
 
     #[test]
@@ -390,15 +453,34 @@ mod tests {
 
     #[test]
     fn the_image_of_a_platform_is_found_or_the_others_are_named() {
+        let (amd, arm) = (Digest::of(b"amd"), Digest::of(b"arm"));
         let index = Manifest::parse(
-            r#"{"manifests": [
-                {"digest": "sha256:amd", "size": 1, "platform": {"os": "linux", "architecture": "amd64"}},
-                {"digest": "sha256:arm", "size": 1, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}
-            ]}"#,
-        );
+            serde_json::json!({ "manifests": [
+                { "digest": amd, "size": 1, "platform": { "os": "linux", "architecture": "amd64" } },
+                { "digest": arm, "size": 1, "platform": { "os": "linux", "architecture": "arm64", "variant": "v8" } },
+            ] })
+            .to_string()
+            .as_bytes(),
+        )
+        .expect("it is an index");
         let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is one"));
-        assert_eq!(find("linux/arm64").expect("it has one").digest, "sha256:arm");
+        assert_eq!(find("linux/arm64").expect("it has one").digest, arm);
         let error = find("linux/s390x").expect_err("it has none");
         assert_eq!(error, "it has no image for linux/s390x, only for linux/amd64, linux/arm64/v8");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_does_not_answer_keeps_no_other_one_waiting() {
+        let silent: Vec<_> = (0..CONCURRENCY + 1).map(|number| format!("silent.example/a{number}")).collect();
+        let wishes = wishes(&format!("{},honest.example/b", silent.join(",")), Naming::Plain);
+        let work = async |wish: Wish| {
+            if wish.repository.registry.as_str() == "honest.example" {
+                return Err(Error::NotAllowed { subject: "the end".into(), problem: "of the test".into() });
+            }
+            future::pending::<()>().await;
+            Ok(())
+        };
+        let ended = for_each(wishes, work).await;
+        assert_eq!(ended.expect_err("it ends").to_string(), "the end: of the test");
     }
 }

@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod error;
 pub mod fargate;
 pub mod gateway;
+pub mod hostile;
 pub mod images;
 pub mod machine;
 pub mod process;

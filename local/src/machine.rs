@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     fargate::Fargate,
     gateway::{Call, Gateway, Times},
+    hostile::Hostile,
     process::{Process, Program, find},
     proxy::{Proxy, Upstream},
     registry::Registry,
@@ -87,6 +88,7 @@ pub struct Machine {
     gateway: Gateway,
     ministack: Process,
     public: Option<(Process, Registry)>,
+    hostile: Hostile,
     proxy: Proxy,
     /// ministack's own, behind the gateway.
     endpoint: String,
@@ -126,6 +128,10 @@ impl Machine {
         let endpoint = format!("http://{address}");
         let upstream = Upstream { ecr: address, public: registry_address };
         let proxy = Proxy::start(upstream, scratch.path()).await?;
+        let hostile = Hostile::start().await?;
+        for host in hostile.hosts() {
+            proxy.lead(host, hostile.address());
+        }
         let gateway = Gateway::open(door, proxy.identity(), address).await?;
         let through_proxy = vec![
             ("HTTPS_PROXY".to_owned(), proxy.url()),
@@ -166,6 +172,7 @@ impl Machine {
             gateway,
             ministack,
             public,
+            hostile,
             proxy,
             endpoint,
             network,
@@ -224,6 +231,12 @@ impl Machine {
     #[must_use]
     pub fn proxy(&self) -> &Proxy {
         &self.proxy
+    }
+
+    /// The registry that attacks whoever reads it.
+    #[must_use]
+    pub fn hostile(&self) -> &Hostile {
+        &self.hostile
     }
 
     /// What the Lambdas, and whoever uses the machine's environment, have called so far, and how often.

@@ -2,8 +2,9 @@
 //!
 //! skopeo and the Lambdas use real host names over TLS, as they would on AWS; they trust the proxy's own certificate
 //! authority through `SSL_CERT_FILE`. Hosts of ECR lead to ministack, which finds account and region in the `Host` header,
-//! and only with a login, as ECR has it; every other host leads to the registry that stands in for the public ones. On
-//! its way the proxy counts, delays, and breaks what it is told to.
+//! and only with a login, as ECR has it; hosts that were told to lead elsewhere do; every other host leads to the registry
+//! that stands in for the public ones, and no IP address leads anywhere. On its way the proxy counts, delays, and breaks what
+//! it is told to.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
     fmt::Write as _,
     future::{Ready, ready},
     iter::{Once, once},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -280,13 +281,14 @@ impl Proxy {
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
             logins: Mutex::default(),
+            routes: Mutex::default(),
             public: upstream.public.is_some(),
             latency: Mutex::default(),
             counters: Mutex::default(),
             faults: Mutex::default(),
             watchers: Mutex::default(),
         });
-        let mut connector = HttpConnector::new_with_resolver(Resolver(upstream));
+        let mut connector = HttpConnector::new_with_resolver(Resolver { upstream, shared: Arc::clone(&shared) });
         connector.set_nodelay(true);
         let proxy = Hudsucker::builder()
             .with_listener(listener)
@@ -305,6 +307,11 @@ impl Proxy {
     /// Sets the login that hosts of this form ask for: `user:password` in base64. `*` stands for any text.
     pub fn require_login(&self, host: &str, token: &str) {
         lock(&self.shared.logins).push((host.to_owned(), format!("Basic {token}")));
+    }
+
+    /// Leads hosts of this form to `address`, and asks for no login there. `*` stands for any text.
+    pub fn lead(&self, host: &str, address: SocketAddr) {
+        lock(&self.shared.routes).push((host.to_owned(), address));
     }
 
     /// Its address, as `HTTPS_PROXY` wants it.
@@ -387,6 +394,7 @@ impl Drop for Proxy {
 #[derive(Debug)]
 struct Shared {
     logins: Mutex<Vec<(String, String)>>,
+    routes: Mutex<Vec<(String, SocketAddr)>>,
     public: bool,
     latency: Mutex<Duration>,
     counters: Mutex<Counters>,
@@ -395,7 +403,14 @@ struct Shared {
 }
 
 impl Shared {
+    fn route(&self, host: &str) -> Option<SocketAddr> {
+        lock(&self.routes).iter().find(|(pattern, _)| glob(pattern, host)).map(|(_, address)| *address)
+    }
+
     fn admits(&self, host: &str, login: Option<&HeaderValue>) -> bool {
+        if self.route(host).is_some() {
+            return true;
+        }
         let logins = lock(&self.logins);
         match logins.iter().find(|(pattern, _)| glob(pattern, host)) {
             Some((_, known)) => login.is_some_and(|login| login.as_bytes() == known.as_bytes()),
@@ -439,9 +454,17 @@ pub fn is_ecr(host: &str) -> bool {
     })
 }
 
+/// Whether the host is an IP address, which in a URL has brackets around it if it is of version 6.
+fn is_address(host: &str) -> bool {
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
 /// Finds the stand-in's address where a resolver would find the real one's.
 #[derive(Clone)]
-struct Resolver(Upstream);
+struct Resolver {
+    upstream: Upstream,
+    shared: Arc<Shared>,
+}
 
 impl tower_service::Service<Name> for Resolver {
     type Response = Once<SocketAddr>;
@@ -453,8 +476,9 @@ impl tower_service::Service<Name> for Resolver {
     }
 
     fn call(&mut self, host: Name) -> Self::Future {
-        let public = self.0.public.unwrap_or(self.0.ecr);
-        ready(Ok(once(if is_ecr(host.as_str()) { self.0.ecr } else { public })))
+        let Upstream { ecr, public } = self.upstream;
+        let otherwise = if is_ecr(host.as_str()) { ecr } else { public.unwrap_or(ecr) };
+        ready(Ok(once(self.shared.route(host.as_str()).unwrap_or(otherwise))))
     }
 }
 
@@ -483,7 +507,11 @@ struct Interceptor {
 impl HttpHandler for Interceptor {
     async fn handle_request(&mut self, _: &HttpContext, request: Request<Body>) -> RequestOrResponse {
         if request.method() == Method::CONNECT {
-            return request.into();
+            let host = request.uri().host().filter(|host| is_address(host)).map(str::to_owned);
+            let Some(host) = host else { return request.into() };
+            // What the network really has there, such as this machine's metadata, is none of a registry's business.
+            self.shared.count(&Seen { host, method: Method::CONNECT, path: String::new() }, Kind::Other);
+            return answer(StatusCode::BAD_GATEWAY, Vec::new()).into();
         }
         let (mut parts, body) = request.into_parts();
         let seen = Seen {
@@ -529,7 +557,8 @@ impl HttpHandler for Interceptor {
     }
 
     async fn should_intercept_connect(&mut self, _: &HttpContext, request: &Request<Body>) -> bool {
-        self.shared.public || request.uri().host().is_some_and(is_ecr)
+        let is_ours = |host: &str| is_ecr(host) || self.shared.route(host).is_some();
+        self.shared.public || request.uri().host().is_some_and(is_ours)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What became of each image of a batch: what the destination answers counts, and not what the task says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
@@ -8,14 +8,13 @@ use serde_json::Value;
 use shared::Result;
 use shared::ecr::{Found, ImageId, Registry};
 use shared::manifest::Manifest;
-use shared::plan::{Batch, Copy};
+use shared::plan::{Batch, Image, RepositoryCopy};
+use shared::reference::Digest;
 use shared::task::Report;
+use shared::text::Excerpt;
 
 /// How many of a batch's repositories are looked at at once.
 const CONCURRENCY: usize = 10;
-
-/// The most characters of an error message that are kept.
-const MESSAGE_LIMIT: usize = 1_000;
 
 /// What the state machine sends: the batch, and how its copying ended.
 #[derive(Debug, Deserialize)]
@@ -53,23 +52,29 @@ impl Request {
                 .unwrap_or_default();
         };
         let mut report: Report = serde_json::from_str(&failure.cause).unwrap_or_default();
-        if report.reason.is_empty() {
+        if report.reason == Excerpt::default() {
             let cause: Value = serde_json::from_str(&failure.cause).unwrap_or_default();
             // A Lambda's own error.
-            report.reason = cause["errorMessage"].as_str().unwrap_or(&failure.cause).to_owned();
+            report.reason = Excerpt::new(cause["errorMessage"].as_str().unwrap_or(&failure.cause));
         }
-        report.reason = format!("{}: {}", failure.error, report.reason);
+        report.reason = Excerpt::new(&format!("{}: {}", failure.error, report.reason));
         report
     }
 }
 
-/// What became of one image.
+/// What became of one image, or of something else that was wanted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// As planned.
-    pub copy: Copy,
+    /// The repository's name in the table.
+    pub image: String,
+    /// The tag, the digest, or a pattern.
+    pub tag: String,
+    /// Where it comes from.
+    pub source: String,
+    /// Where it goes, unless that is not known.
+    pub destination: Option<String>,
     /// The digest at the destination, or why the image is not there.
-    pub status: Result<Done, String>,
+    pub status: Result<Done, Excerpt>,
     /// How long skopeo took, where the task's log tells.
     pub seconds: Option<u64>,
 }
@@ -77,8 +82,8 @@ pub struct Outcome {
 /// An image that is at the destination.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Done {
-    /// `sha256:…`
-    pub digest: String,
+    /// Its digest.
+    pub digest: Digest,
     /// The compressed size; of an index, that of all its images.
     pub bytes: u64,
 }
@@ -89,35 +94,38 @@ pub struct Done {
 /// When the destination cannot tell: then nothing is known, and nothing is to be recorded.
 pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Vec<Outcome>> {
     let report = request.report();
-    let mut repositories: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
-    for copy in &request.batch.copies {
-        repositories.entry(copy.destination_name()).or_default().push(copy);
-    }
-    let outcomes: Vec<Vec<Outcome>> = stream::iter(repositories)
-        .map(async |(name, copies)| {
-            let (found, sizes) = look(destination, name, &copies).await?;
-            Ok::<_, shared::Error>(copies.iter().map(|copy| outcome(copy, &found, &sizes, &report)).collect())
+    let outcomes: Vec<Vec<Outcome>> = stream::iter(&request.batch.repositories)
+        .map(async |copy| {
+            let (found, sizes) = look(destination, copy).await?;
+            Ok::<_, shared::Error>(
+                copy.images.iter().map(|image| outcome(copy, image, &found, &sizes, &report)).collect(),
+            )
         })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    Ok(outcomes.into_iter().flatten().collect())
+    let failures = request.batch.failures.iter().map(|failure| Outcome {
+        image: failure.image.to_string(),
+        tag: failure.tag.to_string(),
+        source: failure.source.to_string(),
+        destination: None,
+        status: Err(failure.error.clone()),
+        seconds: None,
+    });
+    Ok(outcomes.into_iter().flatten().chain(failures).collect())
 }
 
-/// What of `copies` the repository holds, and the bytes of each image by digest.
+/// What of a repository's images the destination holds, and the bytes of each by digest.
 async fn look(
     destination: &Registry,
-    repository: &str,
-    copies: &[&Copy],
-) -> Result<(HashMap<ImageId, Found>, HashMap<String, u64>)> {
-    let ids: Vec<_> = copies.iter().filter(|copy| copy.error.is_none()).map(|copy| id(copy)).collect();
+    copy: &RepositoryCopy,
+) -> Result<(HashMap<ImageId, Found>, HashMap<Digest, u64>)> {
+    let repository = &copy.destination.name;
+    let ids: Vec<_> = copy.images.iter().map(id).collect();
     let found = destination.find(repository, &ids).await?.unwrap_or_default();
-    let children: Vec<_> = found
-        .values()
-        .flat_map(|image| &image.manifest.manifests)
-        .map(|child| ImageId { tag: None, digest: Some(child.digest.clone()) })
-        .collect();
-    let children: HashMap<String, Manifest> = destination
+    let children = found.values().flat_map(|image| &image.manifest.manifests);
+    let children: Vec<_> = children.map(|child| ImageId::Digest(child.digest)).collect();
+    let children: HashMap<Digest, Manifest> = destination
         .find(repository, &children)
         .await?
         .unwrap_or_default()
@@ -128,100 +136,109 @@ async fn look(
         .values()
         .map(|image| {
             let of_index = image.manifest.manifests.iter().filter_map(|child| children.get(&child.digest));
-            (image.digest.clone(), Manifest::blob_bytes(of_index.chain([&image.manifest])))
+            (image.digest, Manifest::blob_bytes(of_index.chain([&image.manifest])))
         })
         .collect();
     Ok((found, sizes))
 }
 
-fn id(copy: &Copy) -> ImageId {
-    ImageId {
-        tag: copy.destination_tag().map(str::to_owned),
-        digest: Some(copy.digest.clone()).filter(|digest| !digest.is_empty()),
-    }
+fn id(image: &Image) -> ImageId {
+    image.tag.clone().map_or(ImageId::Digest(image.digest), ImageId::Tag)
 }
 
-fn outcome(copy: &Copy, found: &HashMap<ImageId, Found>, sizes: &HashMap<String, u64>, report: &Report) -> Outcome {
-    let reported = report.copies.iter().find(|reported| reported.is_about(copy));
-    let status = match (&copy.error, found.get(&id(copy))) {
-        (Some(error), _) => Err(error.clone()),
-        // Without a digest to expect, an image that is there may be an older one: here the task must vouch for it.
-        (None, Some(_)) if copy.digest.is_empty() && reported.is_none_or(|reported| reported.error.is_some()) => {
-            Err(reason(copy, reported.and_then(|reported| reported.error.as_deref()), report))
-        }
-        (None, Some(image)) => {
-            Ok(Done { digest: image.digest.clone(), bytes: sizes.get(&image.digest).copied().unwrap_or(copy.bytes) })
-        }
-        (None, None) => Err(match reported {
-            Some(reported) if reported.error.is_none() => {
-                format!("skopeo reported success, but {} does not have {}", copy.destination, copy.digest)
-            }
-            reported => reason(copy, reported.and_then(|reported| reported.error.as_deref()), report),
-        }),
+fn outcome(
+    copy: &RepositoryCopy,
+    image: &Image,
+    found: &HashMap<ImageId, Found>,
+    sizes: &HashMap<Digest, u64>,
+    report: &Report,
+) -> Outcome {
+    let destination = image.at(&copy.destination);
+    let reported = report.copies.iter().find(|reported| reported.destination == destination);
+    let refusal = report.refusals.iter().find(|refusal| refusal.repository == copy.destination);
+    let there = found.get(&id(image)).map(|image| image.digest);
+    let status = if there == Some(image.digest) {
+        Ok(Done { digest: image.digest, bytes: sizes.get(&image.digest).copied().unwrap_or(image.bytes) })
+    } else {
+        let has = || there.map_or_else(|| "does not have it".to_owned(), |digest| format!("has {digest} there"));
+        Err(match (reported, refusal) {
+            (Some(reported), _) => reported.error.clone().unwrap_or_else(|| {
+                Excerpt::new(&format!("skopeo reported success for {}, but {destination} {}", image.digest, has()))
+            }),
+            (None, Some(refusal)) => refusal.error.clone(),
+            (None, None) => reason(report, &format!("{destination} {}, and no reason was reported", has())),
+        })
     };
     Outcome {
-        copy: copy.clone(),
-        status: status.map_err(|mut error| {
-            error.truncate(error.floor_char_boundary(MESSAGE_LIMIT));
-            error
-        }),
+        image: copy.image.to_string(),
+        tag: image.name(),
+        source: image.by_digest(&copy.source).to_string(),
+        destination: Some(destination.to_string()),
+        status,
         seconds: reported.map(|reported| reported.seconds),
     }
 }
 
-/// skopeo's own words where there are any; otherwise why the task ended without a word about this image.
-fn reason(copy: &Copy, words: Option<&str>, report: &Report) -> String {
-    match (words, report.exit_code) {
-        (Some(words), _) => words.to_owned(),
-        (None, Some(code)) => format!("{} (exit code {code})", report.reason),
-        (None, None) if report.reason.is_empty() => format!("{} is not there, and nobody said why", copy.destination),
-        (None, None) => report.reason.clone(),
+/// Why the task ended without a word about an image.
+fn reason(report: &Report, otherwise: &str) -> Excerpt {
+    match report.exit_code {
+        Some(code) => Excerpt::new(&format!("{} (exit code {code})", report.reason)),
+        None if report.reason == Excerpt::default() => Excerpt::new(otherwise),
+        None => report.reason.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
-    use aws_sdk_ecr::types::{Image, ImageFailure, ImageIdentifier};
+    use aws_sdk_ecr::types::{Image as EcrImage, ImageIdentifier};
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
     use serde_json::json;
 
     use super::*;
 
-    const INDEX: &str = r#"{"manifests": [{"digest": "sha256:arm"}, {"digest": "sha256:amd"}]}"#;
-    const ARM: &str =
-        r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
-    const AMD: &str =
-        r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
+    fn index() -> Value {
+        json!({ "manifests": [{ "digest": of(&platform("arm").to_string()) }, { "digest": of(&platform("amd").to_string()) }] })
+    }
 
-    /// A destination that has `app:1` as an index of two images, and nothing else.
+    fn platform(name: &str) -> Value {
+        let layer = json!({ "digest": of("base"), "size": 100 });
+        json!({ "config": { "digest": of(name), "size": 1 }, "layers": [layer] })
+    }
+
+    fn of(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    /// A destination whose `app:1` is an index of two images, and whose `app:moved` leads to that, too.
     fn destination() -> Registry {
         let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_compute_output(|request| {
+            let manifests = [index().to_string(), platform("arm").to_string(), platform("amd").to_string()];
             let mut answer = BatchGetImageOutput::builder();
             for id in request.image_ids() {
-                let manifest = match id.image_digest() {
-                    Some("sha256:1") if id.image_tag() == Some("1") => INDEX,
-                    Some("sha256:arm") => ARM,
-                    Some("sha256:amd") => AMD,
-                    _ => {
-                        answer = answer.failures(ImageFailure::builder().image_id(id.clone()).build());
-                        continue;
-                    }
+                let manifest = match (id.image_tag(), id.image_digest()) {
+                    (Some("1" | "moved"), _) => Some(&manifests[0]),
+                    (_, Some(digest)) => manifests.iter().find(|manifest| of(manifest).to_string() == digest),
+                    _ => None,
                 };
-                answer = answer.images(Image::builder().image_id(id.clone()).image_manifest(manifest).build());
+                if let Some(manifest) = manifest {
+                    let found = ImageIdentifier::builder().set_image_tag(id.image_tag.clone());
+                    let found = found.image_digest(of(manifest).to_string()).build();
+                    answer = answer.images(EcrImage::builder().image_id(found).image_manifest(manifest).build());
+                }
             }
             answer.build()
         });
         Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None)
     }
 
+    /// A batch with `app:1`, which is at the destination, and `app:2` and `app:moved`, which are not.
     fn request(rest: &Value) -> Request {
-        let copy = |tag: &str| {
-            json!({"source": format!("s/app@sha256:{tag}"), "destination": format!("d/app:{tag}"),
-                   "digest": format!("sha256:{tag}"), "image": "app", "tag": tag, "bytes": 5})
-        };
-        let mut request =
-            json!({"execution": "run", "batch": {"id": "1", "bytes": 10, "copies": [copy("1"), copy("2")]}});
+        let image = |tag: &str, content: &str| json!({ "digest": of(content), "tag": tag, "bytes": 5 });
+        let mut request = json!({ "execution": "run", "batch": { "id": "1", "bytes": 10, "repositories": [{
+            "source": "s.example/app", "destination": "d.example/app", "image": "app",
+            "images": [image("1", &index().to_string()), image("2", "2"), image("moved", "moved")],
+        }] } });
         request
             .as_object_mut()
             .zip(rest.as_object())
@@ -232,25 +249,29 @@ mod tests {
 
     async fn statuses(rest: Value) -> Vec<Result<Done, String>> {
         let outcomes = of_batch(&destination(), &request(&rest)).await.expect("ECR answers");
-        outcomes.into_iter().map(|outcome| outcome.status).collect()
+        outcomes.into_iter().map(|outcome| outcome.status.map_err(String::from)).collect()
     }
 
     #[tokio::test]
     async fn what_the_destination_has_is_done_whatever_the_task_says_with_the_bytes_of_all_platforms() {
         let cause = json!({"exitCode": 1, "reason": "r", "copies": [
-            {"destination": "d/app:1", "seconds": 1, "error": "timeout"},
-            {"destination": "d/app:2", "seconds": 2, "error": "manifest unknown"}
+            {"destination": "d.example/app:1", "seconds": 1, "error": "timeout"},
+            {"destination": "d.example/app:2", "seconds": 2, "error": "manifest unknown"}
         ]});
         let statuses = statuses(json!({"failure": {"Error": "TaskFailed", "Cause": cause.to_string()}})).await;
-        assert_eq!(statuses[0], Ok(Done { digest: "sha256:1".into(), bytes: 103 }));
+        assert_eq!(statuses[0], Ok(Done { digest: of(&index().to_string()), bytes: 102 }));
         assert_eq!(statuses[1], Err("manifest unknown".into()));
     }
 
     #[tokio::test]
-    async fn what_the_destination_lacks_is_an_error_whatever_the_task_says() {
-        let result = json!({"exitCode": 0, "copies": [{"destination": "d/app:2", "seconds": 2}]});
-        let statuses = statuses(json!({"result": result})).await;
-        assert_eq!(statuses[1], Err("skopeo reported success, but d/app:2 does not have sha256:2".into()));
+    async fn what_the_destination_lacks_or_has_another_image_for_is_an_error_whatever_the_task_says() {
+        let done = |tag: &str| json!({"destination": format!("d.example/app:{tag}"), "seconds": 2});
+        let statuses = statuses(json!({"result": {"exitCode": 0, "copies": [done("2"), done("moved")]}})).await;
+        let error = |tag: &str, has: &str| {
+            Err(format!("skopeo reported success for {}, but d.example/app:{tag} {has}", of(tag)))
+        };
+        assert_eq!(statuses[1], error("2", "does not have it"));
+        assert_eq!(statuses[2], error("moved", &format!("has {} there", of(&index().to_string()))));
     }
 
     #[tokio::test]
@@ -266,35 +287,38 @@ mod tests {
             let statuses = statuses(json!({"failure": {"Error": error, "Cause": cause}})).await;
             assert_eq!(statuses[1], Err(message.into()));
         }
+        let statuses = statuses(json!({"result": {}})).await;
+        assert_eq!(statuses[1], Err("d.example/app:2 does not have it, and no reason was reported".into()));
     }
 
     #[tokio::test]
-    async fn a_copy_that_failed_in_the_plan_keeps_its_reason() {
-        let mut request = request(&json!({"result": {}}));
-        request.batch.copies[0].error = Some("its images cannot be listed".into());
-        let outcomes = of_batch(&destination(), &request).await.expect("ECR answers");
-        assert_eq!(outcomes[0].status, Err("its images cannot be listed".into()));
+    async fn images_of_a_repository_that_cannot_be_written_say_why() {
+        let refusal = json!({"repository": "d.example/app", "error": "AccessDenied: no"});
+        let statuses = statuses(json!({"result": {"exitCode": 0, "refusals": [refusal]}})).await;
+        assert_eq!(statuses[1], Err("AccessDenied: no".into()));
+        assert!(statuses[0].is_ok(), "it is there all the same");
     }
 
     #[tokio::test]
-    async fn an_image_of_unknown_digest_is_done_only_if_the_task_copied_it() {
-        let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_compute_output(|request| {
-            let ids = request.image_ids().iter();
-            let images = ids.map(|id| {
-                let id =
-                    ImageIdentifier::builder().set_image_tag(id.image_tag.clone()).image_digest("sha256:old").build();
-                Image::builder().image_id(id).image_manifest("{}").build()
-            });
-            BatchGetImageOutput::builder().set_images(Some(images.collect())).build()
-        });
-        let destination = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
-        let report = json!({"copies": [{"destination": "d/app:1", "seconds": 1}]});
-        let mut request = request(&json!({"result": report}));
-        for copy in &mut request.batch.copies {
-            copy.digest.clear();
-        }
-        let outcomes = of_batch(&destination, &request).await.expect("ECR answers");
-        assert!(outcomes[0].status.is_ok());
-        assert!(outcomes[1].status.is_err());
+    async fn what_failed_in_the_plan_keeps_its_reason_and_no_text_leaves_as_it_came() {
+        let mut request = serde_json::to_value(json!({
+            "execution": "run",
+            "batch": { "id": "1", "bytes": 0, "repositories": [], "failures": [{
+                "image": "app", "tag": "9.*", "source": "s.example/app", "error": "\u{1b}[31mno tag matches"
+            }] },
+        }))
+        .expect("it is JSON");
+        request["result"] = json!({});
+        let request: Request = serde_json::from_value(request).expect("it is a request");
+        let outcomes = of_batch(&destination(), &request).await.expect("ECR is not asked");
+        let expected = Outcome {
+            image: "app".into(),
+            tag: "9.*".into(),
+            source: "s.example/app".into(),
+            destination: None,
+            status: Err(r"\u{1b}[31mno tag matches".into()),
+            seconds: None,
+        };
+        assert_eq!(outcomes, [expected]);
     }
 }

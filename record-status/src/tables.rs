@@ -11,7 +11,6 @@ use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use shared::plan::Copy;
 use shared::task::Log;
 use shared::{Error, Result};
 
@@ -75,25 +74,26 @@ impl<'a> Tables<'a> {
 
     /// Writes one image's row. It keeps its count of attempts across executions; recording a batch again adds none.
     async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome) -> Result<()> {
-        let copy = &outcome.copy;
         let mut values = HashMap::from([
             ("MultiArchOption", text(&self.config.platforms)),
             ("Execution", text(&request.execution)),
-            ("Batch", text(&request.batch.id)),
-            ("Source", text(&copy.source)),
-            ("Destination", text(&copy.destination)),
+            ("Batch", text(request.batch.id.as_str())),
+            ("Source", text(&outcome.source)),
             ("UpdatedAt", text(&now())),
         ]);
+        if let Some(destination) = &outcome.destination {
+            values.insert("Destination", text(destination));
+        }
         match &outcome.status {
             Ok(done) => {
                 values.insert("Status", text(DONE));
                 values.insert("LastDoneAt", text(&now()));
-                values.insert("Digest", text(&done.digest));
+                values.insert("Digest", text(&done.digest.to_string()));
                 values.insert("Bytes", number(done.bytes));
             }
             Err(error) => {
                 values.insert("Status", text(ERROR));
-                values.insert("ErrorMessage", text(error));
+                values.insert("ErrorMessage", text(error.as_str()));
             }
         }
         if let Some(seconds) = outcome.seconds {
@@ -105,19 +105,19 @@ impl<'a> Tables<'a> {
         }
         // What this attempt does not tell must not be left over from the one before.
         let fails = outcome.status.is_err();
-        let stale = ["ErrorMessage", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream"].into_iter();
+        let stale = ["ErrorMessage", "Destination", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream"].into_iter();
         let stale = stale.filter(|name| !values.contains_key(name));
         // Since when it fails is known until it is done.
         let stale: Vec<_> = stale.chain((!fails).then_some("FailingSince")).collect();
 
         let first = self
-            .update(copy, &values, &stale, fails, true)
+            .update(outcome, &values, &stale, fails, true)
             .condition_expression("#Execution <> :Execution OR #Batch <> :Batch");
         if self.written(first).await? {
             return Ok(());
         }
         // The batch is recorded again: only where it has come out differently is there something to write.
-        let again = self.update(copy, &values, &stale, fails, false).condition_expression("#Status <> :Status");
+        let again = self.update(outcome, &values, &stale, fails, false).condition_expression("#Status <> :Status");
         self.written(again).await.map(drop)
     }
 
@@ -151,14 +151,14 @@ impl<'a> Tables<'a> {
             .expression_attribute_values(":failed", number(recorded.failed))
             .expression_attribute_values(":bytes", number(recorded.bytes))
             .expression_attribute_values(":seconds", number(recorded.seconds))
-            .expression_attribute_values(":batch", text(&request.batch.id))
-            .expression_attribute_values(":batches", AttributeValue::Ss(vec![request.batch.id.clone()]))
+            .expression_attribute_values(":batch", text(request.batch.id.as_str()))
+            .expression_attribute_values(":batches", AttributeValue::Ss(vec![request.batch.id.to_string()]))
             .send()
             .await;
         match added {
             Ok(_) => self.add_failures(request, outcomes).await?,
             Err(error) if is_refused(&error) => {
-                tracing::info!(batch = request.batch.id, "counted already");
+                tracing::info!(batch = %request.batch.id, "counted already");
                 recorded.again = true;
             }
             Err(error) => return Err(Error::aws("dynamodb:UpdateItem", &self.config.execution_table)(error)),
@@ -169,9 +169,8 @@ impl<'a> Tables<'a> {
     /// Adds to the execution's first failures, of which there are a few more than [`FAILURES`] at the most.
     async fn add_failures(&self, request: &Request, outcomes: &[Outcome]) -> Result<()> {
         let failures = outcomes.iter().filter_map(|outcome| {
-            let error = outcome.status.as_ref().err()?;
-            let cut = error.floor_char_boundary(FAILURE_LIMIT);
-            Some(text(&format!("{}:{}: {}", outcome.copy.image, outcome.copy.tag, &error[..cut])))
+            let error = outcome.status.as_ref().err()?.cut(FAILURE_LIMIT);
+            Some(text(&format!("{}:{}: {error}", outcome.image, outcome.tag)))
         });
         let failures: Vec<_> = failures.take(FAILURES).collect();
         if failures.is_empty() {
@@ -201,7 +200,7 @@ impl<'a> Tables<'a> {
 
     fn update(
         &self,
-        copy: &Copy,
+        outcome: &Outcome,
         values: &HashMap<&str, AttributeValue>,
         stale: &[&str],
         fails: bool,
@@ -211,8 +210,8 @@ impl<'a> Tables<'a> {
             .dynamodb
             .update_item()
             .table_name(&self.config.image_table)
-            .key("Image", text(&copy.image))
-            .key("Tag", text(&copy.tag));
+            .key("Image", text(&outcome.image))
+            .key("Tag", text(&outcome.tag));
         let mut set = Vec::new();
         for (name, value) in values {
             set.push(format!("#{name} = :{name}"));
@@ -264,6 +263,8 @@ mod tests {
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
+    use shared::reference::Digest;
+
     use super::*;
     use crate::outcome::Done;
 
@@ -274,27 +275,29 @@ mod tests {
 
     fn request() -> Request {
         serde_json::from_value(serde_json::json!({
-            "execution": "run", "batch": {"id": "7", "bytes": 0, "copies": []},
+            "execution": "run", "batch": {"id": "7", "bytes": 0, "repositories": []},
             "result": {"log": {"group": "g", "stream": "s"}}
         }))
         .expect("it is a request")
     }
 
-    fn outcome(status: Result<Done, String>) -> Outcome {
-        let copy = Copy {
-            source: "s/app@sha256:1".into(),
-            destination: "d/app:1".into(),
-            digest: "sha256:1".into(),
+    fn outcome(status: Result<Done, &str>) -> Outcome {
+        Outcome {
             image: "app".into(),
             tag: "1".into(),
-            bytes: 5,
-            ..Copy::default()
-        };
-        Outcome { copy, status, seconds: Some(3) }
+            source: "s.example/app".into(),
+            destination: Some("d.example/app:1".into()),
+            status: status.map_err(Into::into),
+            seconds: Some(3),
+        }
+    }
+
+    fn digest() -> Digest {
+        Digest::of(b"image")
     }
 
     fn done() -> Outcome {
-        outcome(Ok(Done { digest: "sha256:1".into(), bytes: 9 }))
+        outcome(Ok(Done { digest: digest(), bytes: 9 }))
     }
 
     fn any(table: &'static str) -> Rule {
@@ -313,7 +316,7 @@ mod tests {
                     && request.key().and_then(|key| key.get("Image")) == Some(&text("app"))
                     && request.key().and_then(|key| key.get("Tag")) == Some(&text("1"))
                     && value(":Status") == Some(&text("Done"))
-                    && value(":Digest") == Some(&text("sha256:1"))
+                    && value(":Digest") == Some(&text(&digest().to_string()))
                     && value(":Bytes") == Some(&number(9))
                     && value(":LogStream") == Some(&text("s"))
                     && value(":LastDoneAt").is_some()
@@ -344,7 +347,7 @@ mod tests {
             .then_output(|| UpdateItemOutput::builder().build());
         let executions = any("executions");
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
-        let failed = outcome(Err("manifest unknown".into()));
+        let failed = outcome(Err("manifest unknown"));
         let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[failed]).await.expect("it is written");
         let expected = Recorded { failed: 1, seconds: 3, ..Recorded::default() };
         assert_eq!((recorded, row.num_calls()), (expected, 1));
@@ -376,7 +379,7 @@ mod tests {
             .then_output(|| UpdateItemOutput::builder().build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&rows, &count, &failures]);
         Tables::new(&dynamodb, &config())
-            .record(&request(), &[done(), outcome(Err("no".into()))])
+            .record(&request(), &[done(), outcome(Err("no"))])
             .await
             .expect("it is written");
         assert_eq!((count.num_calls(), failures.num_calls()), (1, 1));

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::ecr::is_account;
+use crate::reference::{Invalid, RepositoryName};
 use crate::{Error, Result};
 
 /// The environment, from any iterator of pairs, so that tests need no process environment.
@@ -72,8 +74,21 @@ impl Environment {
     }
 }
 
-fn invalid(variable: &str, value: &str, problem: &str) -> Error {
+pub(crate) fn invalid(variable: &str, value: &str, problem: &str) -> Error {
     Error::Configuration { variable: variable.into(), value: value.into(), problem: problem.into() }
+}
+
+/// `DEST_PREFIX`: what is put in front of each repository's name at the destination.
+///
+/// # Errors
+/// When it cannot be the beginning of a name.
+pub fn prefix(environment: &Environment) -> Result<Option<RepositoryName>> {
+    let Some(value) = environment.optional("DEST_PREFIX") else { return Ok(None) };
+    value
+        .trim_matches('/')
+        .parse()
+        .map(Some)
+        .map_err(|error: Invalid| invalid("DEST_PREFIX", value, &error.to_string()))
 }
 
 /// An ECR registry, and who we are when we talk to it.
@@ -160,7 +175,7 @@ impl RegistryConfig {
     ) -> Result<Self> {
         let id = environment.optional(account);
         if let Some(id) = id
-            && !(id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit()))
+            && !is_account(id)
         {
             return Err(invalid(account, id, "an AWS account id has 12 digits"));
         }
@@ -173,13 +188,22 @@ impl RegistryConfig {
 pub enum SourceConfig {
     /// One ECR registry.
     Ecr(RegistryConfig),
-    /// Any registries that speak the OCI distribution API, each image's own; and the credential for those that ask for one.
-    Public(Option<CredentialConfig>),
+    /// Any registries that speak the OCI distribution API, each image's own.
+    Public(PublicConfig),
+}
+
+/// Registries that are not one of ECR.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublicConfig {
+    /// The credential for those that ask for one.
+    pub credential: Option<CredentialConfig>,
+    /// The parameter of the Parameter Store with the deployed list of images.
+    pub list: Option<String>,
 }
 
 impl SourceConfig {
-    /// `SOURCE_TYPE`, which is `Amazon_ECR` or `Public`, with `SRC_REGION`, `SRC_ACCOUNT_ID`, `SRC_CREDENTIAL_NAME` and
-    /// `SRC_EXTERNAL_ID`.
+    /// `SOURCE_TYPE`, which is `Amazon_ECR` or `Public`, with `SRC_REGION`, `SRC_ACCOUNT_ID`, `SRC_CREDENTIAL_NAME`,
+    /// `SRC_EXTERNAL_ID` and `SELECTED_IMAGE_PARAM`.
     ///
     /// # Errors
     /// When it is neither, the account is not one, or the credential is nothing that could be one.
@@ -187,7 +211,8 @@ impl SourceConfig {
         let is_ecr = environment.choice("SOURCE_TYPE", &[("Amazon_ECR", true), ("Public", false)])?;
         let credential = CredentialConfig::read(environment, "SRC_CREDENTIAL_NAME", "SRC_EXTERNAL_ID")?;
         if !is_ecr {
-            return Ok(Self::Public(credential));
+            let list = environment.optional("SELECTED_IMAGE_PARAM").map(str::to_owned);
+            return Ok(Self::Public(PublicConfig { credential, list }));
         }
         RegistryConfig::read(environment, "SRC_REGION", "SRC_ACCOUNT_ID", credential).map(Self::Ecr)
     }
@@ -245,6 +270,16 @@ mod tests {
             let error = read(value).expect_err(value);
             assert!(error.to_string().starts_with(&format!("DEST_CREDENTIAL_NAME is {value:?}: ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_prefix_loses_the_slashes_around_it_and_must_be_one() {
+        let read = |value: &str| prefix(&environment(&[("DEST_PREFIX", value)]));
+        assert_eq!(read("/mirror/hub/").expect("it is one").expect("it is not blank").as_str(), "mirror/hub");
+        assert_eq!(read(" ").expect("it is blank"), None);
+        assert!(
+            read("Mirror").expect_err("it has a capital letter").to_string().starts_with(r#"DEST_PREFIX is "Mirror""#)
+        );
     }
 
     #[test]

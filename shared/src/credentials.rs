@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::config::CredentialConfig;
 use crate::ecr::Login;
+use crate::reference::RegistryHost;
 use crate::{Error, Result};
 
 /// The name of the sessions of an assumed role, as CloudTrail shows it.
@@ -120,34 +121,53 @@ impl Identity {
     }
 }
 
-/// Logins to registries that are not ECR's.
+/// Logins to registries that are not ECR's. Each belongs to one host, and goes nowhere else.
 #[derive(Clone)]
 pub enum Users {
-    /// One that does not say which registry it is for.
-    Any(String),
+    /// One that does not say which registry it is for, as Data Transfer Hub's secrets have it: the only one that the
+    /// deployed list names.
+    Unnamed(String),
     /// Each registry's own, by host.
-    Each(BTreeMap<String, String>),
+    Each(BTreeMap<RegistryHost, String>),
 }
 
 // These are passwords: they must not get into a log by way of a Debug.
 impl fmt::Debug for Users {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Any(_) => formatter.write_str("Any"),
+            Self::Unnamed(_) => formatter.write_str("Unnamed"),
             Self::Each(tokens) => formatter.debug_tuple("Each").field(&tokens.keys().collect::<Vec<_>>()).finish(),
         }
     }
 }
 
 impl Users {
-    /// The login to the registry at `host` (`docker.io` for Docker Hub).
+    /// The login to the registry at `host`, if there is one.
     #[must_use]
-    pub fn login(&self, host: &str) -> Option<Login> {
-        let token = match self {
-            Self::Any(token) => token,
-            Self::Each(tokens) => tokens.get(host)?,
-        };
-        Some(Login { host: host.to_owned(), token: token.clone(), expires_at: None })
+    pub fn login(&self, host: &RegistryHost) -> Option<Login> {
+        match self {
+            Self::Unnamed(_) => None,
+            Self::Each(tokens) => {
+                Some(Login { host: host.clone(), token: tokens.get(host)?.clone(), expires_at: None })
+            }
+        }
+    }
+
+    /// Gives the one that does not say which registry it is for to the only one of `hosts`.
+    ///
+    /// # Errors
+    /// When there are several, with their names.
+    pub fn of_deployed(self, hosts: impl IntoIterator<Item = RegistryHost>) -> Result<Self, String> {
+        let Self::Unnamed(token) = self else { return Ok(self) };
+        let hosts: BTreeMap<RegistryHost, String> = hosts.into_iter().map(|host| (host, token.clone())).collect();
+        if hosts.len() < 2 {
+            return Ok(Self::Each(hosts));
+        }
+        let names: Vec<_> = hosts.keys().map(RegistryHost::as_str).collect();
+        Err(format!(
+            r#"it does not say which registry its user is one of, and the list names several: {}; add "registry", or use {{"auths": …}}"#,
+            names.join(", ")
+        ))
     }
 }
 
@@ -200,7 +220,7 @@ fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
             let (user, password) = pair(content.username, "username", content.password, "password")?;
             let token = STANDARD.encode(format!("{user}:{password}"));
             Ok(Identity::Users(match content.registry {
-                None => Users::Any(token),
+                None => Users::Unnamed(token),
                 Some(registry) => Users::Each(BTreeMap::from([(registry_host(name, &registry)?, token)])),
             }))
         }
@@ -234,22 +254,19 @@ fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
     }
 }
 
-/// The host of a registry as image references name it; docker writes Docker Hub's as `https://index.docker.io/v1/`.
-fn registry_host(name: &str, registry: &str) -> Result<String> {
+/// The host of a registry; docker writes Docker Hub's as `https://index.docker.io/v1/`.
+fn registry_host(name: &str, registry: &str) -> Result<RegistryHost> {
     let (host, path) = match registry.trim().split_once("://") {
         Some((_scheme, rest)) => (rest.split('/').next().unwrap_or_default(), ""),
         None => registry.trim().split_once('/').unwrap_or((registry.trim(), "")),
     };
-    if host.is_empty() || !path.trim_matches('/').is_empty() {
-        return Err(unusable(
+    match RegistryHost::parse(host) {
+        Ok(host) if path.trim_matches('/').is_empty() => Ok(host),
+        _ => Err(unusable(
             name,
-            &format!("{registry:?} is not the host of a registry, such as quay.io or host:5000"),
-        ));
+            &format!("{registry:?} is not the host of a registry, such as quay.io or host.example:5000"),
+        )),
     }
-    Ok(match host {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-        host => host.to_owned(),
-    })
 }
 
 fn unusable(name: &str, problem: &str) -> Error {
@@ -307,7 +324,7 @@ mod tests {
 
     fn token(identity: Identity, host: &str) -> Option<String> {
         let Identity::Users(users) = identity else { panic!("it is a user: {identity:?}") };
-        let token = STANDARD.decode(users.login(host)?.token).expect("it is base64");
+        let token = STANDARD.decode(users.login(&host.parse().expect(host))?.token).expect("it is base64");
         Some(String::from_utf8(token).expect("it is text"))
     }
 
@@ -367,9 +384,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_without_a_registry_is_one_of_any() {
+    async fn a_user_without_a_registry_is_one_of_the_only_one_that_is_deployed_and_of_no_other() {
         let user = held(r#"{"username": "me", "password": "hush:hush"}"#).await.expect("it is complete");
-        assert_eq!(token(user, "quay.io").as_deref(), Some("me:hush:hush"));
+        assert_eq!(token(user.clone(), "quay.io"), None);
+        let Identity::Users(users) = user else { panic!("it is a user: {user:?}") };
+        let host = |text: &str| text.parse::<RegistryHost>().expect(text);
+        let deployed = Identity::Users(users.clone().of_deployed([host("quay.io")]).expect("there is one"));
+        assert_eq!(token(deployed.clone(), "quay.io").as_deref(), Some("me:hush:hush"));
+        assert_eq!(token(deployed, "docker.io"), None);
+        let error = users.of_deployed([host("quay.io"), host("docker.io")]).expect_err("there are two");
+        assert!(error.contains("docker.io, quay.io"), "{error}");
     }
 
     #[tokio::test]

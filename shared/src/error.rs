@@ -4,11 +4,13 @@ use std::error::Error as StdError;
 
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 
+use crate::text::Excerpt;
+
 /// Why a Lambda could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An environment variable, and so the stack parameter behind it, is missing or has a value that cannot be used.
-    #[error("{variable} is {value:?}: {problem}")]
+    #[error("{variable} is {:?}: {problem}", Excerpt::new(value))]
     Configuration {
         /// The variable's name.
         variable: String,
@@ -32,14 +34,14 @@ pub enum Error {
     #[error("{entry:?}{}: {problem}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
     Selection {
         /// The entry as the user wrote it.
-        entry: String,
+        entry: Excerpt,
         /// Where it stands: `entry 2 of /stack/SelectedImages`.
         place: Option<String>,
         /// What was expected.
         problem: String,
     },
     /// The source holds fewer images than it should.
-    #[error("the source has {listed} images, and MIN_IMAGES asks for {minimum}: is it the right registry?")]
+    #[error("the source has {listed} images, and minImages asks for {minimum}: is it the right registry?")]
     TooFewImages {
         /// How many there are.
         listed: usize,
@@ -54,7 +56,27 @@ pub enum Error {
         /// The answer's status; `None` where there was no answer.
         status: Option<u16>,
         /// What the registry said, or what kept it from answering.
-        message: String,
+        message: Excerpt,
+    },
+    /// The stack's parameters do not allow something that was asked for.
+    #[error("{subject}: {problem}")]
+    NotAllowed {
+        /// The repository, or the registry.
+        subject: String,
+        /// What is not allowed, and what to do.
+        problem: String,
+    },
+    /// A run would copy more than it may.
+    #[error("the run would copy {found} {what}, and {parameter} allows {limit}; nothing was copied")]
+    TooMuchToCopy {
+        /// `images` or `bytes`.
+        what: &'static str,
+        /// How many there are.
+        found: u64,
+        /// The parameter that sets the limit.
+        parameter: &'static str,
+        /// How many there may be.
+        limit: u64,
     },
     /// AWS refused or failed a call.
     #[error("{action} on {subject} failed: {message}")]
@@ -66,7 +88,7 @@ pub enum Error {
         /// The service's error code; empty where the call never got an answer.
         code: String,
         /// The service's message, or what kept the call from being answered.
-        message: String,
+        message: Excerpt,
         /// The whole error.
         #[source]
         source: Box<dyn StdError + Send + Sync>,
@@ -75,14 +97,16 @@ pub enum Error {
 
 impl Error {
     /// Every [name](Self::name) that there is.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 9] = [
         "AccessDenied",
         "InvalidConfiguration",
         "InvalidCredential",
         "InvalidImageList",
+        "NotAllowed",
         "RequestRefused",
         "ServiceUnavailable",
         "TooFewImages",
+        "TooMuchToCopy",
     ];
 
     /// Wraps the error of an AWS call; for `map_err`.
@@ -99,7 +123,7 @@ impl Error {
                 (Some(code), None) => code.to_owned(),
                 _ => root_cause(&error),
             };
-            Self::Aws { action, subject, code, message, source: Box::new(error) }
+            Self::Aws { action, subject, code, message: Excerpt::new(&message), source: Box::new(error) }
         }
     }
 
@@ -111,6 +135,8 @@ impl Error {
             Self::Credential { .. } => "InvalidCredential",
             Self::Selection { .. } => "InvalidImageList",
             Self::TooFewImages { .. } => "TooFewImages",
+            Self::NotAllowed { .. } => "NotAllowed",
+            Self::TooMuchToCopy { .. } => "TooMuchToCopy",
             Self::Registry { status: Some(401 | 403), .. } => "AccessDenied",
             Self::Registry { status: None | Some(429 | 500..), .. } => "ServiceUnavailable",
             Self::Registry { .. } => "RequestRefused",
@@ -147,7 +173,7 @@ mod tests {
     use super::*;
 
     fn aws(code: &str) -> Error {
-        let (subject, code, message) = ("app".into(), code.into(), String::new());
+        let (subject, code, message) = ("app".into(), code.into(), Excerpt::default());
         Error::Aws { action: "ecr:DescribeImages", subject, code, message, source: "refused".into() }
     }
 

@@ -1,11 +1,13 @@
-//! The logins to the registries that images come from.
+//! The logins to the registries that images come from. Each goes to the host that it belongs to, and to no other.
 
 use aws_config::SdkConfig;
 
-use crate::Result;
-use crate::config::SourceConfig;
+use crate::config::{CredentialConfig, PublicConfig, SourceConfig};
 use crate::credentials::{Identity, Stores, Users};
-use crate::ecr::{Login, Registry, account_and_region};
+use crate::ecr::{EcrHost, Login, Registry, is_same_registry};
+use crate::reference::RegistryHost;
+use crate::selection;
+use crate::{Error, Result};
 
 /// Logs in to the registries that images come from.
 pub struct SourceLogins<'a> {
@@ -22,48 +24,166 @@ impl<'a> SourceLogins<'a> {
     /// As the source's credential has it.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// When it cannot be used, or does not say which of several registries it is for.
     pub async fn connect(base: &'a SdkConfig, stores: &Stores, source: &SourceConfig) -> Result<Self> {
         let source = match source {
             SourceConfig::Ecr(registry) => Source::Ecr(Registry::connect(base, stores, registry).await?),
-            SourceConfig::Public(credential) => Source::Public(stores.identity(credential.as_ref()).await?),
+            SourceConfig::Public(config) => Source::Public(identity(stores, config).await?),
         };
         Ok(Self { base, source })
-    }
-
-    /// The users that the credential is for, if that is what it is.
-    #[must_use]
-    pub fn users(&self) -> Option<&Users> {
-        match &self.source {
-            Source::Public(Identity::Users(users)) => Some(users),
-            _ => None,
-        }
     }
 
     /// The login to the registry at `host`; `None` where it is asked anonymously. A registry of ECR always asks for one:
     /// it gets the access key's or the role's, or else, if the credential holds none for it, that of the Lambda's role.
     ///
     /// # Errors
-    /// When ECR does not hand out a token.
-    pub async fn to(&self, host: &str) -> Result<Option<Login>> {
-        let identity = match &self.source {
-            Source::Ecr(registry) => return registry.login().await.map(Some),
-            Source::Public(identity) => identity,
-        };
-        if let Identity::Users(users @ Users::Each(_)) = identity
-            && let Some(login) = users.login(host)
-        {
-            return Ok(Some(login));
-        }
-        match (account_and_region(host), identity) {
-            (Some((account, region)), identity) => {
+    /// When ECR does not hand out a token, or hands out one for another registry.
+    pub async fn to(&self, host: &RegistryHost) -> Result<Option<Login>> {
+        match &self.source {
+            Source::Ecr(registry) => token_for(registry, host).await.map(Some),
+            Source::Public(identity) => {
+                if let Identity::Users(users) = identity
+                    && let Some(login) = users.login(host)
+                {
+                    return Ok(Some(login));
+                }
+                let Some(EcrHost { account, region, .. }) = EcrHost::of(host) else { return Ok(None) };
                 let provider = if let Identity::Aws(provider) = identity { Some(provider.clone()) } else { None };
                 let registry = Registry::of(self.base, provider, Some(region.to_owned()), Some(account.to_owned()));
-                // The name by which the image calls it, of those that the registry has.
-                Ok(Some(Login { host: host.to_owned(), ..registry.login().await? }))
+                token_for(&registry, host).await.map(Some)
             }
-            (None, Identity::Users(users)) => Ok(users.login(host)),
-            (None, Identity::Itself | Identity::Aws(_)) => Ok(None),
         }
+    }
+}
+
+/// Who we are towards registries that are not ECR's. A user who does not say which registry it is one of is one of the only
+/// registry that the *deployed* list names: what an execution's input names gets no password.
+async fn identity(stores: &Stores, config: &PublicConfig) -> Result<Identity> {
+    let identity = stores.identity(config.credential.as_ref()).await?;
+    let (Identity::Users(users @ Users::Unnamed(_)), Some(list)) = (&identity, &config.list) else {
+        return Ok(identity);
+    };
+    let parts = selection::read(&stores.ssm, list).await?;
+    let selection = selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), None)?;
+    let hosts = selection.into_keys().map(|repository| repository.registry).filter(|host| EcrHost::of(host).is_none());
+    users.clone().of_deployed(hosts).map(Identity::Users).map_err(|problem| Error::Credential {
+        name: config.credential.as_ref().map(CredentialConfig::name).unwrap_or_default(),
+        problem,
+        source: None,
+    })
+}
+
+/// ECR's token, under the name by which `host` calls the registry. ECR's answer says which registry it is for.
+async fn token_for(registry: &Registry, host: &RegistryHost) -> Result<Login> {
+    let login = registry.login().await?;
+    if is_same_registry(&login.host, host) {
+        return Ok(Login { host: host.clone(), ..login });
+    }
+    let problem = format!("the token that ECR gave is for {}", login.host);
+    Err(Error::NotAllowed { subject: host.to_string(), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
+    use aws_sdk_ecr::primitives::DateTime;
+    use aws_sdk_ecr::types::AuthorizationData;
+    use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
+    use aws_sdk_ssm::operation::get_parameter::{GetParameterError, GetParameterOutput};
+    use aws_sdk_ssm::types::Parameter;
+    use aws_sdk_ssm::types::error::ParameterNotFound;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn host(text: &str) -> RegistryHost {
+        text.parse().expect(text)
+    }
+
+    fn stores(secret: &'static str, list: Option<&'static str>) -> Stores {
+        let secret = mock!(aws_sdk_secretsmanager::Client::get_secret_value)
+            .then_output(move || GetSecretValueOutput::builder().secret_string(secret).build());
+        let list = match list {
+            Some(list) => mock!(aws_sdk_ssm::Client::get_parameter).then_output(move || {
+                GetParameterOutput::builder().parameter(Parameter::builder().value(list).build()).build()
+            }),
+            None => mock!(aws_sdk_ssm::Client::get_parameter)
+                .then_error(|| GetParameterError::ParameterNotFound(ParameterNotFound::builder().build())),
+        };
+        Stores {
+            secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&secret]),
+            ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&list]),
+            sts: mock_client!(aws_sdk_sts, RuleMode::MatchAny, []),
+        }
+    }
+
+    fn public() -> SourceConfig {
+        let credential = Some(CredentialConfig::Secret("hub".into()));
+        SourceConfig::Public(PublicConfig { credential, list: Some("list".into()) })
+    }
+
+    /// The hosts of these that are sent a password.
+    async fn trusted(secret: &'static str, list: Option<&'static str>, hosts: &[&str]) -> Result<Vec<String>> {
+        let base = SdkConfig::builder().build();
+        let logins = SourceLogins::connect(&base, &stores(secret, list), &public()).await?;
+        let mut trusted = Vec::new();
+        for name in hosts {
+            trusted.extend(logins.to(&host(name)).await?.map(|login| login.host.to_string()));
+        }
+        Ok(trusted)
+    }
+
+    const UNNAMED: &str = r#"{"username": "me", "password": "hush"}"#;
+    const HOSTS: [&str; 3] = ["docker.io", "quay.io", "evil.example"];
+
+    #[tokio::test]
+    async fn a_password_goes_to_the_registry_that_it_names_and_nowhere_else() {
+        let named = r#"{"username": "me", "password": "hush", "registry": "quay.io"}"#;
+        assert_eq!(trusted(named, None, &HOSTS).await.expect("no list is needed"), ["quay.io"]);
+    }
+
+    #[tokio::test]
+    async fn a_password_without_a_registry_serves_only_the_single_host_of_the_deployed_list() {
+        let ecr = "602401143452.dkr.ecr.us-west-2.amazonaws.com/app:1";
+        let list: &'static str = Box::leak(format!("nginx:1,bitnami/redis:7.*,{ecr}").into_boxed_str());
+        assert_eq!(trusted(UNNAMED, Some(list), &HOSTS).await.expect("it is Docker Hub's"), ["docker.io"]);
+        let error = trusted(UNNAMED, Some("nginx:1,quay.io/a/b:1"), &[]).await.expect_err("it may be of either");
+        assert_eq!(error.name(), "InvalidCredential");
+        assert!(error.to_string().contains("the list names several: docker.io, quay.io"), "{error}");
+        assert!(trusted(UNNAMED, None, &[]).await.is_err(), "nobody says whose it is");
+    }
+
+    fn token_of(endpoint: &'static str) -> Rule {
+        mock!(aws_sdk_ecr::Client::get_authorization_token).then_output(move || {
+            let data = AuthorizationData::builder().proxy_endpoint(endpoint).authorization_token("dDprZW4=");
+            GetAuthorizationTokenOutput::builder()
+                .authorization_data(data.expires_at(DateTime::from_secs(1_000)).build())
+                .build()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_token_of_ecr_goes_to_the_registry_that_ecr_answered_with_by_any_of_its_names_and_to_no_other() {
+        let rule = token_of("https://222222222222.dkr.ecr.us-west-2.amazonaws.com");
+        let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
+        for name in ["222222222222.dkr.ecr.us-west-2.amazonaws.com", "222222222222.dkr-ecr.us-west-2.on.aws"] {
+            assert_eq!(token_for(&registry, &host(name)).await.expect(name).host, host(name));
+        }
+        for name in [
+            "222222222222.dkr.ecr.us-west-2.evil.example",
+            "222222222222.dkr.ecr.us-east-1.amazonaws.com",
+            "333333333333.dkr.ecr.us-west-2.amazonaws.com",
+            "quay.io",
+        ] {
+            let error = token_for(&registry, &host(name)).await.expect_err(name);
+            assert_eq!(error.name(), "NotAllowed", "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_only_looks_like_ecr_is_asked_without_a_login() {
+        let key = r#"{"access_key_id": "AKIA", "secret_access_key": "hush"}"#;
+        let hosts = ["111111111111.dkr.ecr.us-east-1.evil.example", "docker.io"];
+        assert!(trusted(key, None, &hosts).await.expect("nobody is asked for a token").is_empty());
     }
 }

@@ -2,9 +2,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::reference::Digest;
+
+/// The most images of an index; those that are used have a few dozen.
+const CHILDREN: usize = 500;
+
+/// The most layers of an image; ECR
+/// [takes 4,200](https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html), and images have a few dozen.
+const LAYERS: usize = 4_200;
+
+/// The most bytes that an image is taken to have. What says that it has more must not make sums overflow.
+const BYTES: u64 = 1 << 46;
 
 /// The parts of an image manifest or an index that matter here; OCI's and Docker's formats share them.
 ///
@@ -12,20 +26,20 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Manifest {
     /// The images of an index; empty for an image.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, CHILDREN>")]
     pub manifests: Vec<Descriptor>,
     /// What it refers to: the image that it is a signature of, say.
     pub subject: Option<Descriptor>,
     config: Option<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, LAYERS>")]
     layers: Vec<Descriptor>,
 }
 
 /// Content, named by its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
-    /// `sha256:…`
-    pub digest: String,
+    /// Its digest.
+    pub digest: Digest,
     /// In bytes.
     #[serde(default)]
     pub size: u64,
@@ -80,21 +94,57 @@ impl Platform {
 
 impl Manifest {
     /// Reads a manifest; one of an unknown kind refers to nothing.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_default()
+    ///
+    /// # Errors
+    /// When it is not JSON, has digests that are not, or more of anything than it may.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(json)
     }
 
     /// The bytes of config and layers of all `manifests`, each blob counted once, as it is stored and transferred.
     #[must_use]
     pub fn blob_bytes<'a>(manifests: impl IntoIterator<Item = &'a Self>) -> u64 {
-        let blobs: HashMap<&str, u64> = manifests
+        let blobs: HashMap<Digest, u64> = manifests
             .into_iter()
             .flat_map(|manifest| manifest.config.iter().chain(&manifest.layers))
-            .map(|blob| (blob.digest.as_str(), blob.size))
+            .map(|blob| (blob.digest, blob.size))
             .collect();
-        blobs.values().sum()
+        blobs.into_values().fold(0, u64::saturating_add).min(BYTES)
     }
+}
+
+/// Deserialises a list of at most `LIMIT` items, and stops at the first one beyond.
+///
+/// # Errors
+/// When it has more, or one of them is not a `T`.
+pub fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const LIMIT: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Items<T, const LIMIT: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const LIMIT: usize> Visitor<'de> for Items<T, LIMIT> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "a list of at most {LIMIT} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut read = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if read.len() == LIMIT {
+                    return Err(A::Error::custom(format_args!("it has more than the {LIMIT} items that are allowed")));
+                }
+                read.push(item);
+            }
+            Ok(read)
+        }
+
+        // Registries write null for an empty list.
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+    }
+    deserializer.deserialize_any(Items::<T, LIMIT>(PhantomData))
 }
 
 /// Whether a media type is that of an index (Docker: manifest list) and not that of a single image.
@@ -108,15 +158,30 @@ pub fn is_index(media_type: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
+    fn digest(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    fn image(config: &str, layers: &[(&str, u64)]) -> Manifest {
+        let layer = |(content, size): &(&str, u64)| json!({ "digest": digest(content), "size": size });
+        let layers: Vec<_> = layers.iter().map(layer).collect();
+        parse(&json!({ "config": { "digest": digest(config), "size": 1 }, "layers": layers }))
+            .expect("it is a manifest")
+    }
+
+    fn parse(manifest: &Value) -> serde_json::Result<Manifest> {
+        Manifest::parse(manifest.to_string().as_bytes())
+    }
+
     #[test]
-    fn a_blob_that_two_platforms_share_counts_once() {
-        let arm =
-            r#"{"config": {"digest": "sha256:c1", "size": 1}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
-        let amd =
-            r#"{"config": {"digest": "sha256:c2", "size": 2}, "layers": [{"digest": "sha256:base", "size": 100}]}"#;
-        assert_eq!(Manifest::blob_bytes(&[Manifest::parse(arm), Manifest::parse(amd)]), 103);
+    fn a_blob_that_two_platforms_share_counts_once_and_no_sum_overflows() {
+        let (arm, amd) = (image("arm", &[("base", 100)]), image("amd", &[("base", 100)]));
+        assert_eq!(Manifest::blob_bytes([&arm, &amd]), 102);
+        assert_eq!(Manifest::blob_bytes([&image("huge", &[("a", u64::MAX), ("b", u64::MAX)])]), BYTES);
     }
 
     #[test]
@@ -136,8 +201,26 @@ mod tests {
     #[test]
     fn an_index_lists_its_images() {
         let index =
-            Manifest::parse(r#"{"manifests": [{"digest": "sha256:a", "size": 5}, {"digest": "sha256:b", "size": 6}]}"#);
-        let digests: Vec<_> = index.manifests.iter().map(|image| image.digest.as_str()).collect();
-        assert_eq!(digests, ["sha256:a", "sha256:b"]);
+            json!({ "manifests": [{ "digest": digest("a"), "size": 5 }, { "digest": digest("b"), "size": 6 }] });
+        let digests: Vec<_> =
+            parse(&index).expect("it is an index").manifests.iter().map(|image| image.digest).collect();
+        assert_eq!(digests, [digest("a"), digest("b")]);
+        assert_eq!(parse(&json!({ "manifests": null })).expect("it is empty"), Manifest::default());
+    }
+
+    #[test]
+    fn what_is_not_a_manifest_or_has_too_much_of_anything_is_an_error() {
+        let many = |count| vec![json!({ "digest": digest("a") }); count];
+        assert!(parse(&json!({ "manifests": many(CHILDREN) })).is_ok());
+        for wrong in [
+            json!({ "manifests": many(CHILDREN + 1) }),
+            json!({ "layers": many(LAYERS + 1) }),
+            json!({ "manifests": [{ "digest": "sha256:$(id)" }] }),
+            json!({ "manifests": "none" }),
+            json!({ "layers": [{ "digest": digest("a"), "size": -1 }] }),
+            json!("{}"),
+        ] {
+            assert!(parse(&wrong).is_err(), "{wrong}");
+        }
     }
 }

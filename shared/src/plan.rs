@@ -5,53 +5,77 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reference::{BatchId, Digest, ImageReference, Repository, RepositoryName, Tag};
+use crate::text::Excerpt;
+
 /// The work of one task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Batch {
     /// Unique within the plan.
-    pub id: String,
-    /// The sum of the copies' bytes.
+    pub id: BatchId,
+    /// The sum of the images' bytes.
     pub bytes: u64,
     /// How many milliseconds each manifest takes, so that all tasks together stay below the destination's quota.
     #[serde(default)]
     pub pace: u64,
-    /// What to copy, one repository's images next to each other.
-    pub copies: Vec<Copy>,
+    /// What to copy; no two have the same destination.
+    pub repositories: Vec<RepositoryCopy>,
+    /// What cannot be copied, as was clear before any task started: it is recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
 }
 
-/// One image and where it goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Images of one repository, and where they go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Copy {
-    /// `registry/repository@sha256:…`; with a `:tag` instead where the source named no digest for it, so that skopeo
-    /// finds out, and says, what is wrong with it.
-    pub source: String,
-    /// `registry/repository:tag`, or `registry/repository@sha256:…` for an untagged image.
-    pub destination: String,
-    /// What the destination must answer afterwards; empty where the source named none.
-    #[serde(default)]
-    pub digest: String,
-    /// The image's name in the table: its repository, with the registry in front where that is neither ECR nor Docker Hub.
-    pub image: String,
-    /// The tag; the digest for an untagged image.
-    pub tag: String,
+pub struct RepositoryCopy {
+    /// Where they are.
+    pub source: Repository,
+    /// Where they go.
+    pub destination: Repository,
+    /// The repository's name in the table: its name at the destination, without the prefix.
+    pub image: RepositoryName,
+    /// Which of them.
+    pub images: Vec<Image>,
+}
+
+/// An image that is copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// What is copied, and what the destination must answer afterwards.
+    pub digest: Digest,
+    /// The tag that it gets; without one it goes by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
     /// The compressed size; 0 where the source does not tell.
     #[serde(default)]
     pub bytes: u64,
     /// How many manifests the destination gets: an index comes with one for each of its images. 0 counts as 1.
     #[serde(default)]
-    pub manifests: u64,
+    pub manifests: u32,
     /// Why it is copied.
     #[serde(default)]
     pub reason: Reason,
-    /// Why there is nothing to copy, where that was clear before any task started. It is recorded, not launched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+}
+
+/// Something that was wanted and cannot be copied: an image, or whatever a pattern stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The repository's name in the table.
+    pub image: RepositoryName,
+    /// The tag, the digest or the pattern.
+    pub tag: Excerpt,
+    /// Where it was looked for.
+    pub source: Repository,
+    /// What is wrong.
+    pub error: Excerpt,
 }
 
 /// Why an image is copied.
-#[derive(Clone, std::marker::Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Reason {
     /// The destination does not have it.
@@ -61,64 +85,25 @@ pub enum Reason {
     Changed,
 }
 
-impl Copy {
-    /// The destination without tag or digest.
+impl Image {
+    /// Its tag in the table; the digest for an untagged image.
     #[must_use]
-    pub fn destination_repository(&self) -> &str {
-        split(&self.destination).0
+    pub fn name(&self) -> String {
+        self.tag.as_ref().map_or_else(|| self.digest.to_string(), ToString::to_string)
     }
 
-    /// The destination repository's name, as ECR knows it.
+    /// Its name in `repository`: by tag, or by digest where it has none.
     #[must_use]
-    pub fn destination_name(&self) -> &str {
-        name(self.destination_repository())
+    pub fn at(&self, repository: &Repository) -> ImageReference {
+        let digest = self.tag.is_none().then_some(self.digest);
+        ImageReference { repository: repository.clone(), tag: self.tag.clone(), digest }
     }
 
-    /// The source repository's name, as its registry knows it.
+    /// Its name in `repository` by digest.
     #[must_use]
-    pub fn source_name(&self) -> &str {
-        name(self.source_repository())
+    pub fn by_digest(&self, repository: &Repository) -> ImageReference {
+        ImageReference { repository: repository.clone(), tag: None, digest: Some(self.digest) }
     }
-
-    /// The destination's tag, unless the image goes there untagged.
-    #[must_use]
-    pub fn destination_tag(&self) -> Option<&str> {
-        let (_, tail) = split(&self.destination);
-        tail.strip_prefix(':')
-    }
-
-    /// The source without tag or digest.
-    #[must_use]
-    pub fn source_repository(&self) -> &str {
-        split(&self.source).0
-    }
-
-    /// The source's registry host.
-    #[must_use]
-    pub fn source_registry(&self) -> &str {
-        registry(&self.source)
-    }
-
-    /// The destination's registry host.
-    #[must_use]
-    pub fn destination_registry(&self) -> &str {
-        registry(&self.destination)
-    }
-}
-
-fn name(repository: &str) -> &str {
-    repository.split_once('/').map_or(repository, |(_registry, name)| name)
-}
-
-fn registry(reference: &str) -> &str {
-    reference.split('/').next().unwrap_or_default()
-}
-
-/// Splits `registry/repository` from the `:tag` or `@digest` behind it. A port's colon comes before the last slash.
-pub(crate) fn split(reference: &str) -> (&str, &str) {
-    let name = reference.rfind('/').map_or(0, |slash| slash + 1);
-    let end = reference[name..].find([':', '@']).map_or(reference.len(), |at| name + at);
-    reference.split_at(end)
 }
 
 /// What list-images answers: where the plan is, and what it comes to.
@@ -139,7 +124,7 @@ pub struct Summary {
     pub unchanged: usize,
     /// Images that a rule left out.
     pub excluded: usize,
-    /// Images in the plan.
+    /// Images in the plan, and its failures.
     pub to_copy: usize,
     /// The plan's bytes.
     pub bytes: u64,
@@ -152,59 +137,62 @@ pub struct Object {
     pub bucket: String,
     /// The object's key.
     pub key: String,
+    /// The version that was written: what somebody else writes there is not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
-    fn copy(source: &str, destination: &str) -> Copy {
-        Copy {
-            source: source.into(),
-            destination: destination.into(),
-            digest: "sha256:0a".into(),
-            image: "team/app".into(),
-            tag: "1.0".into(),
-            bytes: 7,
-            ..Copy::default()
-        }
-    }
-
-    #[test]
-    fn a_reference_splits_at_its_tag_or_digest_and_not_at_the_port() {
-        let copy = copy("host:5000/team/app@sha256:0a", "1.dkr.ecr.eu-west-1.amazonaws.com/team/app:1.0");
-        assert_eq!(copy.source_repository(), "host:5000/team/app");
-        assert_eq!(copy.source_registry(), "host:5000");
-        assert_eq!(copy.destination_name(), "team/app");
-        assert_eq!(copy.destination_tag(), Some("1.0"));
-    }
-
-    #[test]
-    fn an_untagged_destination_has_no_tag() {
-        let copy = copy("h/a@sha256:0a", "h/a@sha256:0a");
-        assert_eq!(copy.destination_tag(), None);
-        assert_eq!(copy.destination_repository(), "h/a");
+    fn batch() -> Value {
+        let digest = Digest::of(b"image").to_string();
+        json!({"id": "1", "bytes": 7, "pace": 250, "repositories": [{
+            "source": "quay.io/team/app", "destination": "111111111111.dkr.ecr.eu-west-1.amazonaws.com/to/app", "image": "app",
+            "images": [
+                { "digest": digest, "tag": "1.0", "bytes": 7, "manifests": 3, "reason": "changed" },
+                { "digest": digest, "bytes": 0, "manifests": 0, "reason": "new" },
+            ],
+        }], "failures": [{ "image": "app", "tag": "9.*", "source": "quay.io/team/app", "error": "no tag of 1 matches" }]})
     }
 
     #[test]
     fn the_json_of_a_batch_is_the_contract() {
-        let batch = Batch { id: "1".into(), bytes: 7, pace: 250, copies: vec![copy("h/a@sha256:0a", "d/a:1.0")] };
-        let json = serde_json::to_value(&batch).expect("a batch is JSON");
-        assert_eq!(
-            json,
-            serde_json::json!({"id": "1", "bytes": 7, "pace": 250, "copies": [{
-                "source": "h/a@sha256:0a", "destination": "d/a:1.0", "digest": "sha256:0a",
-                "image": "team/app", "tag": "1.0", "bytes": 7, "manifests": 0, "reason": "new"
-            }]})
-        );
-        assert_eq!(serde_json::from_value::<Batch>(json).expect("and back"), batch);
+        let parsed: Batch = serde_json::from_value(batch()).expect("it is a batch");
+        let repository = &parsed.repositories[0];
+        assert_eq!(repository.images[0].at(&repository.source).to_string(), "quay.io/team/app:1.0");
+        assert_eq!(repository.images[1].at(&repository.source), repository.images[1].by_digest(&repository.source));
+        assert_eq!(serde_json::to_value(parsed).expect("a batch is JSON"), batch());
+    }
+
+    #[test]
+    fn a_batch_that_was_tampered_with_does_not_parse() {
+        for (pointer, text) in [
+            ("/id", "1\n2"),
+            ("/repositories/0/source", "quay.io/team/app x"),
+            ("/repositories/0/destination", "d.example/a\n> evil.example/backdoor d.example/prod"),
+            ("/repositories/0/image", "../app"),
+            ("/repositories/0/images/0/tag", "s due[$(id)]"),
+            ("/repositories/0/images/0/digest", "sha256:$(id)"),
+        ] {
+            let mut tampered = batch();
+            *tampered.pointer_mut(pointer).expect(pointer) = text.into();
+            assert!(serde_json::from_value::<Batch>(tampered).is_err(), "{pointer}");
+        }
+        let mut tampered = batch();
+        *tampered.pointer_mut("/failures/0/error").expect("it has one") = "\u{1b}[31m".into();
+        let parsed: Batch = serde_json::from_value(tampered).expect("a message is any text");
+        assert_eq!(parsed.failures[0].error.as_str(), r"\u{1b}[31m");
     }
 
     #[test]
     fn a_summary_without_work_has_no_plan() {
         assert_eq!(
             serde_json::to_value(Summary { listed: 3, unchanged: 3, ..Summary::default() }).expect("a summary is JSON"),
-            serde_json::json!({"batches": 0, "listed": 3, "unchanged": 3, "excluded": 0, "toCopy": 0, "bytes": 0})
+            json!({"batches": 0, "listed": 3, "unchanged": 3, "excluded": 0, "toCopy": 0, "bytes": 0})
         );
     }
 }

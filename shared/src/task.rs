@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Copy, split};
+use crate::plan::{Image, RepositoryCopy};
+use crate::reference::{ImageReference, Repository};
+use crate::text::Excerpt;
 
 /// The variable with the batch: [`encode`].
 pub const COPIES: &str = "COPIES";
@@ -16,68 +18,102 @@ pub const TASK_TOKEN: &str = "TASK_TOKEN";
 /// The variable with the milliseconds that each manifest takes at least: [`Batch::pace`](crate::plan::Batch::pace).
 pub const PACE: &str = "PACE";
 
-/// How many characters [`COPIES`] may take inside the JSON of RunTask's overrides.
+/// The variable with the repositories of the batch that cannot be written, and why: a JSON array of [`Refusal`]. The script
+/// does not look at it; it is there for whoever answers for the task.
+pub const REFUSALS: &str = "REFUSALS";
+
+/// How many characters [`COPIES`] and [`REFUSALS`] may take inside the JSON of RunTask's overrides.
 ///
 /// The [overrides may have 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html);
 /// the [token up to 2,048](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html)
 /// of these, and the JSON around the two less than 300.
 pub const COPIES_LIMIT: usize = 5_800;
 
-/// How a [`refusal`] begins.
-const CANNOT_CREATE: &str = "the repository cannot be created";
-
-/// The most characters of why. A refusal takes the place of a header and at least one line, and must not be longer.
-const REFUSAL_LIMIT: usize = 120;
-
-/// What takes the place of a tag or a digest that an image does not have; no tag begins with it.
+/// What takes the place of a tag that an image does not have; no tag begins with it.
 const NONE: &str = "-";
 
-/// The line that names the repositories of the copies behind it: `> source-repository destination-repository`.
-#[must_use]
-pub fn header(copy: &Copy) -> String {
-    format!("> {} {}\n", copy.source_repository(), copy.destination_repository())
+/// The line at which the script waits until all copies above it have ended.
+const BARRIER: &str = "=\n";
+
+/// The most manifests that a line says; each takes the task's pace.
+const MANIFESTS: u32 = 9_999;
+
+/// The line that numbers the repositories of the copies behind it, from 1: `> source-repository destination-repository`.
+fn header(copy: &RepositoryCopy) -> String {
+    format!("> {} {}\n", copy.source, copy.destination)
 }
 
-/// The line of one copy: `digest tag`, and the number of manifests where there is more than one.
-#[must_use]
-pub fn line(copy: &Copy) -> String {
-    let digest = split(&copy.source).1.strip_prefix('@').unwrap_or(NONE);
-    let tag = copy.destination_tag().unwrap_or(NONE);
-    match copy.manifests {
-        0 | 1 => format!("{digest} {tag}\n"),
-        manifests => format!("{digest} {tag} {manifests}\n"),
-    }
+/// The line of one image: `repository digest tag manifests`, with the repository's number and the digest's hexadecimal
+/// digits.
+fn line(repository: usize, image: &Image) -> String {
+    let tag = image.tag.as_ref().map_or(NONE, |tag| tag.as_str());
+    format!("{repository} {} {tag} {}\n", image.digest.hex(), image.manifests.clamp(1, MANIFESTS))
 }
 
-/// The line of a repository for which there is nothing to copy, because it cannot be created: `! repository why`. The
-/// script only repeats it, so that it is in the log with everything else.
+/// How many characters a repository takes in JSON besides its images.
 #[must_use]
-pub fn refusal(repository: &str, why: &str) -> String {
-    let why: String =
-        format!("{CANNOT_CREATE}: {why}").replace(['\n', '\t'], " ").chars().take(REFUSAL_LIMIT).collect();
-    format!("! {repository} {why}\n")
+pub fn header_length(copy: &RepositoryCopy) -> usize {
+    json_length(&header(copy))
 }
 
-/// How many characters a header or a line takes in JSON, where the line's end is written as two.
+/// The most characters that an image takes in JSON.
 #[must_use]
-pub fn json_length(line: &str) -> usize {
+pub fn line_length(image: &Image) -> usize {
+    // More repositories than this do not fit.
+    json_length(&line(100, image))
+}
+
+/// How many characters a line takes in JSON, where its end is written as two.
+fn json_length(line: &str) -> usize {
     line.len() + 1
 }
 
 /// The value of [`COPIES`].
+///
+/// Images of a repository share layers. Copied at the same time, each would bring them: so the first of each repository
+/// goes ahead, and the others find there what it has brought.
 #[must_use]
-pub fn encode<'a>(copies: impl IntoIterator<Item = &'a Copy>) -> String {
-    let mut text = String::new();
-    let mut current = String::new();
-    for copy in copies {
-        let header = header(copy);
-        if header != current {
-            text.push_str(&header);
-            current = header;
-        }
-        text.push_str(&line(copy));
+pub fn encode(repositories: &[RepositoryCopy]) -> String {
+    let mut text: String = repositories.iter().map(header).collect();
+    let numbered = || repositories.iter().enumerate().map(|(index, copy)| (index + 1, &copy.images));
+    text.extend(numbered().flat_map(|(number, images)| images.first().map(|image| line(number, image))));
+    let rest: String =
+        numbered().flat_map(|(number, images)| images.iter().skip(1).map(move |it| line(number, it))).collect();
+    if !rest.is_empty() {
+        text.push_str(BARRIER);
+        text.push_str(&rest);
     }
     text
+}
+
+/// The characters that [`encode`] adds to those of headers and lines.
+pub const BARRIER_LENGTH: usize = BARRIER.len() + 1;
+
+/// A repository at the destination that cannot be written, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The repository.
+    pub repository: Repository,
+    /// What is wrong.
+    pub error: Excerpt,
+}
+
+/// The value of [`REFUSALS`], with the errors cut until it takes at most `limit` characters in JSON.
+#[must_use]
+pub fn encode_refusals(refusals: &[Refusal], limit: usize) -> String {
+    let mut length = Excerpt::LIMIT;
+    loop {
+        let cut = |it: &Refusal| Refusal { repository: it.repository.clone(), error: it.error.cut(length) };
+        let text = to_json(&refusals.iter().map(cut).collect::<Vec<_>>());
+        if to_json(&text).len() <= limit || length == 0 {
+            return text;
+        }
+        length /= 2;
+    }
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("it has string keys only, so it is JSON")
 }
 
 /// What is known of a task that has stopped: the result, or the cause of the failure, that its state ends with.
@@ -91,12 +127,15 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Why the task stopped, in ECS's words, or why it could not be started, in ours.
-    pub reason: String,
+    pub reason: Excerpt,
     /// Where its log is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
     /// What the log says of each image.
     pub copies: Vec<CopyReport>,
+    /// What could not be written at all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
 }
 
 /// A log stream in CloudWatch.
@@ -111,13 +150,13 @@ pub struct Log {
 /// What the log says of one image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyReport {
-    /// As in the plan; without a tag or digest it is about all images that go to that repository.
-    pub destination: String,
+    /// The image at the destination, by tag, or by digest where it has none.
+    pub destination: ImageReference,
     /// How long skopeo took.
     pub seconds: u64,
     /// skopeo's own last words, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub error: Option<Excerpt>,
 }
 
 impl CopyReport {
@@ -127,20 +166,14 @@ impl CopyReport {
     pub fn parse(line: &str) -> Option<Self> {
         let mut fields = line.splitn(4, '\t');
         let status = fields.next()?;
-        let destination = fields.next()?.to_owned();
+        let destination = fields.next()?.parse().ok()?;
         let seconds = fields.next()?.trim().parse().ok()?;
         let error = match status {
             "Done" => None,
-            "Error" => Some(last_words(fields.next().unwrap_or_default())),
+            "Error" => Some(Excerpt::new(&last_words(fields.next().unwrap_or_default()))),
             _ => return None,
         };
         Some(Self { destination, seconds, error })
-    }
-
-    /// Whether this is about `copy`.
-    #[must_use]
-    pub fn is_about(&self, copy: &Copy) -> bool {
-        self.destination == copy.destination || self.destination == copy.destination_repository()
     }
 
     /// Whether copying this image again would fail again: it does not exist, or we may not have it.
@@ -148,7 +181,6 @@ impl CopyReport {
     pub fn is_permanent(&self) -> bool {
         // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
         const PERMANENT: [&str; 9] = [
-            CANNOT_CREATE,
             // Docker Hub's: it comes back after hours.
             "pull rate limit",
             "manifest unknown",
@@ -158,9 +190,11 @@ impl CopyReport {
             "not authorized to perform",
             "tag is immutable",
             "unsupported manifest",
+            // The signature policy's.
+            "source image rejected",
         ];
-        self.error.as_deref().is_some_and(|error| {
-            let error = error.to_lowercase();
+        self.error.as_ref().is_some_and(|error| {
+            let error = error.as_str().to_lowercase();
             PERMANENT.iter().any(|words| error.contains(words))
         })
     }
@@ -180,39 +214,71 @@ fn last_words(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Digest;
 
-    fn copy(source: &str, destination: &str) -> Copy {
-        Copy { source: source.into(), destination: destination.into(), ..Copy::default() }
+    fn image(content: &str, tag: Option<&str>, manifests: u32) -> Image {
+        let tag = tag.map(|tag| tag.parse().expect(tag));
+        Image { digest: Digest::of(content.as_bytes()), tag, bytes: 0, manifests, reason: Default::default() }
+    }
+
+    fn copy(source: &str, destination: &str, images: Vec<Image>) -> RepositoryCopy {
+        let [source, destination] = [source, destination].map(|text| text.parse::<Repository>().expect(text));
+        RepositoryCopy { source, image: destination.name.clone(), destination, images }
     }
 
     #[test]
-    fn a_batch_names_each_repository_once() {
+    fn the_first_image_of_each_repository_goes_ahead_of_the_others() {
         let copies = [
-            copy("s/a@sha256:01", "d/a:1"),
-            Copy { manifests: 3, ..copy("s/a@sha256:02", "d/a:2") },
-            copy("s/a@sha256:03", "d/a@sha256:03"),
-            copy("h:5000/b/c:latest", "d/b/c:latest"),
+            copy(
+                "s.example/a",
+                "d.example/a",
+                vec![image("1", Some("1"), 0), image("2", Some("2"), 3), image("3", None, 1)],
+            ),
+            copy("h.example:5000/b/c", "d.example/b/c", vec![image("1", Some("latest"), 20_000)]),
         ];
-        assert_eq!(
-            encode(&copies),
-            "> s/a d/a\nsha256:01 1\nsha256:02 2 3\nsha256:03 -\n> h:5000/b/c d/b/c\n- latest\n"
+        let hex = |content: &str| Digest::of(content.as_bytes()).hex();
+        let expected = format!(
+            "> s.example/a d.example/a\n> h.example:5000/b/c d.example/b/c\n1 {} 1 1\n2 {} latest 9999\n=\n1 {} 2 3\n1 {} - 1\n",
+            hex("1"),
+            hex("1"),
+            hex("2"),
+            hex("3"),
         );
+        let encoded = encode(&copies);
+        assert_eq!(encoded, expected);
+
+        let headers: usize = copies.iter().map(header_length).sum();
+        let lines: usize = copies.iter().flat_map(|copy| &copy.images).map(line_length).sum();
+        let json = serde_json::to_string(&encoded).expect("a string is JSON");
+        assert!(json.len() - 2 <= headers + lines + BARRIER_LENGTH);
+        assert!(!encode(&copies[1..]).contains('='), "there is nobody to wait for");
     }
 
     #[test]
-    fn the_length_in_json_is_what_json_makes_of_it() {
-        let line = line(&copy("s/a@sha256:01", "d/a:1"));
-        let json = serde_json::to_string(&line).expect("a string is JSON");
-        assert_eq!(json_length(&line), json.len() - 2);
+    fn refusals_are_cut_to_what_there_is_room_for() {
+        let refusal = |name: &str| Refusal {
+            repository: format!("d.example/{name}").parse().expect(name),
+            error: Excerpt::new(&"\"no\" ".repeat(300)),
+        };
+        let refusals = ["a", "b"].map(refusal);
+        for limit in [200, 1_000, 10_000] {
+            let text = encode_refusals(&refusals, limit);
+            assert!(serde_json::to_string(&text).expect("a string is JSON").len() <= limit, "{limit}");
+            let back: Vec<Refusal> = serde_json::from_str(&text).expect("it is JSON");
+            assert_eq!(
+                back.iter().map(|it| &it.repository).collect::<Vec<_>>(),
+                [&refusals[0].repository, &refusals[1].repository]
+            );
+        }
     }
 
     #[test]
     fn a_failed_copys_line_gives_skopeos_last_words() {
-        let line = "Error\td/a:1\t3\ttime=\"2026-11-20T10:00:00Z\" level=warning msg=\"try again\" \
+        let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:00Z\" level=warning msg=\"try again\" \
                     time=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://s/a:1: reading manifest 1 in s/a: manifest unknown: not \\\"there\\\"\"";
         let report = CopyReport::parse(line).expect("it is about an image");
         assert_eq!(
-            report.error.as_deref(),
+            report.error.as_ref().map(Excerpt::as_str),
             Some("initializing source docker://s/a:1: reading manifest 1 in s/a: manifest unknown: not \"there\"")
         );
         assert_eq!(report.seconds, 3);
@@ -221,33 +287,26 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_about_an_image_is_passed_over() {
-        for line in ["", "Getting image source signatures", "Done", "Done\td/a:1", "Fine\td/a:1\t3"] {
+        for line in [
+            "",
+            "Getting image source signatures",
+            "Done",
+            "Done\td.example/a:1",
+            "Fine\td.example/a:1\t3",
+            "Done\td.example/a b\t3",
+        ] {
             assert_eq!(CopyReport::parse(line), None, "{line:?}");
         }
+        let destination = "d.example/a:1".parse().expect("it is an image");
         assert_eq!(
-            CopyReport::parse("Done\td/a:1\t0\n"),
-            Some(CopyReport { destination: "d/a:1".into(), seconds: 0, error: None })
+            CopyReport::parse("Done\td.example/a:1\t0\n"),
+            Some(CopyReport { destination, seconds: 0, error: None })
         );
-    }
-
-    #[test]
-    fn a_refusal_is_about_all_images_of_its_repository_and_not_worth_another_try() {
-        let refusal = refusal("d/a", "AccessDenied: ecr:CreateRepository on a failed:\nno");
-        assert_eq!(
-            refusal,
-            "! d/a the repository cannot be created: AccessDenied: ecr:CreateRepository on a failed: no\n"
-        );
-        let why = refusal.trim_start_matches("! d/a ");
-        let report = CopyReport::parse(&format!("Error\td/a\t0\t{why}")).expect("it is about images");
-        assert!(report.is_permanent());
-        for (destination, expected) in [("d/a:1", true), ("d/a@sha256:01", true), ("d/ab:1", false)] {
-            assert_eq!(report.is_about(&copy("s/a@sha256:01", destination)), expected, "{destination}");
-        }
     }
 
     #[test]
     fn a_limit_that_lasts_for_hours_is_not_worth_another_try() {
-        let line = "Error\td/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
+        let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
                     reading manifest 1 in docker.io/library/nginx: toomanyrequests: You have reached your unauthenticated pull \
                     rate limit. https://www.docker.com/increase-rate-limit\"";
         assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
@@ -256,7 +315,7 @@ mod tests {
     #[test]
     fn a_fault_of_the_network_is_not_permanent() {
         let report =
-            CopyReport::parse("Error\td/a:1\t3\tread: connection reset by peer").expect("it is about an image");
+            CopyReport::parse("Error\td.example/a:1\t3\tread: connection reset by peer").expect("it is about an image");
         assert!(!report.is_permanent());
     }
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use shared::Result;
 use shared::ecr::{Image, ImageId, Registry};
 use shared::manifest::Manifest;
+use shared::reference::{Digest, Tag};
+use shared::selection::Named;
+use shared::tags::{Available, subject};
 
-use super::{Listed, Listing, Options, Wish, choose, on_platform, unlistable};
-use crate::selection::Named;
-use crate::tags::{Available, subject};
+use super::{Failed, Listed, Listing, Options, Wish, choose, on_platform};
 
 /// Lists what the run wants of a repository.
 ///
@@ -18,7 +19,7 @@ pub async fn list(registry: &Registry, wish: &Wish, options: &Options) -> Result
     let images = registry.images(&wish.repository.name).await?;
     let mut listing = listed(images.as_deref(), wish, options);
     if options.platform.is_some() {
-        resolve(registry, wish, options, images.as_deref().unwrap_or_default(), &mut listing.images).await?;
+        resolve(registry, wish, options, images.as_deref().unwrap_or_default(), &mut listing).await?;
     }
     Ok(listing)
 }
@@ -29,13 +30,12 @@ pub async fn list(registry: &Registry, wish: &Wish, options: &Options) -> Result
 /// # Errors
 /// When the source does not show its indexes.
 pub async fn with_indexes(registry: &Registry, wish: &Wish, mut missing: Vec<Listed>) -> Result<Vec<Listed>> {
-    let indexes =
-        indexes(registry, wish, missing.iter().filter(|it| it.is_index).filter_map(|it| it.digest.as_deref())).await?;
+    let indexes = indexes(registry, wish, &missing).await?;
     let children = children(&indexes);
-    missing.retain(|image| image.tag.is_some() || !image.digest.as_ref().is_some_and(|it| children.contains(it)));
+    missing.retain(|image| image.tag.is_some() || !children.contains(&image.digest));
     for image in &mut missing {
-        let index = image.digest.as_ref().and_then(|digest| indexes.get(digest));
-        image.images = index.map_or(0, |index| index.manifests.len() as u64);
+        image.images =
+            indexes.get(&image.digest).map_or(0, |index| index.manifests.len().try_into().unwrap_or(u32::MAX));
     }
     Ok(missing)
 }
@@ -46,69 +46,77 @@ async fn resolve(
     wish: &Wish,
     options: &Options,
     images: &[Image],
-    listed: &mut Vec<Listed>,
+    listing: &mut Listing,
 ) -> Result<()> {
     let Some(platform) = &options.platform else { return Ok(()) };
-    let manifests =
-        indexes(registry, wish, listed.iter().filter(|it| it.is_index).filter_map(|it| it.digest.as_deref())).await?;
+    let manifests = indexes(registry, wish, &listing.images).await?;
     let children = children(&manifests);
-    let bytes: HashMap<&str, u64> = images.iter().map(|image| (image.digest.as_str(), image.bytes)).collect();
-    listed.retain(|image| image.tag.is_some() || !image.digest.as_ref().is_some_and(|it| children.contains(it)));
-    for image in listed.iter_mut() {
-        let Some(index) = image.digest.as_ref().and_then(|digest| manifests.get(digest)) else { continue };
-        match on_platform(index, platform) {
-            Ok(child) => {
-                image.bytes = bytes.get(child.digest.as_str()).copied().unwrap_or_default();
-                image.digest = Some(child.digest);
+    let bytes: HashMap<Digest, u64> = images.iter().map(|image| (image.digest, image.bytes)).collect();
+    listing.images.retain(|image| image.tag.is_some() || !children.contains(&image.digest));
+    for mut image in std::mem::take(&mut listing.images) {
+        match manifests.get(&image.digest).map(|index| on_platform(index, platform)) {
+            None => {}
+            Some(Ok(child)) => {
+                image.bytes = bytes.get(&child.digest).copied().unwrap_or_default();
+                image.digest = child.digest;
                 image.is_index = false;
             }
-            Err(error) => image.error = Some(error),
+            Some(Err(error)) => {
+                listing.failures.push(image.failed(&error));
+                continue;
+            }
         }
+        listing.images.push(image);
     }
     Ok(())
 }
 
-async fn indexes<'a>(
-    registry: &Registry,
-    wish: &Wish,
-    digests: impl Iterator<Item = &'a str>,
-) -> Result<HashMap<String, Manifest>> {
-    let ids: Vec<_> = digests.map(|digest| ImageId { tag: None, digest: Some(digest.to_owned()) }).collect();
+/// The manifests of those that are indexes.
+async fn indexes(registry: &Registry, wish: &Wish, listed: &[Listed]) -> Result<HashMap<Digest, Manifest>> {
+    let indexes = listed.iter().filter(|image| image.is_index);
+    let ids: Vec<_> = indexes.map(|image| ImageId::Digest(image.digest)).collect();
     let found = registry.find(&wish.repository.name, &ids).await?.unwrap_or_default();
     Ok(found.into_values().map(|found| (found.digest, found.manifest)).collect())
 }
 
-fn children(indexes: &HashMap<String, Manifest>) -> HashSet<String> {
-    indexes.values().flat_map(|index| &index.manifests).map(|child| child.digest.clone()).collect()
+fn children(indexes: &HashMap<Digest, Manifest>) -> HashSet<Digest> {
+    indexes.values().flat_map(|index| &index.manifests).map(|child| child.digest).collect()
 }
 
 fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
-    let exists = images.is_some();
-    let images = images.unwrap_or_default();
-    let tagged: HashMap<&str, &Image> =
-        images.iter().flat_map(|image| image.tags.iter().map(move |tag| (tag.as_str(), image))).collect();
+    let Some(images) = images else {
+        let mut listing = Listing::default();
+        if !wish.wanted.patterns.is_empty() {
+            listing.failures.push(Failed::unlistable(NO_REPOSITORY));
+        }
+        let named = wish.wanted.images.iter();
+        listing.failures.extend(named.map(|image| Failed::of(image.tag.as_ref(), image.digest, NO_REPOSITORY)));
+        return listing;
+    };
+    let tagged: HashMap<&Tag, &Image> =
+        images.iter().flat_map(|image| image.tags.iter().map(move |tag| (tag, image))).collect();
     let mut available: Vec<_> =
         tagged.iter().map(|(&tag, image)| Available { tag, pushed_at: image.pushed_at }).collect();
     available.sort_by_key(|it| it.tag);
-    if !exists && !wish.wanted.patterns.is_empty() {
-        let mut listing = Listing::default();
-        listing.images.push(unlistable(&std::io::Error::other("the source has no such repository")));
-        listing.images.extend(wish.wanted.images.iter().map(|image| one(image, None)));
-        return listing;
-    }
     let (chosen, mut listing) = choose(&wish.wanted, &available, &options.rules);
-    let by_digest: HashMap<&str, &Image> = images.iter().map(|image| (image.digest.as_str(), image)).collect();
-    for named in &chosen {
-        let image = match (&named.digest, &named.tag) {
-            (Some(digest), _) => by_digest.get(digest.as_str()),
-            (None, tag) => tag.as_ref().and_then(|tag| tagged.get(tag.as_str())),
+    let by_digest: HashMap<Digest, &Image> = images.iter().map(|image| (image.digest, image)).collect();
+    for Named { tag, digest } in chosen {
+        let image = match &digest {
+            Some(digest) => by_digest.get(digest),
+            None => tag.as_ref().and_then(|tag| tagged.get(tag)),
         };
-        listing.images.push(one(named, image.copied()));
+        match image {
+            Some(image) => listing.images.push(one(tag, image)),
+            None => listing.failures.push(Failed::of(
+                tag.as_ref(),
+                digest,
+                "the source has no such image: manifest unknown",
+            )),
+        }
     }
     if options.include_untagged {
-        let untagged = images.iter().filter(|image| image.tags.is_empty());
         if wish.wanted.is_everything() {
-            listing.images.extend(untagged.map(|image| one(&Named { tag: None, digest: None }, Some(image))));
+            listing.images.extend(images.iter().filter(|image| image.tags.is_empty()).map(|image| one(None, image)));
         } else {
             companions(images, options, &mut listing);
         }
@@ -116,24 +124,26 @@ fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
     listing
 }
 
+const NO_REPOSITORY: &str = "the source has no such repository: name unknown";
+
 /// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
 fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
-    let mut known: BTreeSet<String> = listing.images.iter().filter_map(|image| image.digest.clone()).collect();
-    let mut listed: BTreeSet<(Option<String>, Option<String>)> =
-        listing.images.iter().map(|image| (image.tag.clone(), image.digest.clone())).collect();
+    let mut known: BTreeSet<Digest> = listing.images.iter().map(|image| image.digest).collect();
+    let mut listed: BTreeSet<(Option<Tag>, Digest)> =
+        listing.images.iter().map(|image| (image.tag.clone(), image.digest)).collect();
     loop {
         let before = listing.images.len();
         for image in images {
             let tags = image.tags.iter().filter(|tag| subject(tag).is_some_and(|digest| known.contains(&digest)));
             let mut names: Vec<_> =
                 tags.filter(|tag| options.rules.excluding_tag(tag).is_none()).map(|tag| Some(tag.clone())).collect();
-            if image.tags.is_empty() && image.subject.as_ref().is_some_and(|digest| known.contains(digest)) {
+            if image.tags.is_empty() && image.subject.is_some_and(|digest| known.contains(&digest)) {
                 names.push(None);
             }
             for tag in names {
-                if listed.insert((tag.clone(), Some(image.digest.clone()))) {
-                    listing.images.push(one(&Named { tag, digest: None }, Some(image)));
-                    known.insert(image.digest.clone());
+                if listed.insert((tag.clone(), image.digest)) {
+                    listing.images.push(one(tag, image));
+                    known.insert(image.digest);
                 }
             }
         }
@@ -143,26 +153,26 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
     }
 }
 
-fn one(named: &Named, image: Option<&Image>) -> Listed {
-    Listed {
-        tag: named.tag.clone(),
-        digest: image.map(|image| image.digest.clone()).or_else(|| named.digest.clone()),
-        bytes: image.map_or(0, |image| image.bytes),
-        is_index: image.is_some_and(|image| image.is_index),
-        ..Listed::default()
-    }
+fn one(tag: Option<Tag>, image: &Image) -> Listed {
+    Listed { bytes: image.bytes, is_index: image.is_index, ..Listed::new(tag, image.digest) }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::reference::Repository;
+    use shared::selection::{self, Wanted};
+
     use super::*;
     use crate::rules::Rules;
-    use crate::selection::{self, Repository, Wanted};
 
-    fn image(digest: &str, tags: &[&str]) -> Image {
+    fn digest(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    fn image(content: &str, tags: &[&str]) -> Image {
         Image {
-            digest: digest.into(),
-            tags: tags.iter().map(|&tag| tag.into()).collect(),
+            digest: digest(content),
+            tags: tags.iter().map(|tag| tag.parse().expect(tag)).collect(),
             bytes: 9,
             is_index: false,
             pushed_at: 0,
@@ -170,79 +180,79 @@ mod tests {
         }
     }
 
-    fn names(images: Option<&[Image]>, list: Option<&str>, include_untagged: bool) -> Vec<(String, String)> {
-        let repository = Repository { registry: "host.example".into(), name: "app".into() };
+    /// The tags, or `-`, with the digests of what is listed, and then the names of what fails.
+    fn names(
+        images: Option<&[Image]>,
+        list: Option<&str>,
+        include_untagged: bool,
+    ) -> (Vec<(String, Digest)>, Vec<String>) {
+        let repository: Repository = "host.example/app".parse().expect("it is a repository");
         let wanted = list.map_or_else(Wanted::everything, |list| {
-            let selection = selection::parse([("the list", list)], Some("host.example")).expect("it is a list");
+            let selection = selection::parse([("the list", list)], Some(&repository.registry)).expect("it is a list");
             selection.into_values().next().expect("it names one repository")
         });
-        let wish = Wish { repository, name: "app".into(), destination: "app".into(), wanted };
+        let name = repository.name.clone();
+        let wish = Wish { repository, destination: name.clone(), name, wanted };
         let options = Options { include_untagged, platform: None, rules: Rules::default() };
-        let text = |text: Option<String>, none: &str| text.unwrap_or_else(|| none.to_owned());
         let listing = listed(images, &wish, &options);
-        listing.images.into_iter().map(|image| (text(image.tag, "-"), text(image.digest, "?"))).collect()
+        let tag = |tag: Option<Tag>| tag.map_or_else(|| "-".to_owned(), String::from);
+        let listed = listing.images.into_iter().map(|image| (tag(image.tag), image.digest)).collect();
+        (listed, listing.failures.into_iter().map(|failed| failed.name.to_string()).collect())
     }
 
-    fn pairs(names: &[(&str, &str)]) -> Vec<(String, String)> {
-        names.iter().map(|&(tag, digest)| (tag.to_owned(), digest.to_owned())).collect()
+    fn pairs(names: &[(&str, Digest)]) -> Vec<(String, Digest)> {
+        names.iter().map(|&(tag, digest)| (tag.to_owned(), digest)).collect()
     }
 
     #[test]
     fn all_lists_every_tag_and_untagged_images_where_they_are_included() {
-        let images = [image("sha256:1", &["1", "latest"]), image("sha256:2", &[])];
-        assert_eq!(
-            names(Some(&images), None, true),
-            pairs(&[("1", "sha256:1"), ("latest", "sha256:1"), ("-", "sha256:2")])
-        );
-        assert_eq!(names(Some(&images), None, false).len(), 2);
+        let images = [image("1", &["1", "latest"]), image("2", &[])];
+        let expected = pairs(&[("1", digest("1")), ("latest", digest("1")), ("-", digest("2"))]);
+        assert_eq!(names(Some(&images), None, true), (expected, vec![]));
+        assert_eq!(names(Some(&images), None, false).0.len(), 2);
     }
 
     #[test]
-    fn a_selected_tag_that_the_source_lacks_is_listed_without_a_digest() {
-        let images = [image("sha256:1", &["1"])];
-        assert_eq!(names(Some(&images), Some("app:1,app:2"), true), pairs(&[("1", "sha256:1"), ("2", "?")]));
+    fn a_selected_image_that_the_source_lacks_fails_by_itself() {
+        let images = [image("1", &["1"])];
+        let missing = digest("missing").to_string();
+        let (listed, failed) = names(Some(&images), Some(&format!("app:1,app:2,app@{missing}")), true);
+        assert_eq!((listed, failed), (pairs(&[("1", digest("1"))]), vec![missing, "2".to_owned()]));
     }
 
     #[test]
     fn a_digest_is_listed_with_the_tag_that_it_is_to_have() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        let images = [image(&digest, &["old"])];
-        assert_eq!(names(Some(&images), Some(&format!("app:new@{digest}")), true), pairs(&[("new", &digest)]));
-        assert_eq!(names(Some(&images), Some(&format!("app@{digest}")), true), pairs(&[("-", &digest)]));
+        let images = [image("1", &["old"])];
+        let list = |entry: &str| names(Some(&images), Some(&format!("app{entry}@{}", digest("1"))), true).0;
+        assert_eq!(list(":new"), pairs(&[("new", digest("1"))]));
+        assert_eq!(list(""), pairs(&[("-", digest("1"))]));
     }
 
     #[test]
-    fn a_pattern_of_a_repository_that_does_not_exist_is_an_error_of_that_repository() {
-        assert_eq!(names(None, Some("app:ALL_TAGS,app:1"), true), pairs(&[("ALL_TAGS", "?"), ("1", "?")]));
+    fn a_repository_that_does_not_exist_fails_by_itself() {
+        assert_eq!(names(None, Some("app:ALL_TAGS,app:1"), true), (vec![], vec!["ALL_TAGS".into(), "1".into()]));
     }
 
     #[test]
     fn what_refers_to_a_selected_image_comes_along_and_nothing_else() {
-        let (one, two) = (format!("sha256:{}", "1".repeat(64)), format!("sha256:{}", "2".repeat(64)));
-        let companion = |of: &str, ending: &str| format!("{}{ending}", of.replace(':', "-"));
-        let signature_tag = companion(&one, ".sig");
-        let mut sbom = image("sha256:sbom", &[]);
-        sbom.subject = Some(one.clone());
-        let mut signature_of_sbom = image("sha256:sbom-signature", &[]);
-        signature_of_sbom.subject = Some("sha256:sbom".into());
+        let companion = |of: &str| format!("sha256-{}.sig", digest(of).hex());
+        let refers_to = |image: Image, subject: &str| Image { subject: Some(digest(subject)), ..image };
         let images = [
-            signature_of_sbom,
-            image(&one, &["1"]),
-            image(&two, &["2"]),
-            image("sha256:sig-1", &[&signature_tag]),
-            image("sha256:sig-2", &[&companion(&two, ".sig")]),
-            sbom,
-            image("sha256:other", &[]),
+            refers_to(image("signature of SBOM", &[]), "SBOM"),
+            image("1", &["1"]),
+            image("2", &["2"]),
+            image("signature 1", &[&companion("1")]),
+            image("signature 2", &[&companion("2")]),
+            refers_to(image("SBOM", &[]), "1"),
+            image("other", &[]),
         ];
-        assert_eq!(
-            names(Some(&images), Some("app:1"), true),
-            pairs(&[
-                ("1", &one),
-                (&signature_tag, "sha256:sig-1"),
-                ("-", "sha256:sbom"),
-                ("-", "sha256:sbom-signature")
-            ])
-        );
-        assert_eq!(names(Some(&images), Some("app:1"), false), pairs(&[("1", &one)]));
+        let expected = [
+            ("1", digest("1")),
+            (&companion("1"), digest("signature 1")),
+            ("-", digest("SBOM")),
+            ("-", digest("signature of SBOM")),
+        ];
+        assert_eq!(names(Some(&images), Some("app:1"), true).0, pairs(&expected));
+        assert_eq!(names(Some(&images), Some("app:1"), false).0, pairs(&expected[..1]));
     }
 }

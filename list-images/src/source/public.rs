@@ -2,30 +2,31 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use shared::Result;
 use shared::ecr::Login;
 use shared::logins::SourceLogins;
 use shared::manifest::{Manifest, Platform};
+use shared::reference::{Digest, RegistryHost, Tag};
+use shared::selection::Named;
+use shared::tags::{Available, subject};
 use tokio::sync::Mutex;
 
-use super::{Listed, Listing, Options, Wish, choose, on_platform, unlistable};
-use crate::distribution::{Client, Session};
-use crate::selection::Named;
-use crate::tags::{Available, subject};
+use super::{Failed, Finished, Listed, Listing, Options, Wish, choose, on_platform};
+use crate::distribution::{Client, Head, Session, TagList};
 
 /// Images of one repository that are asked for at once. The client limits how many it asks one registry for.
 const CONCURRENCY: usize = 16;
 
-/// On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
-pub const COUNTS_PULLS: &str = "docker.io";
+/// The most images of a repository that refer to others.
+const COMPANIONS: usize = 10_000;
 
 /// All of them, and the logins to those that want one.
 pub struct Registries<'a> {
     client: Client,
     logins: SourceLogins<'a>,
     /// Those got so far, by host: ECR's take a call.
-    known: Mutex<HashMap<String, Option<Login>>>,
+    known: Mutex<HashMap<RegistryHost, Option<Login>>>,
 }
 
 impl<'a> Registries<'a> {
@@ -35,65 +36,71 @@ impl<'a> Registries<'a> {
         Self { client, logins, known: Mutex::default() }
     }
 
-    /// The logins.
-    #[must_use]
-    pub fn logins(&self) -> &SourceLogins<'a> {
-        &self.logins
-    }
-
     /// How many images may still be pulled from where pulls count, if that is known.
     #[must_use]
     pub fn pulls_left(&self) -> Option<u64> {
         self.client.pulls_left()
     }
 
-    /// Lists what the run wants of a repository, with the digests that the registry names. An image that it does not name
-    /// is left to skopeo, which says why in its own words.
+    /// Lists what the run wants of a repository, with the digests that the registry names.
     ///
     /// # Errors
     /// When it cannot be listed.
     pub async fn list(&self, wish: &Wish, options: &Options) -> Result<Listing> {
         let session = self.open(wish).await?;
-        let tags = match session.tags_for(wish, options).await? {
-            Tags::Known(tags) => tags,
-            Tags::NotNeeded => Vec::new(),
-            Tags::None => {
-                let mut listing = Listing::default();
-                listing.images.push(unlistable(&std::io::Error::other("the source shows no tags of it")));
-                listing.images.extend(heads(&session, wish.wanted.images.iter().cloned().collect()).await?);
-                return Ok(listing);
+        let by_pattern = !wish.wanted.patterns.is_empty();
+        // Of images that are named, only what belongs to them is looked for among the tags.
+        let tags = if by_pattern || options.include_untagged { session.tags().await } else { Ok(None) };
+        let (tags, failure) = match tags {
+            Ok(Some(TagList { tags, invalid })) => {
+                let failure = invalid.filter(|_| by_pattern).map(|(count, first)| {
+                    let message =
+                        format!("{count} of its tags are not tags, and are left out; the first of them is {first:?}");
+                    Failed::new("invalid tags", &message)
+                });
+                (tags, failure)
             }
+            Ok(None) => (Vec::new(), None),
+            Err(error) if by_pattern => return Err(error),
+            Err(error) => (Vec::new(), Some(Failed::companions(&error))),
         };
-        let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
-        let (chosen, mut listing) = choose(&wish.wanted, &available, &options.rules);
-        listing.images.extend(heads(&session, chosen).await?);
+        let (chosen, mut listing) = if by_pattern && tags.is_empty() {
+            let mut listing = Listing::default();
+            listing.failures.push(Failed::unlistable("the source shows no tags of it"));
+            (wish.wanted.images.iter().cloned().collect(), listing)
+        } else {
+            let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
+            choose(&wish.wanted, &available, &options.rules)
+        };
+        listing.failures.extend(failure);
+        heads(&session, chosen, &mut listing).await?;
         if let Some(platform) = &options.platform {
-            resolve(&session, platform, &mut listing.images).await;
+            resolve(&session, platform, &mut listing).await;
         }
-        if options.include_untagged {
-            companions(&session, &tags, options, &mut listing).await?;
+        if options.include_untagged
+            && let Err(error) = companions(&session, &tags, options, &mut listing).await
+        {
+            listing.failures.push(Failed::companions(&error));
         }
         Ok(listing)
     }
 
-    /// Fills in the sizes, where asking for them costs no pull.
+    /// Fills in the sizes, where asking for them costs no pull, and looks whether what came along refers to its image.
     ///
     /// # Errors
     /// When the repository cannot be asked.
-    pub async fn with_sizes(&self, wish: &Wish, images: Vec<Listed>) -> Result<Vec<Listed>> {
-        let unknown = |image: &Listed| image.error.is_none() && image.digest.is_some();
-        if wish.repository.registry == COUNTS_PULLS || !images.iter().any(unknown) {
-            return Ok(images);
+    pub async fn with_sizes(&self, wish: &Wish, images: Vec<Listed>) -> Result<Finished> {
+        // On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
+        let is_asked = |image: &Listed| !wish.repository.registry.is_docker_hub() || image.subject.is_some();
+        if !images.iter().any(is_asked) {
+            return Ok((images, Vec::new()));
         }
         let session = &self.open(wish).await?;
-        let with_size = async |image: Listed| match &image.digest {
-            Some(digest) if image.error.is_none() => {
-                let (bytes, images) = content(session, digest).await;
-                Listed { bytes, images, ..image }
-            }
-            _ => image,
-        };
-        Ok(stream::iter(images).map(with_size).buffered(CONCURRENCY).collect().await)
+        let finish = async |image: Listed| if is_asked(&image) { content(session, image).await } else { Ok(image) };
+        let finished: Vec<_> = stream::iter(images).map(finish).buffered(CONCURRENCY).collect().await;
+        let mut listing = Listing::default();
+        listing.add(finished);
+        Ok((listing.images, listing.failures))
     }
 
     async fn open(&self, wish: &Wish) -> Result<Session<'_>> {
@@ -101,125 +108,127 @@ impl<'a> Registries<'a> {
         self.client.open(&wish.repository, login).await
     }
 
-    async fn login(&self, host: &str) -> Result<Option<Login>> {
+    async fn login(&self, host: &RegistryHost) -> Result<Option<Login>> {
         let mut known = self.known.lock().await;
         if let Some(login) = known.get(host) {
             return Ok(login.clone());
         }
         let login = self.logins.to(host).await?;
-        known.insert(host.to_owned(), login.clone());
+        known.insert(host.clone(), login.clone());
         Ok(login)
     }
 }
 
-/// The tags of a repository.
-enum Tags {
-    Known(Vec<String>),
-    NotNeeded,
-    None,
-}
-
-impl Session<'_> {
-    /// The tags, where a pattern or the companions of an image need them.
-    async fn tags_for(&self, wish: &Wish, options: &Options) -> Result<Tags> {
-        if !wish.wanted.patterns.is_empty() {
-            return Ok(self.tags().await?.filter(|tags| !tags.is_empty()).map_or(Tags::None, Tags::Known));
-        }
-        if !options.include_untagged {
-            return Ok(Tags::NotNeeded);
-        }
-        // The images are named; what belongs to them can only be found where the registry shows its tags.
-        Ok(self.tags().await?.map_or(Tags::NotNeeded, Tags::Known))
-    }
-}
-
-/// What the registry says of each image. One that it fails to tell of is an error of that image.
-async fn heads(session: &Session<'_>, images: Vec<Named>) -> Result<Vec<Listed>> {
-    let total = images.len();
-    let heads: Vec<(Listed, Option<shared::Error>)> = stream::iter(images)
+/// Adds what the registry says of each image. One that it does not have, or fails to tell of, fails by itself.
+///
+/// # Errors
+/// When it tells of none for another reason than that it does not have them: then the repository cannot be listed.
+async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing) -> Result<()> {
+    let heads: Vec<_> = stream::iter(images)
         .map(async |named| {
-            let reference = named.digest.as_ref().or(named.tag.as_ref()).map_or("latest", String::as_str);
-            match session.head(reference).await {
-                Ok(head) => {
-                    let is_index = head.as_ref().is_some_and(|head| head.is_index);
-                    let digest = named.digest.clone().or(head.map(|head| head.digest));
-                    (Listed { tag: named.tag, digest, is_index, ..Listed::default() }, None)
-                }
-                Err(error) => {
-                    let listed = Listed {
-                        tag: named.tag,
-                        digest: named.digest,
-                        error: Some(error.to_string()),
-                        ..Listed::default()
-                    };
-                    (listed, Some(error))
-                }
-            }
+            let tag = || named.tag.as_ref().map_or_else(|| "latest".to_owned(), ToString::to_string);
+            let reference = named.digest.map_or_else(tag, |digest| digest.to_string());
+            let head = session.head(&reference).await;
+            (named, head)
         })
         .buffered(CONCURRENCY)
         .collect()
         .await;
-    // Where the registry tells of none, it is the repository that cannot be listed.
-    if total > 0 && heads.iter().all(|(_, error)| error.is_some()) {
-        return Err(heads.into_iter().find_map(|(_, error)| error).expect("there is one, and each has failed"));
+    let is_silent = |head: &Result<Head>| head.as_ref().is_err_and(|error| error.name() == "ServiceUnavailable");
+    if !heads.is_empty() && heads.iter().all(|(_, head)| is_silent(head)) {
+        return Err(heads.into_iter().find_map(|(_, head)| head.err()).expect("each is an error"));
     }
-    Ok(heads.into_iter().map(|(listed, _)| listed).collect())
+    listing.add(heads.into_iter().map(|(Named { tag, digest }, head)| match head {
+        Ok(head) => Ok(Listed { is_index: head.is_index, ..Listed::new(tag, digest.unwrap_or(head.digest)) }),
+        Err(error) => Err(Failed::of(tag.as_ref(), digest, &error.to_string())),
+    }));
+    Ok(())
 }
 
 /// Puts in place of each index its image for the platform.
-async fn resolve(session: &Session<'_>, platform: &Platform, images: &mut [Listed]) {
-    let resolve = async |image: &mut Listed| {
-        let Some(digest) = image.digest.clone().filter(|_| image.is_index) else { return };
-        let index = session.manifest(&digest).await.map_err(|error| error.to_string());
+async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listing) {
+    let resolve = async |image: Listed| {
+        if !image.is_index {
+            return Ok(image);
+        }
+        let index = session.manifest(image.digest).await.map_err(|error| error.to_string());
         match index.and_then(|index| on_platform(&index, platform)) {
-            Ok(child) => (image.digest, image.is_index) = (Some(child.digest), false),
-            Err(error) => image.error = Some(error),
+            Ok(child) => Ok(Listed { digest: child.digest, is_index: false, ..image }),
+            Err(error) => Err(image.failed(&error)),
         }
     };
-    stream::iter(images).for_each_concurrent(CONCURRENCY, resolve).await;
+    let images = std::mem::take(&mut listing.images);
+    let resolved: Vec<_> = stream::iter(images).map(resolve).buffered(CONCURRENCY).collect().await;
+    listing.add(resolved);
 }
 
 /// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
-async fn companions(session: &Session<'_>, tags: &[String], options: &Options, listing: &mut Listing) -> Result<()> {
-    let named: BTreeSet<Option<String>> = listing.images.iter().map(|image| image.tag.clone()).collect();
-    let is_new = |tag: &&String| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
-    let mut tags: Vec<&String> = tags.iter().filter(|tag| subject(tag).is_some()).filter(is_new).collect();
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    let mut fresh: BTreeSet<String> = listing.images.iter().filter_map(|image| image.digest.clone()).collect();
+///
+/// # Errors
+/// When the registry does not tell, or has too much of it.
+async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
+    let named: BTreeSet<Option<Tag>> = listing.images.iter().map(|image| image.tag.clone()).collect();
+    let is_new = |tag: &&Tag| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
+    let mut tags: Vec<&Tag> = tags.iter().filter(|tag| subject(tag).is_some()).filter(is_new).collect();
+    let mut known: BTreeSet<Digest> = BTreeSet::new();
+    let mut fresh: BTreeSet<Digest> = listing.images.iter().map(|image| image.digest).collect();
+    let others = listing.images.len();
     while !fresh.is_empty() {
-        let (of_fresh, others) =
+        let (of_fresh, rest) =
             tags.into_iter().partition(|tag| subject(tag).is_some_and(|digest| fresh.contains(&digest)));
-        tags = others;
-        let named = Vec::<&String>::into_iter(of_fresh).map(|tag| Named { tag: Some(tag.clone()), digest: None });
-        let mut found = heads(session, named.collect()).await?;
+        tags = rest;
+        let named = Vec::<&Tag>::into_iter(of_fresh).map(|tag| Named { tag: Some(tag.clone()), digest: None });
+        let mut found = Listing::default();
+        heads(session, named.collect(), &mut found).await?;
+        listing.failures.append(&mut found.failures);
 
-        let referrers: Vec<Vec<String>> =
-            stream::iter(&fresh).map(|digest| session.referrers(digest)).buffered(CONCURRENCY).try_collect().await?;
-        let untagged = referrers.into_iter().flatten();
-        found.extend(untagged.map(|digest| Listed { digest: Some(digest), ..Listed::default() }));
+        let mut referrers = stream::iter(fresh.iter().copied())
+            .map(async |digest| (digest, session.referrers(digest).await))
+            .buffered(CONCURRENCY);
+        while let Some((digest, referrers)) = referrers.next().await {
+            let untagged =
+                referrers?.into_iter().filter(|referrer| !fresh.contains(referrer) && !known.contains(referrer));
+            found
+                .images
+                .extend(untagged.map(|referrer| Listed { subject: Some(digest), ..Listed::new(None, referrer) }));
+        }
+        drop(referrers);
 
         known.append(&mut fresh);
-        found.retain(|image| image.tag.is_some() || image.digest.as_ref().is_some_and(|it| !known.contains(it)));
-        fresh = found.iter().filter_map(|image| image.digest.clone()).filter(|it| !known.contains(it)).collect();
-        for image in found {
-            if !listing.images.contains(&image) {
-                listing.images.push(image);
+        for image in found.images {
+            if known.contains(&image.digest) && image.tag.is_none() {
+                continue;
             }
+            if !known.contains(&image.digest) && !fresh.insert(image.digest) && image.tag.is_none() {
+                continue;
+            }
+            listing.images.push(image);
+        }
+        if listing.images.len() - others > COMPANIONS {
+            listing.images.truncate(others);
+            return Err(session.refused(&format!("more than the {COMPANIONS} images that are allowed refer to others")));
         }
     }
     Ok(())
 }
 
-/// The bytes of an image; of an index, those of all its images, and how many there are. 0 where the registry does not
-/// tell.
-async fn content(session: &Session<'_>, digest: &str) -> (u64, u64) {
-    let Ok(manifest) = session.manifest(digest).await else { return (0, 0) };
+/// Fills in the bytes of an image; of an index, those of all its images, and how many there are. 0 where the registry does
+/// not tell, unless it is to say what the image refers to.
+async fn content(session: &Session<'_>, image: Listed) -> Result<Listed, Failed> {
+    let manifest = match (session.manifest(image.digest).await, image.subject) {
+        (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {
+            return Err(image.failed(&format!("the registry says that it refers to {subject}, and it does not")));
+        }
+        (Ok(manifest), _) => manifest,
+        (Err(error), _) => return Err(image.failed(&error.to_string())),
+    };
     let images: Vec<Manifest> = stream::iter(&manifest.manifests)
-        .map(async |image| session.manifest(&image.digest).await.unwrap_or_default())
+        .map(async |image| session.manifest(image.digest).await.unwrap_or_default())
         .buffered(CONCURRENCY)
         .collect()
         .await;
-    (Manifest::blob_bytes(images.iter().chain([&manifest])), images.len() as u64)
+    let bytes = Manifest::blob_bytes(images.iter().chain([&manifest]));
+    Ok(Listed { bytes, images: images.len().try_into().unwrap_or(u32::MAX), ..image })
 }
 
 #[cfg(test)]
@@ -231,70 +240,96 @@ mod tests {
     use aws_smithy_mocks::{RuleMode, mock_client};
     use axum::body::Body;
     use axum::http::{Method, Request, Response};
-    use serde_json::json;
-    use shared::config::SourceConfig;
+    use serde_json::{Value, json};
+    use shared::config::{PublicConfig, SourceConfig};
     use shared::credentials::Stores;
+    use shared::naming::Naming;
+    use shared::reference::RepositoryName;
+    use shared::selection;
 
     use super::*;
     use crate::distribution::tests::{client, json, serve, status};
-    use crate::naming::Naming;
     use crate::rules::Rules;
-    use crate::selection;
 
-    fn digest(of: char) -> String {
-        format!("sha256:{}", of.to_string().repeat(64))
+    /// An index of two platforms.
+    fn index() -> Value {
+        let image = |architecture: &str| {
+            let platform = json!({ "os": "linux", "architecture": architecture });
+            json!({ "digest": Digest::of(architecture.as_bytes()), "platform": platform })
+        };
+        json!({ "manifests": [image("arm64"), image("amd64")] })
     }
 
-    fn signature(of: char) -> String {
-        format!("{}.sig", digest(of).replace(':', "-"))
+    /// An SBOM, which refers to the signed image.
+    fn sbom() -> Value {
+        json!({ "subject": { "digest": of("signed") } })
+    }
+
+    fn of(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    fn of_json(content: &Value) -> Digest {
+        of(&content.to_string())
+    }
+
+    fn signature() -> String {
+        format!("sha256-{}.sig", of("signed").hex())
     }
 
     /// A registry with an index as 1.0 and latest, a signed image as 1.1, and an SBOM that refers to the latter.
     fn answer(request: &Request<Body>) -> Response<Body> {
-        let index = || {
-            json(&json!({ "manifests": [
-                { "digest": digest('c'), "platform": { "os": "linux", "architecture": "arm64" } },
-                { "digest": digest('d'), "platform": { "os": "linux", "architecture": "amd64" } },
-            ] }))
-        };
-        let head = |of: char, is_index: bool| {
-            let kind = if is_index { "index" } else { "manifest" };
-            let mut answer = if request.method() == Method::GET && is_index { index() } else { status(200) };
+        let manifest = |content: String, kind: &str| {
+            let digest = of(&content);
+            let mut answer =
+                Response::new(Body::from(if request.method() == Method::GET { content } else { String::new() }));
             let media_type = format!("application/vnd.oci.image.{kind}.v1+json");
             answer.headers_mut().insert("content-type", media_type.parse().expect("it is a header"));
-            answer.headers_mut().insert("docker-content-digest", digest(of).parse().expect("it is a header"));
+            answer.headers_mut().insert("docker-content-digest", digest.to_string().parse().expect("it is a header"));
             answer
+        };
+        let referrers = |digests: &[Digest]| {
+            let referrers: Vec<_> = digests.iter().map(|digest| json!({ "digest": digest })).collect();
+            json(&json!({ "manifests": referrers }))
         };
         let Some(rest) = request.uri().path().strip_prefix("/v2/team/app/") else { return status(200) };
         match rest.split_once('/').unwrap_or_default() {
-            ("tags", _) => json(&json!({ "tags": ["1.0", "1.1", "latest", "2.0-beta", signature('b')] })),
-            ("manifests", "1.0" | "latest") => head('a', true),
-            ("manifests", it) if it == digest('a') => head('a', true),
-            ("manifests", "1.1") => head('b', false),
-            ("manifests", it) if it == signature('b') => head('5', false),
-            ("referrers", it) if it == digest('b') => json(&json!({ "manifests": [{ "digest": digest('7') }] })),
-            ("referrers", _) => json(&json!({ "manifests": [] })),
+            ("tags", _) => json(&json!({ "tags": ["1.0", "1.1", "latest", "2.0-beta", signature(), "not a tag\n"] })),
+            ("manifests", "1.0" | "latest") => manifest(index().to_string(), "index"),
+            ("manifests", it) if it == of_json(&index()).to_string() => manifest(index().to_string(), "index"),
+            ("manifests", "1.1") => manifest("signed".into(), "manifest"),
+            ("manifests", it) if it == signature() => manifest("signature".into(), "manifest"),
+            ("manifests", it) if it == of_json(&sbom()).to_string() => manifest(sbom().to_string(), "manifest"),
+            ("manifests", it) if it == of("{}").to_string() => manifest("{}".into(), "manifest"),
+            ("referrers", it) if it == of("signed").to_string() => referrers(&[of_json(&sbom())]),
+            ("referrers", it) if it == of_json(&index()).to_string() => referrers(&[of("{}"), of_json(&sbom())]),
+            ("referrers", _) => referrers(&[]),
             _ => status(404),
         }
     }
 
     async fn list(host: &str, entry: &str, options: &Options) -> Result<Listing> {
+        with_registries(async |registries| registries.list(&wish(host, entry), options).await).await
+    }
+
+    async fn with_registries<T>(work: impl AsyncFnOnce(Registries<'_>) -> T) -> T {
         let base = SdkConfig::builder().build();
         let stores = Stores {
             secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, []),
             ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, []),
             sts: mock_client!(aws_sdk_sts, RuleMode::MatchAny, []),
         };
-        let logins = SourceLogins::connect(&base, &stores, &SourceConfig::Public(None)).await.expect("it is anonymous");
+        let source = SourceConfig::Public(PublicConfig::default());
+        let logins = SourceLogins::connect(&base, &stores, &source).await.expect("it is anonymous");
+        work(Registries::new(client(), logins)).await
+    }
+
+    fn wish(host: &str, entry: &str) -> Wish {
         let list = entry.split(',').map(|tag| format!("{host}/team/app:{tag}")).collect::<Vec<_>>().join(",");
-        let (repository, wanted) = selection::parse([("the list", list.as_str())], None)
-            .expect("it is a list")
-            .into_iter()
-            .next()
-            .expect("it names one repository");
-        let name = Naming::Plain.name(&repository);
-        let wish = Wish { destination: name.clone(), name, repository, wanted };
-        Registries::new(client(), logins).list(&wish, options).await
+        let selection = selection::parse([("the list", list.as_str())], None).expect("it is a list");
+        let (repository, wanted) = selection.into_iter().next().expect("it names one repository");
+        let name: RepositoryName = Naming::Plain.name(&repository).parse().expect("it is a name");
+        Wish { destination: name.clone(), name, repository, wanted }
     }
 
     fn options(platform: Option<&str>, exclude: &str) -> Options {
@@ -305,18 +340,22 @@ mod tests {
         }
     }
 
-    fn pairs(listing: Listing) -> Vec<(String, String)> {
-        let mut pairs: Vec<_> = listing
-            .images
-            .into_iter()
-            .map(|image| (image.tag.unwrap_or("-".into()), image.error.or(image.digest).unwrap_or("?".into())))
-            .collect();
+    /// The tags, or `-`, with the digests of what is listed.
+    fn pairs(listing: &Listing) -> Vec<(String, Digest)> {
+        let tag = |tag: &Option<Tag>| tag.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let mut pairs: Vec<_> = listing.images.iter().map(|image| (tag(&image.tag), image.digest)).collect();
         pairs.sort();
         pairs
     }
 
-    fn expected(pairs: &[(&str, String)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(tag, digest)| ((*tag).to_owned(), digest.clone())).collect()
+    fn expected(pairs: &[(&str, Digest)]) -> Vec<(String, Digest)> {
+        let mut pairs: Vec<_> = pairs.iter().map(|&(tag, digest)| (tag.to_owned(), digest)).collect();
+        pairs.sort();
+        pairs
+    }
+
+    fn failures(listing: &Listing) -> Vec<(&str, &str)> {
+        listing.failures.iter().map(|it| (it.name.as_str(), it.error.as_str())).collect()
     }
 
     #[tokio::test]
@@ -324,31 +363,50 @@ mod tests {
         let host = serve(answer).await;
         let listing = list(&host, "ALL_TAGS", &options(None, "*beta*")).await.expect("it can be listed");
         assert_eq!(listing.excluded.len(), 1);
+        let index = of_json(&index());
         assert_eq!(
-            pairs(listing),
+            pairs(&listing),
             expected(&[
-                ("-", digest('7')),
-                ("1.0", digest('a')),
-                ("1.1", digest('b')),
-                ("latest", digest('a')),
-                (&signature('b'), digest('5')),
+                ("-", of_json(&sbom())),
+                ("-", of("{}")),
+                ("1.0", index),
+                ("1.1", of("signed")),
+                ("latest", index),
+                (&signature(), of("signature")),
             ])
         );
+        let message = r#"1 of its tags are not tags, and are left out; the first of them is "not a tag\n""#;
+        assert_eq!(failures(&listing), [("invalid tags", message)]);
     }
 
     #[tokio::test]
-    async fn a_named_image_brings_its_signature_and_one_that_is_missing_is_left_to_skopeo() {
+    async fn a_named_image_brings_its_signature_and_one_that_is_missing_fails_by_itself() {
         let host = serve(answer).await;
         let listing = list(&host, "1.1,9.9", &options(None, "")).await.expect("it can be listed");
         assert_eq!(
-            pairs(listing),
-            expected(&[("-", digest('7')), ("1.1", digest('b')), ("9.9", "?".into()), (&signature('b'), digest('5'))])
+            pairs(&listing),
+            expected(&[("-", of_json(&sbom())), ("1.1", of("signed")), (&signature(), of("signature"))])
         );
+        let [("9.9", error)] = failures(&listing)[..] else { panic!("one is missing: {listing:?}") };
+        assert!(error.contains("/v2/team/app/manifests/9.9 answers 404 Not Found"), "{error}");
         let without = Options { include_untagged: false, ..options(None, "") };
-        assert_eq!(
-            pairs(list(&host, "1.1", &without).await.expect("it can be listed")),
-            expected(&[("1.1", digest('b'))])
-        );
+        let listing = list(&host, "1.1", &without).await.expect("it can be listed");
+        assert_eq!(pairs(&listing), expected(&[("1.1", of("signed"))]));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_refer_to_the_image_that_it_came_with_is_not_copied() {
+        let host = serve(answer).await;
+        let wish = wish(&host, "1.0");
+        let (images, failures) = with_registries(async |registries| {
+            let listing = registries.list(&wish, &options(None, "")).await.expect("it can be listed");
+            registries.with_sizes(&wish, listing.images).await.expect("it can be asked")
+        })
+        .await;
+        assert_eq!(images.iter().map(|image| image.digest).collect::<Vec<_>>(), [of_json(&index())]);
+        let names: BTreeSet<_> = failures.iter().map(|failed| failed.name.to_string()).collect();
+        assert_eq!(names, BTreeSet::from([of("{}").to_string(), of_json(&sbom()).to_string()]));
+        assert!(failures.iter().all(|failed| failed.error.as_str().ends_with("and it does not")), "{failures:?}");
     }
 
     #[tokio::test]
@@ -356,24 +414,24 @@ mod tests {
         let host = serve(answer).await;
         let listing = list(&host, "1.0,1.1", &options(Some("linux/arm64"), "")).await.expect("it can be listed");
         assert_eq!(
-            pairs(listing),
-            expected(&[("-", digest('7')), ("1.0", digest('c')), ("1.1", digest('b')), (&signature('b'), digest('5'))])
+            pairs(&listing),
+            expected(&[
+                ("-", of_json(&sbom())),
+                ("1.0", of("arm64")),
+                ("1.1", of("signed")),
+                (&signature(), of("signature"))
+            ])
         );
         let listing = list(&host, "1.0", &options(Some("linux/s390x"), "")).await.expect("it can be listed");
-        assert_eq!(
-            pairs(listing),
-            expected(&[("1.0", "it has no image for linux/s390x, only for linux/arm64, linux/amd64".into())])
-        );
+        let error = "it has no image for linux/s390x, only for linux/arm64, linux/amd64";
+        assert_eq!((pairs(&listing), failures(&listing)), (vec![], vec![("1.0", error)]));
     }
 
     #[tokio::test]
     async fn a_repository_that_shows_no_tags_is_told() {
         let host = serve(|request| status(if request.uri().path() == "/v2/" { 200 } else { 404 })).await;
         let listing = list(&host, "ALL_TAGS", &options(None, "")).await.expect("it has answered");
-        assert_eq!(
-            pairs(listing),
-            expected(&[("ALL_TAGS", "its images cannot be listed: the source shows no tags of it".into())])
-        );
+        assert_eq!(failures(&listing), [("ALL_TAGS", "its images cannot be listed: the source shows no tags of it")]);
     }
 
     #[tokio::test]
@@ -389,9 +447,8 @@ mod tests {
         })
         .await;
         let listing = list(&host, "1.0,1.1", &options(None, "")).await.expect("one of them is listed");
-        let errors: Vec<_> = listing.images.iter().filter_map(|image| image.error.as_deref()).collect();
-        assert_eq!(errors.len(), 1);
-        assert!(errors[0].contains("503 Service Unavailable"), "{errors:?}");
+        let [("1.0", error)] = failures(&listing)[..] else { panic!("one has failed: {listing:?}") };
+        assert!(error.contains("503 Service Unavailable"), "{error}");
         assert_eq!(asked.load(Ordering::Relaxed), 4, "a registry that fails is asked again");
 
         let error = list(&host, "1.0", &options(None, "")).await.expect_err("none is listed");

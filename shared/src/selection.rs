@@ -1,13 +1,15 @@
 //! The list of selected images: references separated by commas or newlines, with `#` comments.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use oci_spec::distribution::Reference;
-use shared::ecr::account_and_region;
-use shared::{Error, Result};
+use aws_sdk_ssm::Client;
+use aws_sdk_ssm::operation::get_parameter::GetParameterError;
 
+use crate::ecr::{EcrHost, is_same_registry};
+use crate::reference::{Digest, ImageReference, RegistryHost, Repository, Tag};
 use crate::tags::{ALL_TAGS, Tags};
+use crate::text::Excerpt;
+use crate::{Error, Result};
 
 /// What an entry may be, for errors.
 const EXPECTED: &str = "expected [registry[:port]/]repository[:tag][@digest], where the tag may be ALL_TAGS, a glob such as \
@@ -15,21 +17,6 @@ const EXPECTED: &str = "expected [registry[:port]/]repository[:tag][@digest], wh
 
 /// The repositories that a list names, in order, and what it wants of each.
 pub type Selection = BTreeMap<Repository, Wanted>;
-
-/// A repository in a registry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Repository {
-    /// The registry's host, with its port if it has one; `docker.io` for Docker Hub.
-    pub registry: String,
-    /// The repository's full name; `library/nginx` for Docker Hub's official nginx.
-    pub name: String,
-}
-
-impl fmt::Display for Repository {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.registry, self.name)
-    }
-}
 
 /// What is wanted of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,9 +31,9 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {
     /// The tag.
-    pub tag: Option<String>,
+    pub tag: Option<Tag>,
     /// The digest.
-    pub digest: Option<String>,
+    pub digest: Option<Digest>,
 }
 
 impl Wanted {
@@ -77,7 +64,10 @@ impl Wanted {
 ///
 /// # Errors
 /// When an entry is no reference, naming it and its position; when there is none at all.
-pub fn parse<'a>(parts: impl IntoIterator<Item = (&'a str, &'a str)>, source: Option<&str>) -> Result<Selection> {
+pub fn parse<'a>(
+    parts: impl IntoIterator<Item = (&'a str, &'a str)>,
+    source: Option<&RegistryHost>,
+) -> Result<Selection> {
     let mut selection = Selection::new();
     let mut place = None;
     for (name, list) in parts {
@@ -86,12 +76,12 @@ pub fn parse<'a>(parts: impl IntoIterator<Item = (&'a str, &'a str)>, source: Op
     }
     if selection.is_empty() {
         let problem = "it names no image; name at least one, for example nginx:1.27".into();
-        return Err(Error::Selection { entry: String::new(), place: place.map(str::to_owned), problem });
+        return Err(Error::Selection { entry: Excerpt::default(), place: place.map(str::to_owned), problem });
     }
     Ok(selection)
 }
 
-fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&str>) -> Result<()> {
+fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&RegistryHost>) -> Result<()> {
     let entries = list
         .lines()
         .map(|line| line.split_once('#').map_or(line, |(entries, _comment)| entries))
@@ -100,7 +90,7 @@ fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&str>
         .filter(|entry| !entry.is_empty());
     for (index, entry) in entries.enumerate() {
         let (repository, wanted) = parse_entry(entry, source).map_err(|problem| Error::Selection {
-            entry: entry.to_owned(),
+            entry: entry.into(),
             place: Some(format!("entry {} of {origin}", index + 1)),
             problem,
         })?;
@@ -110,7 +100,7 @@ fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&str>
 }
 
 /// Parses one entry.
-fn parse_entry(entry: &str, source: Option<&str>) -> Result<(Repository, Wanted), String> {
+fn parse_entry(entry: &str, source: Option<&RegistryHost>) -> Result<(Repository, Wanted), String> {
     let mut words = entry.split_whitespace();
     let reference = words.next().unwrap_or_default();
     let (name, tag) = split(reference);
@@ -147,31 +137,62 @@ fn split(reference: &str) -> (&str, Option<&str>) {
 }
 
 /// Parses a reference without patterns, to its repository and the image in it.
-fn parse_reference(text: &str, source: Option<&str>) -> Result<(Repository, Named), String> {
-    let parse = |text: &str| text.parse::<Reference>().map_err(|error| format!("{error}; {EXPECTED}"));
-    let (registry, reference) = match source {
-        None => {
-            let reference = parse(text)?;
-            (reference.registry().to_owned(), reference)
-        }
-        // The host is known: in its place stands a short one, which takes a fraction of the time to parse.
-        Some(source) => (source.to_owned(), parse(&format!("source:0/{}", without_host(text, source)?))?),
+fn parse_reference(text: &str, source: Option<&RegistryHost>) -> Result<(Repository, Named), String> {
+    let parse = |text: &str| text.parse::<ImageReference>().map_err(|error| format!("{error}; {EXPECTED}"));
+    let ImageReference { repository, tag, digest } = match source {
+        None => parse(text)?,
+        Some(source) => parse(&format!("{source}/{}", without_host(text, source)?))?,
     };
-    let named =
-        Named { tag: reference.tag().map(str::to_owned), digest: reference.digest().map(str::to_ascii_lowercase) };
-    Ok((Repository { registry, name: reference.repository().to_owned() }, named))
+    let latest = || (digest.is_none()).then(|| "latest".parse().expect("it is a tag"));
+    Ok((repository, Named { tag: tag.or_else(latest), digest }))
 }
 
 /// A reference to an image of the registry `source`, whose host it may begin with.
-fn without_host<'a>(text: &'a str, source: &str) -> Result<&'a str, String> {
-    let (first, rest) = text.split_once('/').unwrap_or(("", text));
-    match account_and_region(first) {
+fn without_host<'a>(text: &'a str, source: &RegistryHost) -> Result<&'a str, String> {
+    let Some((first, rest)) = text.split_once('/') else { return Ok(text) };
+    match RegistryHost::parse(first) {
         // The source may be called by another of its names: that for IPv6, say.
-        Some(registry) if Some(registry) == account_and_region(source) => Ok(rest),
-        _ if first == source => Ok(rest),
-        Some(_) => Err(format!("it is in another registry than the source, {source}")),
-        None => Ok(text),
+        Ok(host) if is_same_registry(&host, source) => Ok(rest),
+        Ok(host) if EcrHost::of(&host).is_some() => Err(format!("it is in another registry than the source, {source}")),
+        _ => Ok(text),
     }
+}
+
+/// Reads the list that `parameter` of the Parameter Store and all those below its path hold, each with its name: one
+/// holds 4 KB.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>> {
+    let mut parts = Vec::new();
+    match ssm.get_parameter().name(parameter).send().await {
+        Ok(answer) => {
+            let list = answer.parameter.and_then(|parameter| parameter.value).unwrap_or_default();
+            parts.push((parameter.to_owned(), list));
+        }
+        // It may be no more than the path of others.
+        Err(error) if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) => {}
+        Err(error) => return Err(Error::aws("ssm:GetParameter", parameter)(error)),
+    }
+    // Only a name that begins with a slash is a path.
+    if parameter.starts_with('/') {
+        let mut pages = ssm.get_parameters_by_path().path(parameter).recursive(true).into_paginator().send();
+        let first = parts.len();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(Error::aws("ssm:GetParametersByPath", parameter))?;
+            let lists = page.parameters.unwrap_or_default().into_iter();
+            parts.extend(lists.filter_map(|list| Some((list.name?, list.value.unwrap_or_default()))));
+        }
+        parts[first..].sort_by(|a, b| alphanumeric_sort::compare_str(&a.0, &b.0));
+    }
+    if parts.is_empty() {
+        return Err(Error::Configuration {
+            variable: "SELECTED_IMAGE_PARAM".into(),
+            value: parameter.to_owned(),
+            problem: "the Parameter Store has no such parameter in this account and region, and none below it".into(),
+        });
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]
@@ -186,9 +207,7 @@ mod tests {
 
     fn names(list: &str) -> Vec<String> {
         let print = |repository: &Repository, image: &Named| {
-            let tag = image.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
-            let digest = image.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-            format!("{repository}{tag}{digest}")
+            ImageReference { repository: repository.clone(), tag: image.tag.clone(), digest: image.digest }.to_string()
         };
         let selection = parsed(list);
         selection.iter().flat_map(|(it, wanted)| wanted.images.iter().map(move |image| print(it, image))).collect()
@@ -211,11 +230,11 @@ mod tests {
     fn ports_tags_and_digests_are_told_apart() {
         let digest = format!("sha256:{}", "a".repeat(64));
         assert_eq!(
-            names(&format!("host:5000/foo:1.2,u@{digest},host:5000/foo,localhost/x:1@{digest}")),
+            names(&format!("host.example:5000/foo:1.2,u@{digest},host.example:5000/foo,localhost/x:1@{digest}")),
             [
                 format!("docker.io/library/u@{digest}"),
-                "host:5000/foo:1.2".into(),
-                "host:5000/foo:latest".into(),
+                "host.example:5000/foo:1.2".into(),
+                "host.example:5000/foo:latest".into(),
                 format!("localhost/x:1@{digest}"),
             ]
         );
@@ -223,8 +242,9 @@ mod tests {
 
     #[test]
     fn patterns_stand_in_the_place_of_a_tag() {
-        let selection =
-            parsed("host:5000/foo:1.2*, nginx:^1.27 newest 3\nnginx:>=1.20  <2 ,nginx:ALL_TAGS newest 5,nginx:1");
+        let selection = parsed(
+            "host.example:5000/foo:1.2*, nginx:^1.27 newest 3\nnginx:>=1.20  <2 ,nginx:ALL_TAGS newest 5,nginx:1",
+        );
         let patterns: Vec<_> = selection
             .iter()
             .map(|(repository, wanted)| {
@@ -235,7 +255,7 @@ mod tests {
             patterns,
             [
                 ("docker.io/library/nginx".into(), vec!["^1.27 newest 3", ">=1.20 <2", "ALL_TAGS newest 5"], 1),
-                ("host:5000/foo".into(), vec!["1.2*"], 0),
+                ("host.example:5000/foo".into(), vec!["1.2*"], 0),
             ]
         );
         assert!(parsed("nginx:1,nginx:ALL_TAGS").values().all(Wanted::is_everything));
@@ -245,9 +265,9 @@ mod tests {
     fn a_wrong_entry_is_named_with_its_position_and_what_was_expected() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for (entry, problem) in [
-            ("UPPER:1", "invalid reference format; expected [registry"),
-            ("repo:", "invalid reference format"),
-            ("u@sha256:abc", "invalid reference format"),
+            ("UPPER:1", "is not the name of a repository: small letters and digits"),
+            ("repo:", "is not a tag"),
+            ("u@sha256:abc", "is not a digest"),
             ("a b:1", "\"b:1\" is not expected there"),
             ("team-*/app:1", "globs are for tags"),
             ("app:1.[", "no glob"),
@@ -282,12 +302,13 @@ mod tests {
         let host = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
         let list =
             format!("app:1,{host}/app:1,222222222222.dkr-ecr.us-west-2.on.aws/app:1,team/app:ALL_TAGS,quay.io/x:1");
-        let selection = parse([("the list", list.as_str())], Some(host)).expect("it is a list");
+        let source: RegistryHost = host.parse().expect(host);
+        let selection = parse([("the list", list.as_str())], Some(&source)).expect("it is a list");
         let repositories: Vec<_> = selection.keys().map(|it| (it.registry.as_str(), it.name.as_str())).collect();
         assert_eq!(repositories, [(host, "app"), (host, "quay.io/x"), (host, "team/app")]);
         assert!(selection.values().next().is_some_and(|wanted| wanted.images.len() == 1));
         assert!(selection.values().last().is_some_and(Wanted::is_everything));
-        let other = parse([("the list", "333333333333.dkr.ecr.us-west-2.amazonaws.com/app:1")], Some(host));
+        let other = parse([("the list", "333333333333.dkr.ecr.us-west-2.amazonaws.com/app:1")], Some(&source));
         assert!(other.expect_err("it is not the source").to_string().contains("another registry than the source"));
     }
 
@@ -296,7 +317,7 @@ mod tests {
         let list = crate::guide::blocks("images").concat();
         let selection = parsed(&list);
         assert_eq!(selection.len(), 10);
-        let wanted = &selection[&Repository { registry: "docker.io".into(), name: "library/nginx".into() }];
+        let wanted = &selection[&"docker.io/library/nginx".parse().expect("it is a repository")];
         assert!(wanted.is_everything() && wanted.images.len() == 1);
     }
 
@@ -306,8 +327,8 @@ mod tests {
         fn what_prints_parses_back(
             registry in prop_oneof![
                 Just(None),
-                "[a-z0-9]{1,8}(-[a-z0-9]{1,4})?\\.[a-z]{2,5}(:[1-9][0-9]{0,4})?".prop_map(Some),
-                "[a-z]{1,9}:[1-9][0-9]{0,4}".prop_map(Some),
+                "[a-z0-9]{1,8}(-[a-z0-9]{1,4})?\\.[a-z]{2,5}(:[1-9][0-9]{0,3})?".prop_map(Some),
+                "[a-z]{1,9}:[1-9][0-9]{0,3}".prop_map(Some),
                 Just(Some("localhost".to_owned())),
             ],
             name in "[a-z0-9]{1,6}((\\.|_|__|-{1,2})[a-z0-9]{1,5})?(/[a-z0-9]{1,6}([._-][a-z0-9]{1,5})?){0,3}",
@@ -326,11 +347,12 @@ mod tests {
             let (repository, wanted) = selection.iter().next().expect("it names one");
             let hub = registry.is_none();
             let official = hub && !name.contains('/');
-            prop_assert_eq!(&repository.registry, registry.as_deref().unwrap_or("docker.io"));
-            prop_assert_eq!(&repository.name, &if official { format!("library/{name}") } else { name });
+            prop_assert_eq!(repository.registry.as_str(), registry.as_deref().unwrap_or("docker.io"));
+            prop_assert_eq!(repository.name.as_str(), if official { format!("library/{name}") } else { name });
             let image = wanted.images.iter().next().expect("it names one image");
-            prop_assert_eq!(&image.digest, &digest);
-            prop_assert_eq!(image.tag.clone(), tag.or_else(|| digest.is_none().then(|| "latest".to_owned())));
+            prop_assert_eq!(image.digest.map(|it| it.to_string()), digest.clone());
+            let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
+            prop_assert_eq!(image.tag.as_ref().map(Tag::as_str), tag.as_deref());
         }
     }
 }

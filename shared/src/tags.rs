@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use glob::Pattern;
 use semver::{Version, VersionReq};
 
+use crate::reference::{Digest, Tag};
+
 /// In place of a tag: all tags of the repository.
 pub const ALL_TAGS: &str = "ALL_TAGS";
 
@@ -35,7 +37,7 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Available<'a> {
     /// The tag.
-    pub tag: &'a str,
+    pub tag: &'a Tag,
     /// When its image was pushed, in seconds since 1970; 0 where the source does not tell.
     pub pushed_at: i64,
 }
@@ -112,7 +114,7 @@ impl Tags {
     /// Those of `available` that are wanted. Tags that belong to another image, such as its signature, are no choice of
     /// their own, unless everything is wanted.
     #[must_use]
-    pub fn select<'a>(&self, available: &[Available<'a>]) -> Vec<&'a str> {
+    pub fn select<'a>(&self, available: &[Available<'a>]) -> Vec<&'a Tag> {
         let candidates = available.iter().filter(|it| self.is_everything() || subject(it.tag).is_none());
         let Some(newest) = self.newest else {
             return candidates.map(|it| it.tag).filter(|tag| self.matches(tag)).collect();
@@ -123,12 +125,12 @@ impl Tags {
         matching.into_iter().map(|it| it.tag).collect()
     }
 
-    fn matches(&self, tag: &str) -> bool {
+    fn matches(&self, tag: &Tag) -> bool {
         match &self.kind {
             Kind::All => true,
-            Kind::Glob(pattern) => pattern.matches(tag),
+            Kind::Glob(pattern) => pattern.matches(tag.as_str()),
             Kind::Range(range, suffix) => {
-                version(tag).is_some_and(|(version, behind)| behind == suffix && range.matches(&version))
+                version(tag.as_str()).is_some_and(|(version, behind)| behind == suffix && range.matches(&version))
             }
         }
     }
@@ -136,9 +138,9 @@ impl Tags {
     /// Which of two tags is newer: by version in a range; otherwise by the time of the push, or by name where the source
     /// does not tell, in which 1.10 comes after 1.9.
     fn compare(&self, a: &Available<'_>, b: &Available<'_>) -> Ordering {
-        let by_name = alphanumeric_sort::compare_str(a.tag, b.tag);
+        let by_name = alphanumeric_sort::compare_str(a.tag.as_str(), b.tag.as_str());
         if let Kind::Range(..) = self.kind {
-            let key = |it: &Available<'_>| version(it.tag).map(|(version, _)| version);
+            let key = |it: &Available<'_>| version(it.tag.as_str()).map(|(version, _)| version);
             return key(a).cmp(&key(b)).then(by_name);
         }
         a.pushed_at.cmp(&b.pushed_at).then(by_name)
@@ -149,10 +151,10 @@ impl Tags {
 /// it lists the image's referrers, see the
 /// [referrers tag schema](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#referrers-tag-schema).
 #[must_use]
-pub fn subject(tag: &str) -> Option<String> {
-    let hex = tag.strip_prefix("sha256-")?;
+pub fn subject(tag: &Tag) -> Option<Digest> {
+    let hex = tag.as_str().strip_prefix("sha256-")?;
     let hex = hex.split_once('.').map_or(hex, |(hex, _ending)| hex);
-    (hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| format!("sha256:{hex}"))
+    format!("sha256:{hex}").parse().ok()
 }
 
 /// A range from its comparators, of which the last may end in `-suffix`.
@@ -219,9 +221,15 @@ mod tests {
         Tags::parse(words.next().unwrap_or_default(), words)
     }
 
-    fn selected(text: &str) -> Vec<&'static str> {
-        let available = TAGS.map(|tag| Available { tag, pushed_at: 0 });
-        parse(text).expect("it is a pattern").select(&available)
+    /// Of these tags, with the time of each one's push, those that a pattern selects.
+    fn of(text: &str, tags: &[(&str, i64)]) -> Vec<String> {
+        let tags: Vec<(Tag, i64)> = tags.iter().map(|&(tag, at)| (tag.parse().expect(tag), at)).collect();
+        let available: Vec<_> = tags.iter().map(|(tag, pushed_at)| Available { tag, pushed_at: *pushed_at }).collect();
+        parse(text).expect("it is a pattern").select(&available).into_iter().map(ToString::to_string).collect()
+    }
+
+    fn selected(text: &str) -> Vec<String> {
+        of(text, &TAGS.map(|tag| (tag, 0)))
     }
 
     #[test]
@@ -251,41 +259,38 @@ mod tests {
 
     #[test]
     fn the_newest_of_other_tags_were_pushed_last_or_come_last_by_name() {
-        let pushed = [("b", 3), ("a", 9), ("c", 1)].map(|(tag, pushed_at)| Available { tag, pushed_at });
-        assert_eq!(parse("* newest 2").expect("it is a pattern").select(&pushed), ["a", "b"]);
-        let named = ["1.9", "1.10", "1.2"].map(|tag| Available { tag, pushed_at: 0 });
-        assert_eq!(parse("ALL_TAGS newest 2").expect("it is a pattern").select(&named), ["1.10", "1.9"]);
+        assert_eq!(of("* newest 2", &[("b", 3), ("a", 9), ("c", 1)]), ["a", "b"]);
+        assert_eq!(of("ALL_TAGS newest 2", &[("1.9", 0), ("1.10", 0), ("1.2", 0)]), ["1.10", "1.9"]);
     }
 
     #[test]
     fn a_signature_is_only_selected_with_everything() {
         let signature = format!("sha256-{}.sig", "a".repeat(64));
-        let available = [&*signature, "1"].map(|tag| Available { tag, pushed_at: 0 });
-        assert_eq!(parse("*").expect("it is a pattern").select(&available), ["1"]);
-        assert_eq!(parse("ALL_TAGS newest 2").expect("it is a pattern").select(&available), ["1"]);
-        assert_eq!(Tags::all().select(&available), [&*signature, "1"]);
+        let tags = [(&*signature, 0), ("1", 0)];
+        assert_eq!(of("*", &tags), ["1"]);
+        assert_eq!(of("ALL_TAGS newest 2", &tags), ["1"]);
+        assert_eq!(of(ALL_TAGS, &tags), [&*signature, "1"]);
     }
 
     #[test]
     fn the_subject_of_a_companion_is_in_its_name() {
-        let hex = "0".repeat(64);
+        let digest = Digest::of(b"image");
+        let tag = |text: &str| text.parse::<Tag>().expect(text);
         for ending in ["", ".sig", ".att", ".sbom"] {
-            assert_eq!(subject(&format!("sha256-{hex}{ending}")), Some(format!("sha256:{hex}")));
+            assert_eq!(subject(&tag(&format!("sha256-{}{ending}", digest.hex()))), Some(digest));
         }
-        assert_eq!(subject("sha256-abc.sig"), None);
-        assert_eq!(subject("1.0"), None);
+        assert_eq!(subject(&tag("sha256-abc.sig")), None);
+        assert_eq!(subject(&tag("1.0")), None);
     }
 
     #[test]
     fn the_guides_entries_take_what_the_guide_says() {
         let rows = crate::guide::rows("| Entry | What it takes |");
         assert_eq!(rows.len(), 10);
-        let tags = &rows[0][1];
-        let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
+        let tags: Vec<_> = rows[0][1].iter().map(|tag| (tag.as_str(), 0)).collect();
         for row in &rows {
             let (_, pattern) = row[0][0].split_once(':').expect("it is an entry");
-            let selected = parse(pattern).expect(pattern).select(&available);
-            assert_eq!(selected, row[1], "{pattern}");
+            assert_eq!(of(pattern, &tags), row[1], "{pattern}");
         }
     }
 

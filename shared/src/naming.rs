@@ -1,8 +1,8 @@
 //! What repositories are called at the destination.
 
-use shared::{Error, Result};
-
-use crate::selection::Repository;
+use crate::ecr::EcrHost;
+use crate::reference::{Repository, RepositoryName};
+use crate::{Error, Result};
 
 /// How a repository of another registry is called at the destination, behind the prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +39,12 @@ impl Naming {
     #[must_use]
     pub fn name(self, repository: &Repository) -> String {
         let (registry, name) = (repository.registry.as_str(), repository.name.as_str());
-        let short = if registry == "docker.io" { name.strip_prefix("library/").unwrap_or(name) } else { name };
+        let short =
+            if repository.registry.is_docker_hub() { name.strip_prefix("library/").unwrap_or(name) } else { name };
         match self {
-            Self::Plain if registry == "docker.io" => short.to_owned(),
+            Self::Plain if repository.registry.is_docker_hub() => short.to_owned(),
             Self::Plain => format!("{}/{short}", host(registry)),
-            Self::Registry if shared::ecr::account_and_region(registry).is_some() => format!("{SHORT_ECR}/{short}"),
+            Self::Registry if EcrHost::of(&repository.registry).is_some() => format!("{SHORT_ECR}/{short}"),
             Self::Registry => match SHORT.iter().find(|(host, _)| *host == registry) {
                 Some((_, folder)) => format!("{folder}/{short}"),
                 None => format!("{}/{short}", host(registry)),
@@ -55,36 +56,44 @@ impl Naming {
     #[must_use]
     pub fn name_in_source(self, repository: &Repository) -> String {
         match self {
-            Self::Plain => repository.name.clone(),
+            Self::Plain => repository.name.to_string(),
             Self::Registry => self.name(repository),
         }
     }
 }
 
-/// A host as a folder: a repository's name has no colon, and no capital letters.
+/// A host as a folder: a repository's name has no colon.
 fn host(registry: &str) -> String {
-    registry.replace(':', "-").to_lowercase()
+    registry.replace(':', "-")
 }
 
-/// Puts `prefix` in front of `name`, and checks the result against ECR's
+/// The name at the destination of what is called `name` there, behind `prefix`, by ECR's
 /// [rules for repository names](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html).
 ///
 /// # Errors
-/// When ECR would refuse the name.
-pub fn destination_name(prefix: &str, name: &str) -> Result<String> {
-    let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-    let is_component = |component: &str| {
-        component
-            .split(['.', '_', '-'])
-            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
-    };
-    if (2..=256).contains(&full.len()) && full.split('/').all(is_component) {
-        return Ok(full);
+/// When ECR does not allow it.
+pub fn destination_name(prefix: Option<&RepositoryName>, name: &str) -> Result<RepositoryName> {
+    let full = prefix.map_or_else(|| name.to_owned(), |prefix| format!("{prefix}/{name}"));
+    // Of the separators that the specification allows, ECR takes one at a time.
+    let has_single_separators = !full.contains("__") && !full.contains("--");
+    match full.parse() {
+        Ok(name) if has_single_separators && full.len() >= 2 => Ok(name),
+        _ => {
+            let problem =
+                "ECR does not allow this as a repository name: 2 to 255 characters, components of lowercase letters \
+                           and digits with single . _ - between them, separated by slashes"
+                    .into();
+            Err(Error::Selection { entry: full.as_str().into(), place: None, problem })
+        }
     }
-    let problem = "ECR does not allow this as a repository name: 2 to 256 characters, components of lowercase letters \
-                   and digits with single . _ - between them, separated by slashes"
-        .into();
-    Err(Error::Selection { entry: full, place: None, problem })
+}
+
+/// Whether a repository at the destination lies behind the prefix, where there is one.
+#[must_use]
+pub fn is_behind(prefix: Option<&RepositoryName>, name: &RepositoryName) -> bool {
+    let rest =
+        |prefix: &RepositoryName| name.as_str().strip_prefix(prefix.as_str()).is_some_and(|it| it.starts_with('/'));
+    prefix.is_none_or(rest)
 }
 
 #[cfg(test)]
@@ -150,10 +159,22 @@ mod tests {
 
     #[test]
     fn a_name_that_ecr_would_refuse_is_refused_before() {
-        assert_eq!(destination_name("mirror", "a/b_c.d").expect("it is allowed"), "mirror/a/b_c.d");
-        for name in ["a", "a__b", "-a/b", "Upper", "a//b"] {
-            assert!(destination_name("", name).is_err(), "{name}");
+        let prefix = "mirror".parse().expect("it is a name");
+        let named = destination_name(Some(&prefix), "a/b_c.d").expect("it is allowed");
+        assert_eq!(named.as_str(), "mirror/a/b_c.d");
+        for name in ["a", "a__b", "a--b", "-a/b", "Upper", "a//b"] {
+            assert!(destination_name(None, name).is_err(), "{name}");
         }
-        assert!(destination_name("p", &"a".repeat(255)).is_err());
+        assert!(destination_name(Some(&prefix), &"a".repeat(255)).is_err());
+    }
+
+    #[test]
+    fn a_name_that_only_begins_like_the_prefix_is_not_behind_it() {
+        let name = |text: &str| text.parse::<RepositoryName>().expect(text);
+        let prefix = name("to/mirror");
+        assert!(is_behind(Some(&prefix), &name("to/mirror/app")) && is_behind(None, &name("app")));
+        for other in ["to/mirror", "to/mirrored/app", "app", "to/mirror-2/app"] {
+            assert!(!is_behind(Some(&prefix), &name(other)), "{other}");
+        }
     }
 }

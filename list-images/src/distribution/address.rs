@@ -1,0 +1,139 @@
+//! Which addresses a registry may lead to: those on the internet, over TLS. What is private, loopback or link-local is the
+//! function's own surroundings, its runtime's API among them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+
+/// Resolves names, and leaves out addresses that are not public.
+pub struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port is that of the request, whatever it is here.
+            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = addresses.filter(|address| is_public_address(address.ip())).collect();
+            if public.is_empty() {
+                return Err(format!("{} has no public address", name.as_str()).into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Follows up to `limit` redirects of a request to addresses of this scheme.
+pub fn redirects(scheme: &'static str, limit: usize) -> Policy {
+    Policy::custom(move |attempt| {
+        if attempt.previous().len() > limit {
+            return attempt.error(format!("it redirects more than {limit} times"));
+        }
+        if is_allowed(scheme, attempt.url()) {
+            return attempt.follow();
+        }
+        let message = format!("it redirects to {}, which is not a public {scheme} address", attempt.url());
+        attempt.error(message)
+    })
+}
+
+/// Whether a registry that is asked by `scheme` may lead to an address.
+pub fn is_allowed(scheme: &str, url: &Url) -> bool {
+    // The tests' registries have no certificates, and are on this machine.
+    url.scheme() == scheme && (scheme != "https" || is_public(url))
+}
+
+/// Whether an address is, or may resolve to, a public one. Names are looked at when they are resolved.
+pub fn is_public(url: &Url) -> bool {
+    match url.host_str() {
+        None => false,
+        Some(host) => match host.trim_start_matches('[').trim_end_matches(']').parse() {
+            Ok(address) => is_public_address(address),
+            Err(_) => host != "localhost" && !host.ends_with(".localhost"),
+        },
+    }
+}
+
+/// Whether an address is on the internet, by IANA's registries of special-purpose addresses
+/// ([IPv4](https://www.iana.org/assignments/iana-ipv4-special-registry),
+/// [IPv6](https://www.iana.org/assignments/iana-ipv6-special-registry)).
+fn is_public_address(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [first, second, third, _] = address.octets();
+    let is_special = address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || first == 0
+        // Shared by carriers, protocol assignments, benchmarks, and reserved.
+        || (first == 100 && (64..128).contains(&second))
+        || [first, second, third] == [192, 0, 0]
+        || (first == 198 && matches!(second, 18 | 19))
+        || first >= 240;
+    !is_special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        // Global unicast, without 6to4 and Teredo, which wrap other addresses.
+        [0x2002, ..] | [0x2001, 0, ..] => false,
+        [first, ..] if first & 0xe000 == 0x2000 => true,
+        // What NAT64 translates, which it does with public addresses.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect(text)
+    }
+
+    #[test]
+    fn only_addresses_on_the_internet_are_public() {
+        for text in
+            ["https://quay.io/v2/", "https://1.1.1.1/", "https://[2606:4700::1111]/", "https://[64:ff9b::101:101]/"]
+        {
+            assert!(is_allowed("https", &url(text)), "{text}");
+        }
+        for text in [
+            "http://quay.io/",
+            "https://localhost/",
+            "https://a.localhost:9001/",
+            "https://127.0.0.1:9001/",
+            "https://2130706433/",
+            "https://0x7f.1/",
+            "https://10.0.0.1/",
+            "https://172.16.0.1/",
+            "https://192.168.0.1/",
+            "https://169.254.170.2/",
+            "https://100.64.0.1/",
+            "https://0.0.0.0/",
+            "https://[::1]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[fe80::1]/",
+            "https://[fd00:ec2::254]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
+            "https://[2002:7f00:1::]/",
+            "file:///etc/passwd",
+        ] {
+            assert!(!is_allowed("https", &url(text)), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_is_not_resolved() {
+        let error = PublicOnly.resolve("localhost".parse().expect("it is a name")).await.err().expect("it is loopback");
+        assert_eq!(error.to_string(), "localhost has no public address");
+    }
+}

@@ -1,0 +1,136 @@
+//! Which sources a list, or an execution's input, may name: whoever may start an execution may only choose among these.
+
+use glob::Pattern;
+
+use crate::Result;
+use crate::config::{Environment, SourceConfig, invalid};
+use crate::ecr::{EcrHost, is_account};
+use crate::reference::Repository;
+
+/// The sources that may be read.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// Empty for all.
+    sources: Vec<Source>,
+    /// The accounts whose private registries of ECR may be read; `None` where the source is one such registry.
+    ecr_accounts: Option<Vec<String>>,
+}
+
+/// Repositories in registries, each by glob.
+#[derive(Clone, Debug)]
+struct Source {
+    registry: Pattern,
+    repository: Pattern,
+}
+
+impl Allowed {
+    /// `ALLOWED_SOURCES`: globs for registries, each with one for repositories behind a slash, or with all of its
+    /// repositories: `docker.io/library/*,quay.io`. `SRC_ECR_ACCOUNTS`: the accounts whose private registries of ECR a list
+    /// may name. Both are separated by commas.
+    ///
+    /// # Errors
+    /// When one is not a glob, or not an account.
+    pub fn read(environment: &Environment, source: &SourceConfig) -> Result<Self> {
+        let items = |variable: &str| {
+            let value = environment.optional(variable).unwrap_or_default();
+            value
+                .split([',', '\n'])
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let sources = items("ALLOWED_SOURCES").into_iter().map(|item| {
+            let (registry, repository) = item.split_once('/').unwrap_or((&item, ""));
+            let below = if repository.is_empty() || repository.ends_with('/') { "*" } else { "" };
+            let glob = |text: &str| {
+                let problem = |error: glob::PatternError| format!("{text} is not a glob: {}", error.msg);
+                Pattern::new(text).map_err(|error| invalid("ALLOWED_SOURCES", &item, &problem(error)))
+            };
+            Ok(Source { registry: glob(registry)?, repository: glob(&format!("{repository}{below}"))? })
+        });
+        let ecr_accounts = items("SRC_ECR_ACCOUNTS");
+        if let Some(wrong) = ecr_accounts.iter().find(|account| !is_account(account)) {
+            return Err(invalid("SRC_ECR_ACCOUNTS", wrong, "expected AWS accounts of 12 digits, separated by commas"));
+        }
+        let ecr_accounts = matches!(source, SourceConfig::Public(_)).then_some(ecr_accounts);
+        Ok(Self { sources: sources.collect::<Result<_>>()?, ecr_accounts })
+    }
+
+    /// Checks that a repository may be read.
+    ///
+    /// # Errors
+    /// With the parameter that does not allow it.
+    pub fn check(&self, repository: &Repository) -> Result<(), String> {
+        let matches = |source: &Source| {
+            source.registry.matches(repository.registry.as_str()) && source.repository.matches(repository.name.as_str())
+        };
+        if !self.sources.is_empty() && !self.sources.iter().any(matches) {
+            return Err(format!("allowedSources does not allow {repository}"));
+        }
+        match (EcrHost::of(&repository.registry), &self.ecr_accounts) {
+            (Some(EcrHost { account, .. }), Some(accounts)) if !accounts.iter().any(|it| it == account) => {
+                Err(format!(
+                    "{} is a private registry of ECR; add its account to srcEcrAccounts if images may be copied from there",
+                    repository.registry
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{PublicConfig, RegistryConfig};
+
+    fn public(variables: &[(&str, &str)]) -> Result<Allowed> {
+        Allowed::read(&variables.iter().copied().collect(), &SourceConfig::Public(PublicConfig::default()))
+    }
+
+    fn repository(text: &str) -> Repository {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn sources_are_allowed_by_registry_and_repository_and_a_pattern_never_crosses_from_one_to_the_other() {
+        let allowed =
+            public(&[("ALLOWED_SOURCES", "docker.io/library/, quay.io,*.gcr.io/team/app-*")]).expect("they are globs");
+        for name in ["docker.io/library/nginx", "quay.io/a/b", "eu.gcr.io/team/app-1"] {
+            assert_eq!(allowed.check(&repository(name)), Ok(()), "{name}");
+        }
+        for name in
+            ["docker.io/evil/nginx", "quay.io.evil.example/a", "evil.example/x.gcr.io/team/app-1", "eu.gcr.io/team/db"]
+        {
+            let error = allowed.check(&repository(name)).expect_err(name);
+            assert_eq!(error, format!("allowedSources does not allow {name}"));
+        }
+        assert_eq!(public(&[]).expect("nothing is said").check(&repository("anywhere.example/x")), Ok(()));
+        assert!(public(&[("ALLOWED_SOURCES", "docker.io/[")]).is_err());
+    }
+
+    #[test]
+    fn private_registries_of_ecr_are_allowed_by_account_whatever_their_host() {
+        let allowed = public(&[("SRC_ECR_ACCOUNTS", "602401143452")]).expect("it is an account");
+        for name in [
+            "602401143452.dkr.ecr.us-west-2.amazonaws.com/a",
+            "602401143452.dkr-ecr.eu-west-1.on.aws/a",
+            "public.ecr.aws/a",
+        ] {
+            assert_eq!(allowed.check(&repository(name)), Ok(()), "{name}");
+        }
+        for name in ["111111111111.dkr.ecr.us-west-2.amazonaws.com/a", "111111111111.dkr-ecr.us-west-2.on.aws/a"] {
+            assert!(allowed.check(&repository(name)).expect_err(name).contains("srcEcrAccounts"), "{name}");
+            assert!(public(&[]).expect("nothing is said").check(&repository(name)).is_err(), "{name}");
+        }
+        assert!(public(&[("SRC_ECR_ACCOUNTS", "60240114345")]).is_err());
+    }
+
+    #[test]
+    fn an_ecr_source_is_one_registry_which_the_stack_names_itself() {
+        let source = SourceConfig::Ecr(RegistryConfig { region: None, account: None, credential: None });
+        let allowed = Allowed::read(&Environment::default(), &source).expect("nothing is said");
+        assert_eq!(allowed.check(&repository("111111111111.dkr.ecr.us-west-2.amazonaws.com/a")), Ok(()));
+    }
+}
