@@ -148,7 +148,7 @@ impl Report {
             line = line(0),
             most = SMALL.most(),
             most_usual = most(30, 10),
-            most_longest = most(256, 128),
+            most_longest = most(255, 128),
             most_alone = alone(),
             // What another task is worth
             worth = WORTH_A_TASK / MEBIBYTE,

@@ -235,16 +235,9 @@ fn with_repository(
 }
 
 fn describe_images(repository: &Repository, request: &Request) -> Response {
-    if request.image_ids.is_empty() {
-        let all = &repository.images;
-        let (range, next) = page(all.len(), request.next_token.as_deref(), request.max_results);
-        return listing("imageDetails", all[range].iter().map(|image| image.detail.as_str()), next);
-    }
-    let found: Option<Vec<_>> = request.image_ids.iter().map(|id| id.of(repository)).collect();
-    match found {
-        Some(found) => listing("imageDetails", found.into_iter().map(|image| image.detail.as_str()), None),
-        None => error("ImageNotFoundException", "The image requested does not exist."),
-    }
+    let all = &repository.images;
+    let (range, next) = page(all.len(), request.next_token.as_deref(), request.max_results);
+    listing("imageDetails", all[range].iter().map(|image| image.detail.as_str()), next)
 }
 
 fn batch_get_image(repository: &Repository, request: &Request) -> Response {
@@ -252,7 +245,7 @@ fn batch_get_image(repository: &Repository, request: &Request) -> Response {
     for id in &request.image_ids {
         match id.of(repository) {
             Some(image) => images.push(json!({
-                "imageId": {"imageDigest": image.digest, "imageTag": image.tag},
+                "imageId": {"imageDigest": image.digest, "imageTag": id.image_tag},
                 "imageManifest": json!({
                     "schemaVersion": 2,
                     "mediaType": "application/vnd.docker.distribution.manifest.v2+json",

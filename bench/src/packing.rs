@@ -13,8 +13,8 @@ use crate::{
 /// The characters that RunTask's overrides may have.
 pub const OVERRIDES: usize = 8_192;
 
-/// What of them is left for the images: `COPIES_LIMIT` of `shared::task`.
-pub const COPIES_LIMIT: usize = 5_800;
+/// What of them is left for the images: `COPIES_LIMIT` of `shared::task`, without its `BARRIER_LENGTH`.
+pub const COPIES_LIMIT: usize = 5_800 - "=\\n".len();
 
 /// What a copy costs besides its bytes, in bytes: `COPY_OVERHEAD` of list-images' `batches.rs`.
 pub const COPY_OVERHEAD: u64 = 16 << 20;
@@ -151,10 +151,10 @@ pub fn header(name: usize) -> usize {
     "> ".len() + host(SOURCE) + name + " ".len() + host(DESTINATION) + name + "\\n".len()
 }
 
-/// The characters that an image takes, whose tag has so many: `sha256:… tag`, and the line's end.
+/// The most characters that an image takes, whose tag has so many: `repository hex tag manifests`, and the line's end.
 #[must_use]
 pub fn line(tag: usize) -> usize {
-    "sha256:".len() + 64 + " ".len() + tag + "\\n".len()
+    "100 ".len() + 64 + " ".len() + tag + " 1".len() + "\\n".len()
 }
 
 #[cfg(test)]
@@ -175,9 +175,9 @@ mod tests {
     #[test]
     fn longer_names_leave_room_for_fewer_images() {
         assert_eq!(most(30, 10), 67);
-        assert_eq!(most(256, 128), 25);
+        assert_eq!(most(255, 128), 25);
         assert_eq!(alone(), 28);
-        assert_eq!(Images { repositories: 1, each: 1, bytes: 1, manifests: 1 }.most(), 73);
+        assert_eq!(Images { repositories: 1, each: 1, bytes: 1, manifests: 1 }.most(), 74);
     }
 
     #[test]

@@ -75,11 +75,11 @@ impl Report {
             "taskArn": "arn:aws:ecs:us-east-1:111111111111:task/cluster/1", "lastStatus": "STOPPED",
             "clusterArn": "arn:aws:ecs:us-east-1:111111111111:cluster/cluster",
         } });
-        let recorded = json!({ "execution": "run", "batch": { "id": "1", "bytes": 0, "copies": [] }, "result": {} });
+        let ended = json!({ "execution": "run", "batch": { "id": "1", "bytes": 0, "repositories": [] }, "result": {} });
         let functions = [
             ours("list-images", "ListImagesFunction", json!({ "execution": "run", "input": {} })),
             ours("launch-task", "LaunchTaskFunction", stopped),
-            ours("record-status", "RecordStatusFunction", recorded),
+            ours("record-status", "RecordStatusFunction", ended),
             Function {
                 name: "boto3, the least",
                 command: vec![python.to_owned(), handler.path().to_owned()],

@@ -19,6 +19,12 @@ use crate::launch::Launched;
 /// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
 const CAUSE_LIMIT: usize = 32_768;
 
+/// [Longer outputs are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html).
+const OUTPUT_LIMIT: usize = 262_144;
+
+/// More lines about images than a task has images. What a log holds beyond them is not the script's.
+const REPORTS: usize = 500;
+
 /// The clients of AWS's services, made once.
 pub struct Clients {
     /// For what the task was started with.
@@ -194,7 +200,7 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
         };
         copies.extend(page.events().iter().filter_map(|event| CopyReport::parse(event.message()?)));
         // The end is where the token no longer changes.
-        if page.next_forward_token() == token.as_deref() || page.events().is_empty() {
+        if copies.len() >= REPORTS || page.next_forward_token() == token.as_deref() || page.events().is_empty() {
             return Ok(copies);
         }
         token = page.next_forward_token;
@@ -214,7 +220,7 @@ fn failure(report: &Report) -> Option<&'static str> {
 }
 
 async fn succeed(sfn: &aws_sdk_sfn::Client, token: &str, report: &Report) -> Result<()> {
-    match sfn.send_task_success().task_token(token).output(json(report)).send().await {
+    match sfn.send_task_success().task_token(token).output(json(report, OUTPUT_LIMIT)).send().await {
         Ok(_) => Ok(()),
         Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
             already_answered(report)
@@ -224,7 +230,7 @@ async fn succeed(sfn: &aws_sdk_sfn::Client, token: &str, report: &Report) -> Res
 }
 
 async fn fail(sfn: &aws_sdk_sfn::Client, token: &str, name: &str, report: &Report) -> Result<()> {
-    match sfn.send_task_failure().task_token(token).error(name).cause(cause(report)).send().await {
+    match sfn.send_task_failure().task_token(token).error(name).cause(json(report, CAUSE_LIMIT)).send().await {
         Ok(_) => Ok(()),
         Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
             already_answered(report)
@@ -239,24 +245,21 @@ fn already_answered(report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn json(report: &Report) -> String {
-    serde_json::to_string(report).expect("a report has string keys only, so it is JSON")
-}
-
-/// The report as a cause, with the images' errors cut until it is short enough.
-fn cause(report: &Report) -> String {
+/// The report, with errors cut until it has at most `limit` bytes.
+fn json(report: &Report, limit: usize) -> String {
     let mut report = report.clone();
-    let mut length = 1_000;
+    report.copies.truncate(REPORTS);
+    let mut length = Excerpt::LIMIT;
     loop {
+        let text = serde_json::to_string(&report).expect("a report has string keys only, so it is JSON");
+        if text.len() <= limit || length == 0 {
+            return text;
+        }
+        length /= 2;
         let errors = report.copies.iter_mut().filter_map(|copy| copy.error.as_mut());
         for error in errors.chain(report.refusals.iter_mut().map(|refusal| &mut refusal.error)) {
             *error = error.cut(length);
         }
-        let text = json(&report);
-        if text.len() <= CAUSE_LIMIT || length == 0 {
-            return text;
-        }
-        length /= 2;
     }
 }
 
@@ -395,12 +398,16 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_never_too_long() {
+    fn an_answer_is_never_too_long() {
         let destination = "d.example/a:1".parse().expect("it is an image");
         let error = Excerpt::new(&"ü".repeat(5_000));
         let refusal = Refusal { repository: "d.example/b".parse().expect("it is a repository"), error: error.clone() };
         let copy = CopyReport { destination, seconds: 1, error: Some(error) };
         let report = Report { copies: vec![copy; 60], refusals: vec![refusal; 10], ..Report::default() };
-        assert!(cause(&report).len() <= CAUSE_LIMIT);
+        for limit in [CAUSE_LIMIT, OUTPUT_LIMIT] {
+            assert!((limit / 4..=limit).contains(&json(&report, limit).len()));
+        }
+        let forged = Report { copies: vec![report.copies[0].clone(); 10_000], ..Report::default() };
+        assert!(json(&forged, OUTPUT_LIMIT).len() <= OUTPUT_LIMIT);
     }
 }

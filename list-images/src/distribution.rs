@@ -53,7 +53,7 @@ const SMALL_ANSWER: usize = 64 << 10;
 
 /// Most answers are smaller. Of larger ones only [`LARGE_ANSWERS`] are read at a time: what registries send must fit into
 /// the function's memory.
-const LARGE: usize = 256 << 10;
+const LARGE: usize = 64 << 10;
 
 /// See [`LARGE`].
 const LARGE_ANSWERS: usize = 6;

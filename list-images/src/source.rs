@@ -22,6 +22,9 @@ use crate::rules::Rules;
 /// How many repositories are listed at once. More would only meet ECR's limits sooner, and take more memory.
 const CONCURRENCY: usize = 16;
 
+/// The most registries of a list: all of them are asked at the same time.
+const REGISTRIES: usize = 100;
+
 /// A repository that the run copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -191,6 +194,11 @@ impl Source<'_> {
         let mut excluded = Vec::new();
         let selection = match (self, selection) {
             (_, Some(selection)) => {
+                let registries: BTreeSet<_> = selection.keys().map(|repository| &repository.registry).collect();
+                if let Some(registry) = registries.into_iter().nth(REGISTRIES) {
+                    let problem = format!("the list names more than the {REGISTRIES} registries that are allowed");
+                    return Err(Error::Selection { entry: registry.as_str().into(), place: None, problem });
+                }
                 for repository in selection.keys() {
                     allowed.check(repository).map_err(|problem| Error::Selection {
                         entry: Excerpt::new(&repository.to_string()),

@@ -11,7 +11,7 @@ use std::{
 
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::AUTHORIZATION,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
     request::Parts,
     uri::{Authority, Scheme},
 };
@@ -32,7 +32,10 @@ use hudsucker::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use crate::error::{Error, Result};
+use crate::{
+    corrections,
+    error::{Error, Result},
+};
 
 /// By which ministack knows how a request came.
 const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -139,26 +142,38 @@ async fn forward(
     uri.authority = Some(to.clone());
     parts.uri = Uri::from_parts(uri)?;
     parts.headers.insert(FORWARDED, HeaderValue::from_static("https"));
-    let Ok(response) = forwarder.request(Request::from_parts(parts, body.into())).await else {
+    let Ok(response) = forwarder.request(Request::from_parts(parts, body.clone().into())).await else {
         return refuse(StatusCode::BAD_GATEWAY);
     };
     let count = |denied| {
-        if let Some(call) = call {
+        if let Some(call) = &call {
             let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let times = calls.entry(call).or_default();
+            let times = calls.entry(call.clone()).or_default();
             times.called += 1;
             times.denied += u64::from(denied);
         }
     };
     if response.status().is_success() {
         count(false);
-        return Ok(response.map(BodyExt::boxed));
+        let Some(call) = call.filter(|call| corrections::concerns(&call.action)) else {
+            return Ok(response.map(BodyExt::boxed));
+        };
+        let (mut parts, answer) = response.into_parts();
+        let Ok(answer) = answer.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };
+        let answer = answer.to_bytes();
+        let answer = corrections::corrected(&call.action, &body, &answer).map_or(answer, Bytes::from);
+        parts.headers.remove(CONTENT_LENGTH);
+        return Ok(Response::from_parts(parts, whole(answer)));
     }
     let (parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };
     let body = body.to_bytes();
     count(String::from_utf8_lossy(&body).contains("AccessDenied"));
-    Ok(Response::from_parts(parts, Full::new(body).map_err(|never| match never {}).boxed()))
+    Ok(Response::from_parts(parts, whole(body)))
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed()
 }
 
 /// What a signed request asks for, and who asks. Only PutObject is known of S3, which has no other name for it.

@@ -180,7 +180,7 @@ impl CopyReport {
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
-        const PERMANENT: [&str; 9] = [
+        const PERMANENT: [&str; 10] = [
             // Docker Hub's: it comes back after hours.
             "pull rate limit",
             "manifest unknown",
@@ -192,6 +192,7 @@ impl CopyReport {
             "unsupported manifest",
             // The signature policy's.
             "source image rejected",
+            "is rejected by policy",
         ];
         self.error.as_ref().is_some_and(|error| {
             let error = error.as_str().to_lowercase();

@@ -6,7 +6,7 @@ use crate::world::{Result, World, rows, run};
 
 pub async fn all_of_an_ecr_registry_is_copied_across_accounts_and_regions(world: &World) -> Result {
     let first = world.private_run().await?;
-    assert!(first.outcome.succeeded(), "{:?}", first.outcome);
+    assert!(first.outcome.succeeded(), "{:?} {:?}", first.outcome, rows(&first.stack).await?);
 
     let images = world.seeded(|registry, _| local::proxy::is_ecr(registry));
     let untagged = images.iter().filter(|image| image.tag.is_none()).count();
@@ -33,7 +33,7 @@ pub async fn all_of_an_ecr_registry_is_copied_across_accounts_and_regions(world:
 
 pub async fn no_call_is_denied_in_a_run_that_succeeds(world: &World) -> Result {
     let first = world.private_run().await?;
-    assert!(first.outcome.succeeded(), "{:?}", first.outcome);
+    assert!(first.outcome.succeeded(), "{:?} {:?}", first.outcome, rows(&first.stack).await?);
     // The Lambdas log each call that fails, also those that they can do without.
     let logs = world.logs("/private-").await?.to_string();
     assert!(logs.contains("REPORT RequestId"), "the Lambdas have logged: {logs}");

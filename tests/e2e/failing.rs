@@ -226,9 +226,9 @@ pub async fn a_launch_that_dies_when_it_has_started_a_task_leaves_no_second_one_
     let images = world.seeded(|registry, repository| (registry, repository) == ("docker.io", "library/busybox"));
     let image = images.into_iter().find(|image| image.tag.as_deref() == Some("1.36")).ok_or("it is not seeded")?;
     let host = world.machine().ecr(ACCOUNT, REGION).await?.host().to_owned();
-    let batch = json!({ "id": "1", "bytes": 1, "copies": [{
-        "source": format!("docker.io/library/busybox@{}", image.digest), "digest": image.digest,
-        "destination": format!("{host}/dying/busybox:1.36"), "image": "busybox", "tag": "1.36", "bytes": 1,
+    let batch = json!({ "id": "1", "bytes": 1, "repositories": [{
+        "source": "docker.io/library/busybox", "destination": format!("{host}/dying/busybox"), "image": "busybox",
+        "images": [{ "digest": image.digest, "tag": "1.36", "bytes": 1 }],
     }] });
     let uploads = Pattern::new("*", "/v2/dying/busybox/blobs/uploads/*").method(Method::POST);
     let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
@@ -381,7 +381,7 @@ pub async fn a_repository_that_cannot_be_created_costs_no_other_one(world: &Worl
         match image.as_str() {
             "alpine" => assert_eq!(row.status, "Done", "{row:?}"),
             _ => assert!(
-                message.starts_with("the repository cannot be created: AccessDenied: ecr:Create"),
+                message.starts_with("the repository cannot be written: AccessDenied: ecr:Create"),
                 "{tag}: {row:?}"
             ),
         }

@@ -11,6 +11,7 @@ mod operating;
 mod permissions;
 mod script;
 mod secrets;
+mod trust;
 mod world;
 
 use std::process::ExitCode;
@@ -112,6 +113,10 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         script::the_script_says_that_it_was_refused_where_it_has_no_login,
         script::the_script_uploads_what_images_share_once,
         script::the_script_shows_the_logins_to_nobody_else,
+        trust::a_repository_takes_images_of_one_source_only,
+        trust::what_a_stack_does_not_allow_is_refused_before_anything_is_started,
+        trust::a_password_that_names_no_registry_serves_the_only_one_of_the_deployed_list,
+        trust::what_a_signature_policy_does_not_accept_is_not_copied,
         secrets::no_credential_is_in_a_command_line_a_log_an_override_a_payload_or_a_table,
     ]
 }

@@ -34,33 +34,36 @@ const CONFIGURATIONS: u64 = 10_000;
 const TASK_TOKEN: &str = "the-token-of-the-task";
 /// What ends with SIGTERM, as shells say it.
 const TERMINATED: i32 = 143;
+/// The line at which the script waits until all copies above it have ended.
+const BARRIER: &str = "=\n";
 
 pub async fn the_script_copies_every_kind_of_image_and_leaves_nothing_behind(world: &World) -> Result {
-    let tagged = seeded(world, "library/alpine", Some("3.20"))?;
-    let by_tag = seeded(world, "coreos/etcd", Some("v3.5.16"))?;
+    let (tagged, single) =
+        (seeded(world, "library/alpine", Some("3.20"))?, seeded(world, "coreos/etcd", Some("v3.5.16"))?);
     let (both, untagged) = (seeded(world, "data/etl/ingest", Some("v3"))?, seeded(world, "data/etl/ingest", None)?);
     let destination = Destination::new(world, REGION).await?;
     let names = ["script/kinds/alpine", "script/kinds/etcd", "script/kinds/ingest"];
     destination.create(&names).await?;
     let to = |name| destination.image(name);
-    let copies = format!(
-        "> docker.io/library/alpine {}\n{} 3.20\n{} another\n> quay.io/coreos/etcd {}\n- v3.5.16\n> {}/data/etl/ingest {}\n{} -\n{} v3\n",
-        to(names[0]),
-        tagged.digest,
-        tagged.digest,
-        to(names[1]),
-        both.registry,
-        to(names[2]),
-        untagged.digest,
-        both.digest,
-    );
+    let copies = [
+        header("docker.io/library/alpine", &to(names[0])),
+        header("quay.io/coreos/etcd", &to(names[1])),
+        header(&format!("{}/data/etl/ingest", both.registry), &to(names[2])),
+        image(1, &tagged.digest, "3.20"),
+        image(2, &single.digest, "v3.5.16"),
+        image(3, &untagged.digest, "-"),
+        BARRIER.to_owned(),
+        image(1, &tagged.digest, "another"),
+        image(3, &both.digest, "v3"),
+    ]
+    .concat();
 
     let end = Task::start(world, &copies, 2, &destination.auth).await?.end().await?;
 
     let copied = [
         (format!("{}:3.20", to(names[0])), names[0], "3.20", tagged),
         (format!("{}:another", to(names[0])), names[0], "another", tagged),
-        (format!("{}:v3.5.16", to(names[1])), names[1], "v3.5.16", by_tag),
+        (format!("{}:v3.5.16", to(names[1])), names[1], "v3.5.16", single),
         (format!("{}@{}", to(names[2]), untagged.digest), names[2], untagged.digest.as_str(), untagged),
         (format!("{}:v3", to(names[2])), names[2], "v3", both),
     ];
@@ -76,22 +79,25 @@ pub async fn the_script_copies_every_kind_of_image_and_leaves_nothing_behind(wor
 pub async fn the_script_goes_on_past_an_image_that_is_missing(world: &World) -> Result {
     let destination = Destination::new(world, REGION).await?;
     destination.create(&["script/missing"]).await?;
-    let image = destination.image("script/missing");
-    let closed = destination.image("script/closed");
-    let copies =
-        format!("> docker.io/library/busybox {image}\n- 1.36\n- 9.99\n! {closed} it cannot be created\n- 1.37\n");
+    let repository = destination.image("script/missing");
+    let tags = ["1.36", "1.37"];
+    let [first, last] = tags.map(|tag| seeded(world, "library/busybox", Some(tag)));
+    let (first, last) = (first?, last?);
+    let missing = format!("sha256:{}", "0".repeat(64));
+    let images = [image(1, &first.digest, tags[0]), image(1, &missing, "9.99"), image(1, &last.digest, tags[1])];
+    let copies = header("docker.io/library/busybox", &repository) + &images.concat();
 
     let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
 
     assert_eq!(end.exit_code, Some(1), "{end:?}");
-    assert_eq!(end.images.len(), 4, "{end:?}");
-    for tag in ["1.36", "1.37"] {
-        assert_eq!(end.images.get(&format!("{image}:{tag}")), Some(&Ok(())), "{tag}");
-        destination.check("script/missing", tag, seeded(world, "library/busybox", Some(tag))?).await?;
+    assert_eq!(end.images.len(), 3, "{end:?}");
+    for (tag, source) in [(tags[0], first), (tags[1], last)] {
+        assert_eq!(end.images.get(&format!("{repository}:{tag}")), Some(&Ok(())), "{tag}");
+        destination.check("script/missing", tag, source).await?;
     }
-    let words = end.error(&format!("{image}:9.99"))?;
+    let words = end.error(&format!("{repository}:9.99"))?;
     assert!(words.contains("manifest unknown"), "{words}");
-    assert_eq!(end.error(&closed)?, "it cannot be created", "the line is repeated");
+    assert_eq!(destination.registry.digest("script/missing", "9.99").await?, None);
     Ok(())
 }
 
@@ -107,8 +113,9 @@ pub async fn the_script_brings_no_more_manifests_to_its_destination_than_it_is_t
     }
     give_to_task(programs.path())?;
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH")?);
-    let (index, image) = ("sha256:1 index 3", "sha256:2 image");
-    let copies = format!("> s.example/a d.example/a\n{index}\n{image}\n{index}\n{image}\n");
+    let digest = "0".repeat(64);
+    let pair = format!("1 {digest} index 3\n1 {digest} image 1\n");
+    let copies = header("s.example/a", "d.example/a") + &pair + &pair;
 
     let paced = [("PATH", path), ("PACE", "400".to_owned())];
     let end = Task::start_with(world, &copies, 4, &json!({}), &paced).await?.end().await?;
@@ -124,8 +131,8 @@ pub async fn the_script_copies_as_many_images_at_a_time_as_it_is_told_to(world: 
     let names = ["script/slots/first", "script/slots/second", "script/slots/third"];
     destination.create(&names).await?;
     let source = seeded(world, "library/busybox", Some("1.36"))?;
-    let copies: String =
-        names.iter().map(|name| format!("> docker.io/library/busybox {}\n- 1.36\n", destination.image(name))).collect();
+    let headers = names.map(|name| header("docker.io/library/busybox", &destination.image(name))).concat();
+    let copies = headers + &[1, 2, 3].map(|number| image(number, &source.digest, "1.36")).concat();
     // The first two get as far as their first upload; the third is held where it first comes near its destination.
     let uploads = |name: &str| Pattern::new("*", &format!("/v2/{name}/blobs/uploads/*")).method(Method::POST);
     let stall = |pattern| world.machine().proxy().inject(Fault::new(pattern, Action::Stall).always());
@@ -162,8 +169,11 @@ pub async fn the_script_gets_over_faults_of_the_network(world: &World) -> Result
     let sources = world.machine().seed(corpus).await?;
     let destination = Destination::new(world, REGION).await?;
     destination.create(&names).await?;
-    let copies: String =
-        names.iter().map(|name| format!("> quay.io/{name} {}\n- 1\n", destination.image(name))).collect();
+    let to =
+        |source: &Seeded| header(&format!("quay.io/{}", source.repository), &destination.image(&source.repository));
+    let headers: String = sources.iter().map(to).collect();
+    let images = sources.iter().enumerate().map(|(index, source)| image(index + 1, &source.digest, "1"));
+    let copies = headers + &images.collect::<String>();
     let blobs = |name: &str| Pattern::new("quay.io", &format!("/v2/{name}/blobs/sha256:*")).method(Method::GET);
     let upload = Pattern::new("*.dkr.ecr.*", &format!("/v2/{}/blobs/uploads/*", names[2])).method(Method::POST);
     let later = vec![(RETRY_AFTER, HeaderValue::from_static("1"))];
@@ -193,8 +203,7 @@ pub async fn the_script_ends_at_once_when_it_is_terminated(world: &World) -> Res
     for (name, tags) in [("script/terminated/last", ["1.36"].as_slice()), ("script/terminated/next", &["1.36", "1.37"])]
     {
         destination.create(&[name]).await?;
-        let tags: String = tags.iter().map(|tag| format!("- {tag}\n")).collect();
-        let copies = format!("> docker.io/library/busybox {}\n{tags}", destination.image(name));
+        let copies = destination.busybox(name, tags)?;
         let uploads = Pattern::new("*", &format!("/v2/{name}/blobs/uploads/*")).method(Method::POST);
         let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
 
@@ -215,7 +224,7 @@ pub async fn the_script_says_that_it_was_refused_where_it_has_no_login(world: &W
     let destination = Destination::new(world, REGION).await?;
     destination.create(&["script/refused"]).await?;
     let image = destination.image("script/refused");
-    let copies = format!("> docker.io/library/busybox {image}\n- 1.36\n- 1.37\n");
+    let copies = destination.busybox("script/refused", &["1.36", "1.37"])?;
 
     let end = Task::start(world, &copies, 2, &json!({})).await?.end().await?;
 
@@ -247,27 +256,26 @@ pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result 
         })
     };
 
-    // In one repository the second image finds what the first has brought, which it lets go ahead.
-    let copies = format!("> docker.io/library/nginx {}\n- 1.26\n- 1.27\n", destination.image(names[0]));
+    // In one repository the second image finds what the first has brought, for which it waits.
+    let [first, second] = sources.map(|source| image(1, &source.digest, source.tag.as_deref().unwrap_or_default()));
+    let copies = header("docker.io/library/nginx", &destination.image(names[0])) + &first + BARRIER + &second;
     let end = Task::start(world, &copies, 4, &destination.auth).await?.end().await?;
 
     assert_eq!(end.exit_code, Some(0), "{end:?}");
-    let first = uploads(None).sent;
+    let before = uploads(None).sent;
     assert_eq!(uploads(Some("POST")).requests, both.len() as u64);
-    assert_eq!(first, both.values().copied().sum::<u64>());
+    assert_eq!(before, both.values().copied().sum::<u64>());
     for source in sources {
         destination.check(names[0], source.tag.as_deref().unwrap_or_default(), source).await?;
     }
 
     // From another repository the layers are mounted, since skopeo was told by the first copy that they are there.
-    let copies: String = names[1..]
-        .iter()
-        .map(|name| format!("> docker.io/library/nginx {}\n- 1.27\n", destination.image(name)))
-        .collect();
+    let headers = [names[1], names[2]].map(|name| header("docker.io/library/nginx", &destination.image(name)));
+    let copies = headers.concat() + &[1, 2].map(|number| image(number, &sources[1].digest, "1.27")).concat();
     let end = Task::start(world, &copies, 1, &destination.auth).await?.end().await?;
 
     assert_eq!(end.exit_code, Some(0), "{end:?}");
-    let (once, sent) = (new.values().sum::<u64>(), uploads(None).sent - first);
+    let (once, sent) = (new.values().sum::<u64>(), uploads(None).sent - before);
     assert!((once..once + CONFIGURATIONS).contains(&sent), "{sent} bytes for an image of {once}");
     for name in &names[1..] {
         destination.check(name, "1.27", sources[1]).await?;
@@ -278,15 +286,22 @@ pub async fn the_script_uploads_what_images_share_once(world: &World) -> Result 
 pub async fn the_script_shows_the_logins_to_nobody_else(world: &World) -> Result {
     let destination = Destination::new(world, REGION).await?;
     destination.create(&["script/logins"]).await?;
-    let copies = format!("> docker.io/library/busybox {}\n- 1.36\n", destination.image("script/logins"));
+    let copies = destination.busybox("script/logins", &["1.36"])?;
     let uploads = Pattern::new("*", "/v2/script/logins/blobs/uploads/*").method(Method::POST);
     let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
 
     let mut task = Task::start(world, &copies, 1, &destination.auth).await?;
     task.reaches(&stalled, 1).await?;
-    let skopeo = task.skopeo()?;
-    assert!(skopeo.iter().any(|variable| variable.starts_with("REGISTRY_AUTH_FILE=")), "{skopeo:?}");
-    assert!(!skopeo.iter().any(|variable| task.secrets.iter().any(|secret| variable.contains(secret))), "{skopeo:?}");
+    let processes = task.processes()?;
+    let [skopeo] = processes.iter().filter(|it| it.command.starts_with("skopeo\0")).collect::<Vec<_>>()[..] else {
+        return Err(format!("it runs more or less than one skopeo: {processes:?}").into());
+    };
+    assert!(skopeo.environment.contains("\0REGISTRY_AUTH_FILE="), "{skopeo:?}");
+    assert!(processes.len() > 1, "the script's shell is another: {processes:?}");
+    for process in &processes {
+        let shown = |secret: &String| process.command.contains(secret) || process.environment.contains(secret);
+        assert!(!task.secrets.iter().any(shown), "{process:?}");
+    }
     for work in std::fs::read_dir(task.scratch())? {
         let work = work?;
         assert_eq!(work.metadata()?.mode() & 0o077, 0, "others can look into {:?}", work.path());
@@ -297,6 +312,16 @@ pub async fn the_script_shows_the_logins_to_nobody_else(world: &World) -> Result
     let end = task.end().await?;
     assert_eq!(end.exit_code, Some(0), "{end:?}");
     Ok(())
+}
+
+/// The line of `COPIES` for a repository.
+fn header(source: &str, destination: &str) -> String {
+    format!("> {source} {destination}\n")
+}
+
+/// The line of `COPIES` for an image of the repository with that number; `-` stands for no tag.
+fn image(repository: usize, digest: &str, tag: &str) -> String {
+    format!("{repository} {} {tag} 1\n", digest.trim_start_matches("sha256:"))
 }
 
 /// An image at the sources.
@@ -346,6 +371,15 @@ impl<'a> Destination<'a> {
         format!("{}/{repository}", self.registry.host())
     }
 
+    /// What copies tags of busybox to a repository.
+    fn busybox(&self, repository: &str, tags: &[&str]) -> Result<String> {
+        let mut copies = header("docker.io/library/busybox", &self.image(repository));
+        for tag in tags {
+            copies += &image(1, &seeded(self.world, "library/busybox", Some(tag))?.digest, tag);
+        }
+        Ok(copies)
+    }
+
     /// Checks that it has an image, with the source's digest.
     async fn check(&self, repository: &str, reference: &str, source: &Seeded) -> Result {
         let digest = self.registry.digest(repository, reference).await?;
@@ -356,14 +390,16 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// The script, as the template has it.
-fn script() -> Result<String> {
-    const INDENTATION: &str = "              ";
+/// The two parts of the container's command, as the template has them: what starts the script, and the script.
+fn command() -> Result<[String; 2]> {
     let template = include_str!("../../template.yaml");
-    let (_, container) = template.split_once("        - Name: skopeo\n").ok_or("the task has no container")?;
-    let (_, block) = container.split_once("          Command:\n            - |\n").ok_or("it has no script")?;
-    let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with(INDENTATION));
-    Ok(lines.map(|line| format!("{}\n", line.strip_prefix(INDENTATION).unwrap_or(line))).collect())
+    let (_, container) = template.split_once("\n        - Name: skopeo\n").ok_or("the task has no container")?;
+    let (_, items) = container.split_once("\n          Command:\n").ok_or("it has no command")?;
+    let is_inside = |line: &&str| line.is_empty() || line.starts_with("            ");
+    let items = items.lines().take_while(is_inside).map(|line| format!("{line}\n")).collect::<String>();
+    let text = |block: &str| block.lines().map(|line| format!("{}\n", line.get(14..).unwrap_or_default())).collect();
+    let blocks: Vec<String> = items.split("            - |\n").skip(1).map(text).collect();
+    blocks.try_into().map_err(|blocks| format!("its command has not two parts: {blocks:?}").into())
 }
 
 /// A task's directory for temporary files.
@@ -376,6 +412,13 @@ fn give_to_task(path: &Path) -> Result<bool> {
         chown(path, Some(TASK_USER), Some(TASK_USER))?;
     }
     Ok(root)
+}
+
+/// What a process shows of itself, in parts that end with a NUL.
+#[derive(Debug)]
+struct Shown {
+    command: String,
+    environment: String,
 }
 
 /// A run of the script.
@@ -400,7 +443,8 @@ impl Task {
         let shell = Program::new("/bin/sh", "it is part of every Linux")?
             .args(["-c", r#"echo $$ >"$0" && exec "$@""#])
             .args([directory.path().join("pid")])
-            .args(["/bin/sh", "-c", &script()?]);
+            .args(["/bin/sh", "-c"])
+            .args(command()?);
         let network = ["HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"];
         let mut shell = shell
             .envs(world.machine().env().iter().filter(|(name, _)| network.contains(&name.as_str())).cloned())
@@ -433,18 +477,20 @@ impl Task {
         self.directory.path().join(SCRATCH)
     }
 
-    /// The environment of its skopeo, of which there must be one.
-    fn skopeo(&self) -> Result<Vec<String>> {
-        let ours = format!("HOME={}/", self.scratch().display());
+    /// Its processes.
+    fn processes(&self) -> Result<Vec<Shown>> {
+        let ours = format!("\0HOME={}", self.scratch().display());
+        let mut processes = Vec::new();
         for process in std::fs::read_dir("/proc")?.flatten() {
             let read = |name| std::fs::read(process.path().join(name)).unwrap_or_default();
-            let environment = String::from_utf8_lossy(&read("environ")).into_owned();
-            let environment: Vec<_> = environment.split('\0').map(str::to_owned).collect();
-            if read("cmdline").starts_with(b"skopeo\0") && environment.iter().any(|it| it.starts_with(&ours)) {
-                return Ok(environment);
+            let [environment, command] =
+                ["environ", "cmdline"].map(|name| String::from_utf8_lossy(&read(name)).into_owned());
+            let environment = format!("\0{environment}");
+            if environment.contains(&ours) {
+                processes.push(Shown { command, environment });
             }
         }
-        Err("it runs no skopeo".into())
+        Ok(processes)
     }
 
     /// Waits until it has met a fault so many times.

@@ -1,0 +1,168 @@
+//! What whoever may start an execution, write a list or push to a source can and cannot do.
+
+use std::collections::BTreeMap;
+
+use local::corpus::Corpus;
+use local::machine::{ACCOUNT, REGION};
+use serde_json::{Value, json};
+
+use crate::world::{PRIVATE_REGISTRY, Result, World, rows, run, run_with};
+
+const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
+
+pub async fn a_repository_takes_images_of_one_source_only(world: &World) -> Result {
+    let corpus = Corpus::default().with("gcr.io", "e2e/origin", "1").with("eu.gcr.io", "e2e/origin", "2");
+    world.machine().seed(corpus).await?;
+    // One that was there before, and does not say where its images come from.
+    let home = world.machine().home()?;
+    let name = "origin/gcr/e2e/origin";
+    let created = home.json("ecr", &format!("{ECR}.CreateRepository"), json!({ "repositoryName": name })).await?;
+    let arn = created["repository"]["repositoryArn"].clone();
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "gcr.io/e2e/origin:1"),
+        ("naming", "registry"),
+    ];
+
+    let first = run(world.deploy("origin", &parameters).await?).await?;
+    assert!(first.outcome.succeeded(), "{:?} {:?}", first.outcome, rows(&first.stack).await?);
+    let tags = home.json("ecr", &format!("{ECR}.ListTagsForResource"), json!({ "resourceArn": arn })).await?;
+    let expected = json!([{ "Key": "ecr-transfer:source", "Value": "gcr.io/e2e/origin" }]);
+    assert_eq!(tags["tags"], expected);
+
+    let other = run_with(first.stack, &json!({ "srcImageList": "eu.gcr.io/e2e/origin:2,busybox:1.36" })).await?;
+    assert_eq!(other.outcome.error.as_deref(), Some("ImagesNotCopied"));
+    let rows = rows(&other.stack).await?;
+    let message = rows[&("gcr/e2e/origin".to_owned(), "2".to_owned())].error_message.as_deref().unwrap_or_default();
+    assert!(message.contains("takes images of gcr.io/e2e/origin only"), "{message}");
+    assert_eq!(rows[&("dockerhub/busybox".to_owned(), "1.36".to_owned())].status, "Done");
+    assert_eq!(world.machine().ecr(ACCOUNT, REGION).await?.digest(name, "2").await?, None);
+
+    // As the guide has it for whoever wants just that.
+    let tag = json!({ "Key": "ecr-transfer:source", "Value": "eu.gcr.io/e2e/origin" });
+    home.json("ecr", &format!("{ECR}.TagResource"), json!({ "resourceArn": arn, "tags": [tag] })).await?;
+    let wanted = run_with(other.stack, &json!({ "srcImageList": "eu.gcr.io/e2e/origin:2" })).await?;
+    assert!(wanted.outcome.succeeded(), "{:?}", wanted.outcome);
+    Ok(())
+}
+
+pub async fn what_a_stack_does_not_allow_is_refused_before_anything_is_started(world: &World) -> Result {
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.37"),
+        ("allowedSources", "docker.io/library/,111111111111.*"),
+        ("maxImages", "1"),
+    ];
+    let stack = world.deploy("allowed", &parameters).await?;
+    let ours = world.machine().ecr(ACCOUNT, REGION).await?.host().to_owned();
+    for (list, error, cause) in [
+        ("quay.io/coreos/etcd:v3.5.16".to_owned(), "InvalidImageList", "allowedSources does not allow quay.io/coreos/etcd"),
+        (format!("{ours}/payments/api:1"), "InvalidImageList", "srcEcrAccounts"),
+        ("alpine:3.18,alpine:3.19".to_owned(), "TooMuchToCopy", "2 images, and maxImages allows 1"),
+    ] {
+        let refused = run_with(stack.clone(), &json!({ "srcImageList": list })).await?;
+        assert_eq!(refused.outcome.error.as_deref(), Some(error), "{list}: {:?}", refused.outcome);
+        let text = refused.outcome.cause.as_deref().unwrap_or_default();
+        assert!(text.contains(cause), "{text}");
+    }
+    let later = run_with(stack.clone(), &json!({ "notBefore": "2099-01-01T00:00:00Z" })).await?;
+    assert_eq!(later.outcome.error.as_deref(), Some("InvalidConfiguration"), "no input stalls the others");
+    assert!(world.tasks(&stack).is_empty());
+
+    // A plan that somebody else has written.
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let function = stack.resources().await?.remove("LaunchTaskFunction").ok_or("there is no such function")?;
+    for (source, destination) in [
+        ("docker.io/library/busybox", format!("{ours}/prod/payments")),
+        ("docker.io/library/busybox", "evil.example/allowed/busybox".to_owned()),
+        ("evil.example/backdoor", format!("{ours}/allowed/busybox")),
+    ] {
+        let copy = json!({ "source": source, "destination": destination, "image": "busybox",
+                           "images": [{ "digest": digest, "tag": "1" }] });
+        let batch = json!({ "id": "1", "bytes": 1, "repositories": [copy] });
+        let request = json!({ "execution": "tampered", "batch": batch, "token": "nobody's" });
+        let answer = world.machine().home()?.invoke(&function, &request).await;
+        let answer = answer.map_or_else(|error| error.to_string(), |answer| answer.to_string());
+        assert!(answer.contains("NotAllowed"), "{source} to {destination}: {answer}");
+    }
+    assert!(world.tasks(&stack).is_empty());
+
+    let allowed = run(stack).await?;
+    assert!(allowed.outcome.succeeded(), "{:?}", allowed.outcome);
+    Ok(())
+}
+
+pub async fn a_password_that_names_no_registry_serves_the_only_one_of_the_deployed_list(world: &World) -> Result {
+    let secret = json!({ "username": "robot", "password": "correct-horse" });
+    let request = json!({ "Name": "robot", "SecretString": secret.to_string() });
+    world.machine().home()?.json("secretsmanager", "secretsmanager.CreateSecret", request).await?;
+    let list = format!("{PRIVATE_REGISTRY}/team/tool:ALL_TAGS");
+    let parameters =
+        [("sourceType", "Public"), ("srcList", "SELECTED"), ("srcImageList", list.as_str()), ("srcCredential", "robot")];
+    let own = run(world.deploy("robot", &parameters).await?).await?;
+    assert!(own.outcome.succeeded(), "{:?} {:?}", own.outcome, rows(&own.stack).await?);
+    Ok(())
+}
+
+pub async fn what_a_signature_policy_does_not_accept_is_not_copied(world: &World) -> Result {
+    // Of nobody: nothing is signed with it.
+    let key = "LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0KTUZrd0V3WUhLb1pJemowQ0FRWUlLb1pJemowREFRY0RRZ0FFU3pwOUFKOFBGbW9FdGQ5Z1FibUF3Z2FsUFpnOApoa3Jvc3VvemJFZldiOTZJYTlVZXNNN20zTlZuazM4Tm94aUJzWiswZzBvZkNSNnJVSzhRQmlWdUtnPT0KLS0tLS1FTkQgUFVCTElDIEtFWS0tLS0tCg==";
+    let signed = json!([{ "type": "sigstoreSigned", "keyData": key, "signedIdentity": { "type": "matchRepository" } }]);
+    let policy = json!({
+        "default": [{ "type": "reject" }],
+        "transports": { "docker": {
+            "docker.io/library/busybox": [{ "type": "insecureAcceptAnything" }],
+            "docker.io/library/alpine": signed,
+        } },
+    });
+    let policy = policy.to_string();
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.36,alpine:3.18,quay.io/coreos/etcd:ALL_TAGS"),
+        ("signaturePolicy", policy.as_str()),
+    ];
+    let run = run(world.deploy("signed", &parameters).await?).await?;
+
+    assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"), "{:?}", run.outcome);
+    let rows = rows(&run.stack).await?;
+    let statuses: BTreeMap<_, _> = rows.iter().map(|((image, tag), row)| (format!("{image}:{tag}"), row.status.as_str())).collect();
+    let expected = [
+        ("alpine:3.18", "Error"),
+        ("busybox:1.36", "Done"),
+        ("quay.io/coreos/etcd:v3.5.14", "Error"),
+        ("quay.io/coreos/etcd:v3.5.15", "Error"),
+        ("quay.io/coreos/etcd:v3.5.16", "Error"),
+    ];
+    let expected: BTreeMap<_, _> = expected.iter().map(|&(image, status)| (image.to_owned(), status)).collect();
+    assert_eq!(statuses, expected, "a signature is not an image of its own");
+    let message = |image: &str, tag: &str| {
+        rows[&(image.to_owned(), tag.to_owned())].error_message.clone().unwrap_or_default()
+    };
+    assert!(message("alpine", "3.18").contains("Source image rejected"), "{}", message("alpine", "3.18"));
+    let etcd = message("quay.io/coreos/etcd", "v3.5.14");
+    assert!(etcd.contains("rejected by policy"), "{etcd}");
+    assert_eq!(world.tasks(&run.stack).len(), 1, "they would be rejected again");
+    let there = listed(world, "signed/").await?;
+    assert_eq!(there.keys().collect::<Vec<_>>(), ["signed/busybox:1.36"], "nothing else has arrived");
+    Ok(())
+}
+
+/// The tags of all repositories of the destination below a prefix, with their digests, as ECR lists them.
+async fn listed(world: &World, prefix: &str) -> Result<BTreeMap<String, Value>> {
+    let home = world.machine().home()?;
+    let mut tags = BTreeMap::new();
+    let repositories = home.pages("ecr", &format!("{ECR}.DescribeRepositories"), json!({}), "repositories").await?;
+    let names = repositories.iter().filter_map(|repository| repository["repositoryName"].as_str());
+    for name in names.filter(|name| name.starts_with(prefix)) {
+        let request = json!({ "repositoryName": name });
+        for image in home.pages("ecr", &format!("{ECR}.DescribeImages"), request, "imageDetails").await? {
+            for tag in image["imageTags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                tags.insert(format!("{name}:{tag}"), image["imageDigest"].clone());
+            }
+        }
+    }
+    Ok(tags)
+}
