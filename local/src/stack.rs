@@ -27,7 +27,17 @@ const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
     ("ListImagesFunctionRole", &["ecr:DescribeRepositories", "ssm:GetParametersByPath"]),
     (
         "LaunchTaskFunctionRole",
-        &["ecs:DescribeTasks", "ecs:ListTasks", "ecs:RunTask", "ecs:StopTask", "logs:GetLogEvents"],
+        &[
+            "ecr:DescribeRepositories",
+            "ecr:ListTagsForResource",
+            "ecr:TagResource",
+            "ecs:DescribeTasks",
+            "ecs:ListTasks",
+            "ecs:RunTask",
+            "ecs:StopTask",
+            "logs:GetLogEvents",
+            "ssm:GetParametersByPath",
+        ],
     ),
 ];
 

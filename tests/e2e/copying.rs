@@ -115,6 +115,6 @@ pub async fn a_new_repository_is_created_as_asked_for(world: &World) -> Result {
     assert_eq!(text(&ecr("GetLifecyclePolicy", name.clone()).await?, "lifecyclePolicyText")?, lifecycle);
     assert_eq!(text(&ecr("GetRepositoryPolicy", name).await?, "policyText")?, policy);
     let tags = ecr("ListTagsForResource", json!({ "resourceArn": repository["repositoryArn"] })).await?;
-    assert_eq!(tags["tags"].as_array().map(Vec::len), Some(2), "{tags}");
+    assert_eq!(tags["tags"].as_array().map(Vec::len), Some(3), "those that were asked for, and the source: {tags}");
     Ok(())
 }

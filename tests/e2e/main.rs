@@ -69,6 +69,9 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
     trials![
         world,
         runtime,
+        // First, because it mostly waits for registries that do not answer.
+        hostile::a_hostile_registry_costs_its_own_images_and_nothing_else,
+        hostile::an_image_pinned_by_digest_brings_nothing_else_from_a_hostile_registry,
         copying::all_of_an_ecr_registry_is_copied_across_accounts_and_regions,
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
@@ -97,8 +100,6 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,
         failing::a_permission_that_is_taken_away_fails_the_run_and_says_so,
-        hostile::a_hostile_registry_costs_its_own_images_and_nothing_else,
-        hostile::an_image_pinned_by_digest_brings_nothing_else_from_a_hostile_registry,
         operating::images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_next_minute,
         operating::a_published_template_takes_data_transfer_hubs_command_and_runs_as_soon_as_it_is_deployed,
         operating::parameters_that_contradict_each_other_are_refused_at_deployment,
