@@ -41,7 +41,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The time that one registry gets for all that it is asked. The function has 15 minutes, and all registries are asked at the
 /// same time.
-const TIME: Duration = Duration::from_secs(240);
+const TIME: Duration = Duration::from_secs(180);
 
 /// The most bytes of a manifest, as registries
 /// [must take them](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests), and of a page of

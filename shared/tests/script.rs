@@ -120,17 +120,35 @@ fn every_limit_is_that_of_the_type() {
         "a.b/c---d".to_owned(),
         "a.b/c-_d".to_owned(),
         "a.b/c..d".to_owned(),
+        "a.b/cDd".to_owned(),
+        "a.b/c$d".to_owned(),
+        "a.b/c:d".to_owned(),
+        "a.b/c_-d".to_owned(),
+        "a.b/c.-d".to_owned(),
+        "a.b/c-.d".to_owned(),
+        "a.b/c/.d".to_owned(),
+        "a.b/c-/d".to_owned(),
+        "a.b/c//d".to_owned(),
+        "a.b/-c".to_owned(),
+        "a.b/c-".to_owned(),
+        "a..b/c".to_owned(),
+        "a.-b/c".to_owned(),
+        "a-.b/c".to_owned(),
+        "a--b.c/d".to_owned(),
+        "a_b.c/d".to_owned(),
+        "-a.b/c".to_owned(),
+        "a.b-/c".to_owned(),
         "a.b/c/-d".to_owned(),
         "a.b/c_/d".to_owned(),
     ];
     let tags = ["-".to_owned(), "_".to_owned(), ".a".to_owned(), "-a".to_owned(), "=".to_owned(), x(128), x(129)];
     let numbers =
-        ["", "0", "00", "01", "08", "+1", "-1", "1", "9", "9999", "10000", "99999999999999999999", "0x1", "1+1"];
+        ["", "0", "00", "01", "08", "+1", "-1", "1", "2", "9", "9999", "10000", "99999999999999999999", "0x1", "1+1"];
     let texts = repositories.iter().map(|repository| text(repository, "1", "1"));
     let texts = texts.chain(tags.iter().map(|tag| text("a.b/c", tag, "1")));
     let texts = texts.chain(numbers.iter().flat_map(|number| {
-        let line = text("a.b/c", "1", number);
-        [line.replace("\n1 ", &format!("\n{number} ")), line]
+        let of_repository = text("a.b/c", "1", "1").replace("\n1 ", &format!("\n{number} "));
+        [of_repository, text("a.b/c", "1", number)]
     }));
     for text in texts {
         sandbox.agrees(text.as_bytes()).expect(&text);
@@ -153,6 +171,9 @@ fn shell_text_is_refused_and_not_run() {
         format!("> a.b/c d.e/f\r\n1 {hex} 1 1\n"),
         format!("! a.b/c d.e/f\n1 {hex} 1 1\n"),
         format!("{header}1 {hex} * 1\n"),
+        format!("{header}1 {hex} 1\n"),
+        format!("{header}1 {hex} 1 1 1\n"),
+        format!("{header}1  {hex} 1 1\n"),
         format!("{header}1 {hex} 1 1"),
         format!("{header}1 {hex} 1 1\n=\n"),
         format!("{header}=\n1 {hex} 1 1\n"),
@@ -284,6 +305,22 @@ fn a_terminated_task_ends_at_once_and_leaves_nothing_behind() {
             assert_eq!((run.status.code(), run.output.as_str()), (Some(TERMINATED), ""), "{shell}: {run:?}");
             assert_eq!(run.calls.len(), calls, "{shell}: {run:?}");
         }
+    }
+}
+
+#[test]
+fn a_terminated_task_waits_for_skopeo_to_end() {
+    let sandbox = Sandbox::new();
+    let then = r#"trap "trap '' TERM; sleep 0.3; printf 'ended\0\0' >>'$CALLS'; exit 1" TERM; sleep 600 & wait"#;
+    for shell in SHELLS {
+        let task = sandbox.start(shell, text("a.b/c", "1", "1"), &[("THEN", then)]);
+        sandbox.wait_for_calls(1);
+        // Until it has prepared for the signal.
+        sleep(Duration::from_millis(300));
+        task.terminate();
+        let run = task.end();
+        assert_eq!((run.status.code(), run.output.as_str()), (Some(TERMINATED), ""), "{shell}: {run:?}");
+        assert_eq!(run.calls.last().map(|call| &call[0]), Some(&"ended".to_owned()), "{shell}: {run:?}");
     }
 }
 
