@@ -5,8 +5,10 @@
 //! evenly loaded, unless there is too little work for them (docs/batches.md has the arithmetic).
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use shared::plan::{Batch, Failure, RepositoryCopy};
+use shared::reference::RegistryHost;
 use shared::task::{self, BARRIER_LENGTH, COPIES_LIMIT};
 
 use crate::difference::planned;
@@ -17,7 +19,7 @@ const COPY_OVERHEAD: u64 = 16 << 20;
 
 /// The most failures of a batch: Step Functions hands it on as
 /// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
-const FAILURES: usize = 100;
+const FAILURES: usize = 50;
 
 /// How images are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ struct Bin {
 impl Bin {
     fn add(&mut self, chunk: Chunk) {
         self.images += chunk.images.len();
-        self.weight += chunk.weight;
+        self.weight = self.weight.saturating_add(chunk.weight);
         self.characters += chunk.characters;
         self.chunks.push(chunk);
     }
@@ -80,13 +82,29 @@ pub fn pack(
     failures: &[Failure],
     packing: &Packing,
 ) -> impl ExactSizeIterator<Item = Batch> {
-    let total: u64 = repositories.iter().flat_map(|(_, images)| images).map(weight).sum();
+    let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);
     let tasks = (total / packing.bytes).clamp(1, packing.tasks as u64);
     let share = total.div_ceil(tasks);
 
     let (copies, images): (Vec<_>, Vec<_>) = repositories.into_iter().unzip();
     let mut chunks = split(&copies, images, share, packing);
     chunks.sort_by_key(|chunk| Reverse(chunk.weight));
+    // A registry that is slow, or fails, holds up what is in a batch with it: so a batch is of one registry.
+    let mut registries: BTreeMap<&RegistryHost, Vec<Chunk>> = BTreeMap::new();
+    for chunk in chunks {
+        registries.entry(&copies[chunk.repository].source.registry).or_default().push(chunk);
+    }
+    let mut bins: Vec<Bin> = registries.into_values().flat_map(|chunks| fill(chunks, packing)).collect();
+    bins.sort_by_key(|bin| Reverse(bin.weight));
+    let pace = packing.pace(bins.len());
+    bins.extend(failures.chunks(FAILURES).map(|failures| Bin { failures: failures.to_vec(), ..Bin::default() }));
+    bins.into_iter().enumerate().map(move |(index, bin)| batch(index, bin, pace, &copies))
+}
+
+/// Fills bins with the chunks of one registry, the heaviest first.
+fn fill(chunks: Vec<Chunk>, packing: &Packing) -> Vec<Bin> {
+    let total = chunks.iter().map(|chunk| chunk.weight).fold(0, u64::saturating_add);
+    let tasks = (total / packing.bytes).clamp(1, packing.tasks as u64);
     let mut bins: Vec<Bin> = Vec::new();
     for chunk in chunks {
         let enough = bins.len() as u64 >= tasks;
@@ -102,10 +120,7 @@ pub fn pack(
             }
         }
     }
-    bins.sort_by_key(|bin| Reverse(bin.weight));
-    let pace = packing.pace(bins.len());
-    bins.extend(failures.chunks(FAILURES).map(|failures| Bin { failures: failures.to_vec(), ..Bin::default() }));
-    bins.into_iter().enumerate().map(move |(index, bin)| batch(index, bin, pace, &copies))
+    bins
 }
 
 fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Batch {
@@ -121,7 +136,7 @@ fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Ba
         let images = &mut repositories.last_mut().expect("there is that of the chunk").images;
         images.extend(chunk.images.iter().map(planned));
     }
-    let bytes = repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).sum();
+    let bytes = repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).fold(0, u64::saturating_add);
     let id = (index + 1).to_string().parse().expect("a number is an id");
     Batch { id, bytes, pace, repositories, failures: bin.failures }
 }
@@ -166,6 +181,7 @@ mod tests {
     use shared::reference::{Digest, Repository};
 
     use super::*;
+    use crate::source::Failed;
 
     const GIB: u64 = 1 << 30;
 
@@ -247,9 +263,27 @@ mod tests {
 
     #[test]
     fn a_batch_of_failures_fits_through_the_state_machine_however_long_they_are() {
-        let long = Failure { error: "\u{1b}".repeat(1_000).as_str().into(), ..failure(1) };
-        let batches: Vec<_> = pack(Vec::new(), &vec![long; FAILURES], &PACKING).collect();
-        assert!(serde_json::to_string(&batches[0]).expect("a batch is JSON").len() < 200 << 10);
+        for text in ["\u{1b}", "😀", "\"", "ü"] {
+            let long = Failed::new(&text.repeat(1_000), &text.repeat(1_000));
+            let long = Failure { tag: long.name, error: long.error, ..failure(1) };
+            let batches: Vec<_> = pack(Vec::new(), &vec![long; FAILURES], &PACKING).collect();
+            assert!(serde_json::to_string(&batches[0]).expect("a batch is JSON").len() < 200 << 10, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_of_one_registry() {
+        let of = |registry: &str, name: &str| {
+            let (copy, images) = repository(name, 2, 1 << 20);
+            let source = format!("{registry}/{name}").parse().expect(name);
+            (RepositoryCopy { source, ..copy }, images)
+        };
+        let batches = packed(vec![of("slow.example", "a"), of("quay.io", "b"), of("slow.example", "c")], 10);
+        let registries: Vec<HashSet<_>> = batches
+            .iter()
+            .map(|batch| batch.repositories.iter().map(|copy| copy.source.registry.as_str()).collect())
+            .collect();
+        assert!(batches.len() == 2 && registries.iter().all(|registries| registries.len() == 1), "{registries:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod address;
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error as StdError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,8 +55,14 @@ const SMALL_ANSWER: usize = 64 << 10;
 /// the function's memory.
 const LARGE: usize = 64 << 10;
 
-/// See [`LARGE`].
+/// See [`LARGE`]. Of one registry, one at a time.
 const LARGE_ANSWERS: usize = 6;
+
+/// The most bytes that one registry sends in a run.
+const ALL_ANSWERS: usize = 256 << 20;
+
+/// The longest address of a next page.
+const LINK_LENGTH: usize = 4 << 10;
 
 /// The most tags of a repository.
 const TAGS: usize = 100_000;
@@ -93,6 +99,10 @@ pub struct Client {
 struct Host {
     challenge: OnceCell<Challenge>,
     slots: Semaphore,
+    /// Held by the one large answer of this registry that is read.
+    large: Arc<Semaphore>,
+    /// The bytes that it has sent.
+    sent: AtomicUsize,
     /// Until when it is asked; set by the first request.
     deadline: OnceLock<Instant>,
     /// Set once it has said that it does not.
@@ -104,6 +114,8 @@ impl Default for Host {
         Self {
             challenge: OnceCell::new(),
             slots: Semaphore::new(CONCURRENCY),
+            large: Arc::new(Semaphore::new(1)),
+            sent: AtomicUsize::new(0),
             deadline: OnceLock::new(),
             knows_no_referrers: AtomicBool::new(false),
         }
@@ -140,9 +152,11 @@ pub struct TagList {
 struct Answer {
     headers: HeaderMap,
     body: Vec<u8>,
-    /// Held while a large body is in memory.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permits: Permits,
 }
+
+/// Held while a large body is in memory: the registry's own, and one of all.
+type Permits = Vec<OwnedSemaphorePermit>;
 
 /// What went wrong with one request.
 #[derive(Debug)]
@@ -263,39 +277,41 @@ impl Client {
         Arc::clone(hosts.entry(registry.clone()).or_default())
     }
 
-    /// Reads an answer, if it is a good one and has at most `limit` bytes.
-    async fn read(&self, response: Response, limit: usize) -> Result<Answer, Failure> {
+    /// Reads an answer of `host`, if it is a good one and has at most `limit` bytes.
+    async fn read(&self, host: &Host, response: Response, limit: usize) -> Result<Answer, Failure> {
         let status = response.status();
         if !status.is_success() {
-            return Err(self.problem(response).await);
+            return Err(self.problem(host, response).await);
         }
         let headers = response.headers().clone();
-        let (body, _permit) = self.body(response, limit).await?;
-        Ok(Answer { headers, body, _permit })
+        let (body, _permits) = self.body(host, response, limit).await?;
+        Ok(Answer { headers, body, _permits })
     }
 
     /// The body of a response. A large one waits for its turn.
-    async fn body(
-        &self,
-        mut response: Response,
-        limit: usize,
-    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
-        let (mut body, mut permit) = (Vec::new(), None);
+    async fn body(&self, host: &Host, mut response: Response, limit: usize) -> Result<(Vec<u8>, Permits), Failure> {
+        let (mut body, mut permits) = (Vec::new(), Permits::new());
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > limit {
                 let message = format!("{} sends more than the {limit} bytes that are allowed", place(response.url()));
                 return Err(Failure::of(StatusCode::PAYLOAD_TOO_LARGE, &message));
             }
-            if permit.is_none() && body.len() + chunk.len() > LARGE {
-                permit = Arc::clone(&self.large).acquire_owned().await.ok();
+            if host.sent.fetch_add(chunk.len(), Ordering::Relaxed) > ALL_ANSWERS {
+                let message = format!("the registry sends more than the {ALL_ANSWERS} bytes that are allowed in a run");
+                return Err(Failure::of(StatusCode::PAYLOAD_TOO_LARGE, &message));
+            }
+            if permits.is_empty() && body.len() + chunk.len() > LARGE {
+                for semaphore in [&host.large, &self.large] {
+                    permits.extend(Arc::clone(semaphore).acquire_owned().await);
+                }
             }
             body.extend_from_slice(&chunk);
         }
-        Ok((body, permit))
+        Ok((body, permits))
     }
 
     /// What a registry says is wrong. Of a long answer, only that it is one.
-    async fn problem(&self, response: Response) -> Failure {
+    async fn problem(&self, host: &Host, response: Response) -> Failure {
         #[derive(Default, Deserialize)]
         struct Problem {
             code: Option<String>,
@@ -308,7 +324,7 @@ impl Client {
         }
         let (status, place) = (response.status(), place(response.url()));
         let retry_after = text(response.headers(), RETRY_AFTER.as_str());
-        let body = self.body(response, SMALL_ANSWER).await.map(|(body, _)| body).unwrap_or_default();
+        let body = self.body(host, response, SMALL_ANSWER).await.map(|(body, _)| body).unwrap_or_default();
         let problems: Problems = serde_json::from_slice(&body).unwrap_or_default();
         let words = problems.errors.into_iter().next().and_then(|problem| problem.message.or(problem.code));
         Failure {
@@ -392,7 +408,10 @@ impl Session<'_> {
             Err(failure) if failure.is_absence() => None,
             Err(failure) => return Err(self.failed(failure)),
         };
-        if let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining")) {
+        // Only Docker Hub's is a limit of Docker Hub.
+        if self.repository.registry.is_docker_hub()
+            && let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining"))
+        {
             // 76;w=21600 is 76 within that many seconds.
             let left = left.split(';').next().and_then(|left| left.parse().ok());
             *self.client.pulls_left.lock().unwrap_or_else(PoisonError::into_inner) = left;
@@ -482,6 +501,9 @@ impl Session<'_> {
 
     /// The address of the next page, which must be the same registry's: it gets our login.
     fn on_host(&self, page: &Url, link: &str) -> Result<Url> {
+        if link.len() > LINK_LENGTH {
+            return Err(self.refused(&format!("the address of its next page has more than {LINK_LENGTH} bytes")));
+        }
         let next =
             page.join(link).map_err(|error| self.refused(&format!("its next page {link} is no address: {error}")))?;
         if next.origin() == self.base.origin() {
@@ -516,7 +538,7 @@ impl Session<'_> {
             } else {
                 response
             };
-            self.client.read(response, limit).await
+            self.client.read(&self.host, response, limit).await
         };
         self.retried(attempt).await
     }
@@ -542,7 +564,8 @@ impl Session<'_> {
             .adjust(|failure, wait| wait.map(|wait| failure.retry_after.map_or(wait, |told| told.min(LONGEST_WAIT))));
         let time = self.client.time;
         let deadline = *self.host.deadline.get_or_init(|| Instant::now() + time);
-        timeout_at(deadline.into(), attempts).await.unwrap_or_else(|_elapsed| {
+        let in_time = async { if Instant::now() < deadline { attempts.await } else { std::future::pending().await } };
+        timeout_at(deadline.into(), in_time).await.unwrap_or_else(|_elapsed| {
             let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
             let last = last.map(|last| format!("; the last failure: {last}")).unwrap_or_default();
             let message =
@@ -582,7 +605,7 @@ impl Session<'_> {
                             Some(login) => request.header(AUTHORIZATION, login.clone()),
                             None => request,
                         };
-                        self.client.read(request.send().await?, SMALL_ANSWER).await
+                        self.client.read(&self.host, request.send().await?, SMALL_ANSWER).await
                     })
                     .await?;
                 let token: Token = serde_json::from_slice(&answer.body)
@@ -603,7 +626,7 @@ impl Session<'_> {
                 if response.status() == StatusCode::UNAUTHORIZED || response.status().is_success() {
                     Ok(response)
                 } else {
-                    Err(self.client.problem(response).await)
+                    Err(self.client.problem(&self.host, response).await)
                 }
             })
             .await;
@@ -703,14 +726,12 @@ fn link(headers: &HeaderMap) -> Option<String> {
 pub mod tests {
     //! Against a registry that says what it is told to.
 
-    use std::net::SocketAddr;
-    use std::sync::atomic::AtomicUsize;
-
     use axum::Router;
     use axum::body::Body;
     use axum::http::{Request, Response as Answer};
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
+    use std::net::SocketAddr;
 
     use reqwest::header::HOST;
 
@@ -930,9 +951,8 @@ pub mod tests {
         .await;
         let client = client();
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
-        assert_eq!(client.pulls_left(), None);
         assert_eq!(session.head("named").await.expect("it answers"), Head { digest, is_index: true });
-        assert_eq!(client.pulls_left(), Some(76));
+        assert_eq!(client.pulls_left(), None, "it is not Docker Hub that says so");
         let unnamed = session.head("unnamed").await.expect("it answers");
         assert_eq!(unnamed, Head { digest: Digest::of(b"{}"), is_index: true });
         for (tag, problem) in
@@ -1089,6 +1109,39 @@ pub mod tests {
             "{errors}"
         );
         assert!(errors.contains("it redirects more than 5 times"), "{errors}");
+    }
+
+    #[tokio::test]
+    async fn a_login_never_leaves_its_host_however_often_it_is_redirected() {
+        let shown = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&shown);
+        let elsewhere = serve(move |request| {
+            count.fetch_add(usize::from(request.headers().contains_key(AUTHORIZATION)), Ordering::Relaxed);
+            with_header(status(307), "location", &format!("{}/again", request.uri().path()))
+        })
+        .await;
+        let host = serve(move |request| match request.uri().path() {
+            "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
+            path => with_header(status(307), "location", &format!("http://{elsewhere}{path}")),
+        })
+        .await;
+        let client = client();
+        let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
+        let session = client.open(&repository(&host), Some(login)).await.expect("it has answered");
+        let error = session.tags().await.expect_err("it leads nowhere").to_string();
+        assert!(error.contains("it redirects from another host than its own"), "{error}");
+        assert_eq!(shown.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_registry_may_not_send_more_in_a_run_than_is_allowed() {
+        let host = serve(|_| json(&serde_json::json!({ "tags": ["1"] }))).await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        session.tags().await.expect("it is little");
+        session.host.sent.store(ALL_ANSWERS + 1, Ordering::Relaxed);
+        let error = session.tags().await.expect_err("it is too much").to_string();
+        assert!(error.contains("bytes that are allowed in a run"), "{error}");
     }
 
     #[tokio::test]

@@ -30,7 +30,9 @@ impl Input {
     /// # Errors
     /// When it has anything else than the fields above: a misspelled `dryRun` must not start a copy.
     pub fn parse(input: &Value) -> Result<Self> {
-        if input.is_null() || input.get("detail-type").is_some() {
+        let asks = ["srcImageList", "dryRun"].iter().any(|field| input.get(field).is_some());
+        // With a field of ours it is nobody's event, and the state machine has taken it for an input.
+        if input.is_null() || input.get("detail-type").is_some() && !asks {
             return Ok(Self::default());
         }
         serde_json::from_value(input.clone()).map_err(|error| Error::Configuration {
@@ -201,6 +203,7 @@ mod tests {
     fn no_input_says_when_a_run_begins() {
         Input::parse(&json!({ "notBefore": "2099-01-01T00:00:00Z" })).expect_err("it would stall all that follow");
         Input::parse(&json!({ "pushed": true })).expect("it waits for a fixed time");
+        Input::parse(&json!({ "detail-type": 1, "dryRun": true })).expect_err("it would copy, and wait for nobody");
     }
 
     #[test]

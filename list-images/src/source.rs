@@ -92,11 +92,14 @@ pub struct Failed {
     pub error: Excerpt,
 }
 
+/// The most characters of the name of what fails; tags have 128.
+const NAME: usize = 200;
+
 impl Failed {
     /// Whatever `name` stands for fails.
     #[must_use]
     pub fn new(name: &str, error: &str) -> Self {
-        Self { name: name.into(), error: error.into() }
+        Self { name: Excerpt::within(name, NAME), error: error.into() }
     }
 
     /// An image fails, by its tag, or by its digest where it has none.
@@ -141,6 +144,9 @@ pub struct Listing {
     pub failure: Option<Error>,
 }
 
+/// The most failures of a repository that are told one by one.
+const FAILURES: usize = 1_000;
+
 impl Listing {
     /// Stands for a repository that could not be listed.
     #[must_use]
@@ -153,8 +159,19 @@ impl Listing {
         for image in images {
             match image {
                 Ok(image) => self.images.push(image),
-                Err(failed) => self.failures.push(failed),
+                Err(failed) => self.fail(failed),
             }
+        }
+    }
+
+    /// Adds what fails, unless there is very much of it already: then only that there is more.
+    pub fn fail(&mut self, failed: Failed) {
+        match self.failures.len() {
+            0..FAILURES => self.failures.push(failed),
+            FAILURES => {
+                self.failures.push(Failed::new("more failures", "more of its images fail than are listed one by one"))
+            }
+            _ => {}
         }
     }
 }

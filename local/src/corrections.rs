@@ -20,7 +20,8 @@ pub fn corrected(action: &str, request: &[u8], answer: &[u8]) -> Option<Vec<u8>>
 fn batch_get_image(request: &[u8], answer: &[u8]) -> Option<Vec<u8>> {
     let request: Value = serde_json::from_slice(request).ok()?;
     let mut answer: Value = serde_json::from_slice(answer).ok()?;
-    let mut failed: Vec<Value> = answer["failures"].as_array()?.iter().map(|failure| failure["imageId"].clone()).collect();
+    let mut failed: Vec<Value> =
+        answer["failures"].as_array()?.iter().map(|failure| failure["imageId"].clone()).collect();
     // They come in the order of the references, without those that failed.
     let found = request["imageIds"].as_array()?.iter().filter(|reference| {
         let failure = failed.iter().position(|failed| failed == *reference);

@@ -462,8 +462,16 @@ impl Service {
     /// Hands an event to what the matching rules name, since ministack lets nobody put events of AWS's own.
     async fn deliver(&self, event: &Value) -> Result<()> {
         let call = async |action, body| self.aws.json("events", &format!("{EVENTS}.{action}"), body).await;
-        let rules = call("ListRules", json!({})).await?;
-        for rule in rules["Rules"].as_array().into_iter().flatten() {
+        let (mut rules, mut request) = (Vec::new(), json!({}));
+        loop {
+            let mut page = call("ListRules", request.clone()).await?;
+            rules.extend(page["Rules"].as_array_mut().map(std::mem::take).into_iter().flatten());
+            match page["NextToken"].take() {
+                Value::Null => break,
+                token => request["NextToken"] = token,
+            }
+        }
+        for rule in &rules {
             let Some(pattern) = rule["EventPattern"].as_str().filter(|_| rule["State"] == "ENABLED") else { continue };
             let test = json!({ "EventPattern": pattern, "Event": event.to_string() });
             if call("TestEventPattern", test).await?["Result"] != true {

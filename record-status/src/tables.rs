@@ -135,8 +135,8 @@ impl<'a> Tables<'a> {
         let mut recorded = Recorded {
             done: done().count() as u64,
             failed: outcomes.iter().filter(|outcome| outcome.status.is_err()).count() as u64,
-            bytes: done().map(|done| done.bytes).sum(),
-            seconds: outcomes.iter().filter_map(|outcome| outcome.seconds).sum(),
+            bytes: done().map(|done| done.bytes).fold(0, u64::saturating_add),
+            seconds: outcomes.iter().filter_map(|outcome| outcome.seconds).fold(0, u64::saturating_add),
             again: false,
         };
         let added = self

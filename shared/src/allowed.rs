@@ -49,12 +49,17 @@ impl Allowed {
             };
             Ok(Source { registry: glob(registry)?, repository: glob(&format!("{repository}{below}"))? })
         });
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        // Empty stands for everything, and that is not what somebody meant who wrote something.
+        if let Some(value) = environment.optional("ALLOWED_SOURCES").filter(|_| sources.is_empty()) {
+            return Err(invalid("ALLOWED_SOURCES", value, "it names no source; leave it blank to allow all"));
+        }
         let ecr_accounts = items("SRC_ECR_ACCOUNTS");
         if let Some(wrong) = ecr_accounts.iter().find(|account| !is_account(account)) {
             return Err(invalid("SRC_ECR_ACCOUNTS", wrong, "expected AWS accounts of 12 digits, separated by commas"));
         }
         let ecr_accounts = matches!(source, SourceConfig::Public(_)).then_some(ecr_accounts);
-        Ok(Self { sources: sources.collect::<Result<_>>()?, ecr_accounts })
+        Ok(Self { sources, ecr_accounts })
     }
 
     /// Checks that a repository may be read.
@@ -107,7 +112,9 @@ mod tests {
             assert_eq!(error, format!("allowedSources does not allow {name}"));
         }
         assert_eq!(public(&[]).expect("nothing is said").check(&repository("anywhere.example/x")), Ok(()));
-        assert!(public(&[("ALLOWED_SOURCES", "docker.io/[")]).is_err());
+        for wrong in ["docker.io/[", ",", " , \n"] {
+            assert!(public(&[("ALLOWED_SOURCES", wrong)]).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

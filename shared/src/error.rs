@@ -10,7 +10,7 @@ use crate::text::Excerpt;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An environment variable, and so the stack parameter behind it, is missing or has a value that cannot be used.
-    #[error("{variable} is {:?}: {problem}", Excerpt::new(value))]
+    #[error("{variable} is {:?}: {}", Excerpt::new(value), Excerpt::new(problem))]
     Configuration {
         /// The variable's name.
         variable: String,
@@ -31,7 +31,7 @@ pub enum Error {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
     /// A selected image, or what it would be called at the destination, is not valid.
-    #[error("{entry:?}{}: {problem}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
+    #[error("{entry:?}{}: {}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default(), Excerpt::new(problem))]
     Selection {
         /// The entry as the user wrote it.
         entry: Excerpt,

@@ -30,9 +30,9 @@ pub struct Manifest {
     pub manifests: Vec<Descriptor>,
     /// What it refers to: the image that it is a signature of, say.
     pub subject: Option<Descriptor>,
-    config: Option<Descriptor>,
+    config: Option<Blob>,
     #[serde(default, deserialize_with = "at_most::<_, _, LAYERS>")]
-    layers: Vec<Descriptor>,
+    layers: Vec<Blob>,
 }
 
 /// Content, named by its digest.
@@ -45,6 +45,14 @@ pub struct Descriptor {
     pub size: u64,
     /// What an image of an index runs on.
     pub platform: Option<Platform>,
+}
+
+/// A configuration or a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Blob {
+    digest: Digest,
+    #[serde(default)]
+    size: u64,
 }
 
 /// What an image runs on, in the words of Go: `linux/arm64`, or `linux/arm/v7`.
@@ -104,12 +112,32 @@ impl Manifest {
     /// The bytes of config and layers of all `manifests`, each blob counted once, as it is stored and transferred.
     #[must_use]
     pub fn blob_bytes<'a>(manifests: impl IntoIterator<Item = &'a Self>) -> u64 {
-        let blobs: HashMap<Digest, u64> = manifests
-            .into_iter()
-            .flat_map(|manifest| manifest.config.iter().chain(&manifest.layers))
-            .map(|blob| (blob.digest, blob.size))
-            .collect();
-        blobs.into_values().fold(0, u64::saturating_add).min(BYTES)
+        let mut blobs = Blobs::default();
+        manifests.into_iter().for_each(|manifest| blobs.add(manifest));
+        blobs.bytes()
+    }
+}
+
+/// Configurations and layers, each once.
+#[derive(Debug, Default)]
+pub struct Blobs(HashMap<Digest, u64>);
+
+impl Blobs {
+    /// Adds those of an image.
+    pub fn add(&mut self, image: &Manifest) {
+        self.0.extend(image.config.iter().chain(&image.layers).map(|blob| (blob.digest, blob.size)));
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.values().copied().fold(0, u64::saturating_add).min(BYTES)
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that came from outside, on its way to a log, a row or a message: at most [`Excerpt::LIMIT`] characters, and none
-/// of them moves a cursor, ends a line or turns the direction of writing. What would is shown as `\n` or `\u{1b}`.
+/// A text that came from outside, on its way to a log, a row or a message: at most [`Excerpt::LIMIT`] characters in at most
+/// twice as many bytes, and none of them moves a cursor, ends a line or turns the direction of writing. What would is shown as `\n` or `\u{1b}`.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Excerpt(String);
@@ -32,8 +32,12 @@ impl Excerpt {
                 _ => shown.extend(character.escape_debug()),
             }
         }
-        if shown.chars().nth(limit).is_some() {
-            shown = shown.chars().take(limit.saturating_sub(1)).chain(['…']).collect();
+        if shown.len() > 2 * limit || shown.chars().nth(limit).is_some() {
+            const END: char = '…';
+            let room = (2 * limit).saturating_sub(END.len_utf8());
+            let end = shown.char_indices().nth(limit.saturating_sub(1)).map_or(shown.len(), |(end, _)| end);
+            shown.truncate(shown.floor_char_boundary(end.min(room)));
+            shown.push(END);
         }
         Self(shown)
     }
@@ -101,6 +105,8 @@ mod tests {
         assert!(shown.as_str().ends_with("x…"));
         assert_eq!(Excerpt::within("abc", 3).as_str(), "abc");
         assert_eq!(Excerpt::within("abcd", 3).as_str(), "ab…");
+        let wide = Excerpt::new(&"😀".repeat(1_000));
+        assert!(wide.as_str().len() <= 2 * Excerpt::LIMIT && wide.as_str().ends_with("😀…"));
     }
 
     proptest! {

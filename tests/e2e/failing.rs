@@ -39,7 +39,7 @@ pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(w
     let message = missing.error_message.as_deref().unwrap_or_default();
     assert!(message.contains("manifest unknown"), "{message}");
 
-    assert_eq!(world.tasks(&run.stack).len(), 1, "an image that does not exist is not worth another try");
+    assert_eq!(world.tasks(&run.stack).len(), 2, "one for each registry, and none for an image that does not exist");
     let received = notifications.received().await?;
     assert_eq!(received.len(), 1, "{received:?}");
     assert_eq!(received[0].0, "ecr-transfer missing: images were not copied");

@@ -1,7 +1,9 @@
 //! Which addresses a registry may lead to: those on the internet, over TLS. What is private, loopback or link-local is the
 //! function's own surroundings, its runtime's API among them.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -24,17 +26,36 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// Follows up to `limit` redirects of a request to addresses of this scheme.
+/// The most hosts that one host may redirect to: each takes a connection, which stays open for a while.
+const HOSTS: usize = 10;
+
+/// Follows up to `limit` redirects of a request to addresses of this scheme. They end where they first lead to another host:
+/// behind that, the HTTP client would send the login again.
 pub fn redirects(scheme: &'static str, limit: usize) -> Policy {
+    let led: Mutex<HashMap<String, HashSet<String>>> = Mutex::default();
     Policy::custom(move |attempt| {
-        if attempt.previous().len() > limit {
+        let previous = attempt.previous();
+        if previous.len() > limit {
             return attempt.error(format!("it redirects more than {limit} times"));
         }
-        if is_allowed(scheme, attempt.url()) {
-            return attempt.follow();
+        if !is_allowed(scheme, attempt.url()) {
+            let message = format!("it redirects to {}, which is not a public {scheme} address", attempt.url());
+            return attempt.error(message);
         }
-        let message = format!("it redirects to {}, which is not a public {scheme} address", attempt.url());
-        attempt.error(message)
+        let (Some(first), Some(last)) = (previous.first(), previous.last()) else { return attempt.follow() };
+        if last.origin() != first.origin() {
+            return attempt.error("it redirects from another host than its own");
+        }
+        let host = |url: &Url| url.host_str().unwrap_or_default().to_owned();
+        let mut led = led.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = led.entry(host(first)).or_default();
+        hosts.insert(host(attempt.url()));
+        if hosts.len() > HOSTS {
+            drop(led);
+            return attempt.error(format!("it redirects to more than {HOSTS} hosts"));
+        }
+        drop(led);
+        attempt.follow()
     })
 }
 

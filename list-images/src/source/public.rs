@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use shared::Result;
 use shared::ecr::Login;
 use shared::logins::SourceLogins;
-use shared::manifest::{Manifest, Platform};
+use shared::manifest::{Blobs, Platform};
 use shared::reference::{Digest, RegistryHost, Tag};
 use shared::selection::Named;
 use shared::tags::{Available, subject};
@@ -17,6 +17,12 @@ use crate::distribution::{Client, Head, Session, TagList};
 
 /// Images of one repository that are asked for at once. The client limits how many it asks one registry for.
 const CONCURRENCY: usize = 16;
+
+/// Images of an index that are asked for at once.
+const CHILDREN_AT_ONCE: usize = 4;
+
+/// The most layers of an image, with all its platforms.
+const BLOBS: usize = 10_000;
 
 /// The most images of a repository that refer to others.
 const COMPANIONS: usize = 10_000;
@@ -66,13 +72,13 @@ impl<'a> Registries<'a> {
         };
         let (chosen, mut listing) = if by_pattern && tags.is_empty() {
             let mut listing = Listing::default();
-            listing.failures.push(Failed::unlistable("the source shows no tags of it"));
+            listing.fail(Failed::unlistable("the source shows no tags of it"));
             (wish.wanted.images.iter().cloned().collect(), listing)
         } else {
             let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
             choose(&wish.wanted, &available, &options.rules)
         };
-        listing.failures.extend(failure);
+        failure.into_iter().for_each(|failed| listing.fail(failed));
         heads(&session, chosen, &mut listing).await?;
         if let Some(platform) = &options.platform {
             resolve(&session, platform, &mut listing).await;
@@ -80,7 +86,7 @@ impl<'a> Registries<'a> {
         if options.include_untagged
             && let Err(error) = companions(&session, &tags, options, &mut listing).await
         {
-            listing.failures.push(Failed::companions(&error));
+            listing.fail(Failed::companions(&error));
         }
         Ok(listing)
     }
@@ -124,25 +130,29 @@ impl<'a> Registries<'a> {
 /// # Errors
 /// When it tells of none for another reason than that it does not have them: then the repository cannot be listed.
 async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing) -> Result<()> {
-    let heads: Vec<_> = stream::iter(images)
+    let mut heads = stream::iter(images)
         .map(async |named| {
             let tag = || named.tag.as_ref().map_or_else(|| "latest".to_owned(), ToString::to_string);
             let reference = named.digest.map_or_else(tag, |digest| digest.to_string());
             let head = session.head(&reference).await;
             (named, head)
         })
-        .buffered(CONCURRENCY)
-        .collect()
-        .await;
-    let is_silent = |head: &Result<Head>| head.as_ref().is_err_and(|error| error.name() == "ServiceUnavailable");
-    if !heads.is_empty() && heads.iter().all(|(_, head)| is_silent(head)) {
-        return Err(heads.into_iter().find_map(|(_, head)| head.err()).expect("each is an error"));
+        .buffered(CONCURRENCY);
+    let (mut answers, mut silence) = (false, None);
+    while let Some((Named { tag, digest }, head)) = heads.next().await {
+        match head {
+            Ok(Head { digest: found, is_index }) => {
+                answers = true;
+                listing.images.push(Listed { is_index, ..Listed::new(tag, digest.unwrap_or(found)) });
+            }
+            Err(error) => {
+                answers |= error.name() != "ServiceUnavailable";
+                listing.fail(Failed::of(tag.as_ref(), digest, &error.to_string()));
+                silence.get_or_insert(error);
+            }
+        }
     }
-    listing.add(heads.into_iter().map(|(Named { tag, digest }, head)| match head {
-        Ok(head) => Ok(Listed { is_index: head.is_index, ..Listed::new(tag, digest.unwrap_or(head.digest)) }),
-        Err(error) => Err(Failed::of(tag.as_ref(), digest, &error.to_string())),
-    }));
-    Ok(())
+    silence.filter(|_| !answers).map_or(Ok(()), Err)
 }
 
 /// Puts in place of each index its image for the platform.
@@ -180,17 +190,23 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
         let named = Vec::<&Tag>::into_iter(of_fresh).map(|tag| Named { tag: Some(tag.clone()), digest: None });
         let mut found = Listing::default();
         heads(session, named.collect(), &mut found).await?;
-        listing.failures.append(&mut found.failures);
+        found.failures.drain(..).for_each(|failed| listing.fail(failed));
 
         let mut referrers = stream::iter(fresh.iter().copied())
             .map(async |digest| (digest, session.referrers(digest).await))
             .buffered(CONCURRENCY);
+        let mut new = BTreeSet::new();
         while let Some((digest, referrers)) = referrers.next().await {
-            let untagged =
-                referrers?.into_iter().filter(|referrer| !fresh.contains(referrer) && !known.contains(referrer));
-            found
-                .images
-                .extend(untagged.map(|referrer| Listed { subject: Some(digest), ..Listed::new(None, referrer) }));
+            for referrer in referrers? {
+                if !fresh.contains(&referrer) && !known.contains(&referrer) && new.insert(referrer) {
+                    found.images.push(Listed { subject: Some(digest), ..Listed::new(None, referrer) });
+                }
+            }
+            if listing.images.len() - others + found.images.len() > COMPANIONS {
+                return Err(
+                    session.refused(&format!("more than the {COMPANIONS} images that are allowed refer to others"))
+                );
+            }
         }
         drop(referrers);
 
@@ -203,10 +219,6 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
                 continue;
             }
             listing.images.push(image);
-        }
-        if listing.images.len() - others > COMPANIONS {
-            listing.images.truncate(others);
-            return Err(session.refused(&format!("more than the {COMPANIONS} images that are allowed refer to others")));
         }
     }
     Ok(())
@@ -222,13 +234,19 @@ async fn content(session: &Session<'_>, image: Listed) -> Result<Listed, Failed>
         (Ok(manifest), _) => manifest,
         (Err(error), _) => return Err(image.failed(&error.to_string())),
     };
-    let images: Vec<Manifest> = stream::iter(&manifest.manifests)
-        .map(async |image| session.manifest(image.digest).await.unwrap_or_default())
-        .buffered(CONCURRENCY)
-        .collect()
-        .await;
-    let bytes = Manifest::blob_bytes(images.iter().chain([&manifest]));
-    Ok(Listed { bytes, images: images.len().try_into().unwrap_or(u32::MAX), ..image })
+    let children: BTreeSet<Digest> = manifest.manifests.iter().map(|child| child.digest).collect();
+    let mut blobs = Blobs::default();
+    blobs.add(&manifest);
+    let mut manifests = stream::iter(children.iter().copied())
+        .map(async |child| session.manifest(child).await.unwrap_or_default())
+        .buffer_unordered(CHILDREN_AT_ONCE);
+    while let Some(child) = manifests.next().await {
+        blobs.add(&child);
+        if blobs.count() > BLOBS {
+            return Err(image.failed(&format!("it has more than the {BLOBS} layers that are allowed")));
+        }
+    }
+    Ok(Listed { bytes: blobs.bytes(), images: children.len().try_into().unwrap_or(u32::MAX), ..image })
 }
 
 #[cfg(test)]
