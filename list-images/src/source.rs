@@ -169,7 +169,7 @@ impl Listing {
         match self.failures.len() {
             0..FAILURES => self.failures.push(failed),
             FAILURES => {
-                self.failures.push(Failed::new("more failures", "more of its images fail than are listed one by one"))
+                self.failures.push(Failed::new("more failures", "more of its images fail than are listed one by one"));
             }
             _ => {}
         }
