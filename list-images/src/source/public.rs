@@ -428,6 +428,57 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn more_images_than_are_allowed_that_refer_to_others_fail_and_cost_no_image() {
+        let tags: Vec<String> = (0..12).map(|number| number.to_string()).collect();
+        let host = serve(move |request| {
+            let Some(rest) = request.uri().path().strip_prefix("/v2/team/app/") else { return status(200) };
+            match rest.split_once('/').unwrap_or_default() {
+                ("tags", _) => json(&json!({ "tags": tags })),
+                ("manifests", tag) => {
+                    let mut answer = status(200);
+                    let digest = of(tag).to_string();
+                    answer.headers_mut().insert("docker-content-digest", digest.parse().expect("it is a header"));
+                    answer
+                }
+                (_, digest) => {
+                    let referrer = |number: usize| json!({ "digest": of(&format!("{digest}{number}")) });
+                    json(&json!({ "manifests": (0..1_000).map(referrer).collect::<Vec<_>>() }))
+                }
+            }
+        })
+        .await;
+        let listing = list(&host, "ALL_TAGS", &options(None, "")).await.expect("it can be listed");
+        assert_eq!(listing.images.len(), 12);
+        let [("referrers", error)] = failures(&listing)[..] else { panic!("there are too many: {listing:?}") };
+        assert!(error.contains("more than the 10000 images that are allowed refer to others"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_index_that_names_one_image_many_times_is_read_as_if_it_did_once() {
+        let child = json!({ "config": { "digest": of("config"), "size": 1 }, "layers": [{ "digest": of("layer"), "size": 10 }] });
+        let index = json!({ "manifests": vec![json!({ "digest": of_json(&child) }); 500] });
+        let (child, index) = (child.to_string(), index.to_string());
+        let asked = Arc::<AtomicUsize>::default();
+        let (count, of_index) = (Arc::clone(&asked), of(&index));
+        let host = serve(move |request| {
+            let path = request.uri().path();
+            if path.ends_with(&of_index.to_string()) {
+                return Response::new(Body::from(index.clone()));
+            }
+            count.fetch_add(usize::from(path.ends_with(&of(&child).to_string())), Ordering::Relaxed);
+            Response::new(Body::from(child.clone()))
+        })
+        .await;
+        let image = Listed { is_index: true, ..Listed::new(None, of_index) };
+        let (images, failures) = with_registries(async |registries| {
+            registries.with_sizes(&wish(&host, "1"), vec![image]).await.expect("it can be asked")
+        })
+        .await;
+        assert_eq!((images[0].bytes, images[0].images, failures.len()), (11, 1, 0));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
     async fn for_one_platform_an_index_is_its_image_for_it() {
         let host = serve(answer).await;
         let listing = list(&host, "1.0,1.1", &options(Some("linux/arm64"), "")).await.expect("it can be listed");
