@@ -10,7 +10,9 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, GzBuilder};
+use hudsucker::rcgen::{KeyPair, SigningKey as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -131,6 +133,11 @@ pub struct Image {
 /// An artifact of one layer, such as a signature or an SBOM, which may refer to the image of digest `subject`.
 #[must_use]
 pub fn artifact(media_type: &str, content: &str, subject: Option<&str>) -> Image {
+    artifact_with(media_type, content, subject, &json!({}))
+}
+
+/// The same, with annotations of its layer.
+fn artifact_with(media_type: &str, content: &str, subject: Option<&str>, annotations: &Value) -> Image {
     const EMPTY: &str = "application/vnd.oci.empty.v1+json";
     let (config, layer) = (Blob::new(b"{}".to_vec()), Blob::new(content.as_bytes().to_vec()));
     let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len() });
@@ -141,11 +148,54 @@ pub fn artifact(media_type: &str, content: &str, subject: Option<&str>) -> Image
         "config": descriptor(EMPTY, &config),
         "layers": [descriptor(media_type, &layer)],
     });
+    if annotations.as_object().is_some_and(|annotations| !annotations.is_empty()) {
+        manifest["layers"][0]["annotations"] = annotations.clone();
+    }
     if let Some(subject) = subject {
         manifest["subject"] = json!({ "mediaType": Format::Oci.manifest(), "digest": subject, "size": 1_000 });
     }
     let manifest = Manifest::new(Format::Oci.manifest(), &manifest);
     Image { manifest, platforms: Vec::new(), blobs: vec![Arc::new(config), Arc::new(layer)] }
+}
+
+/// A key that images are signed with, as cosign does.
+pub struct SigningKey(KeyPair);
+
+impl SigningKey {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If there is no randomness.
+    pub fn generate() -> Result<Self> {
+        KeyPair::generate().map(Self).map_err(|error| Error::Unexpected(error.to_string()))
+    }
+
+    /// The public key, as a signature policy holds it: base64 of PEM.
+    #[must_use]
+    pub fn key_data(&self) -> String {
+        STANDARD.encode(self.0.public_key_pem())
+    }
+
+    /// The signature of the image of this digest in a repository, and the tag that it goes by; see cosign's
+    /// [specification](https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md).
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn sign(&self, repository: &str, digest: &str) -> Result<(Image, String)> {
+        let payload = json!({
+            "critical": {
+                "identity": { "docker-reference": repository },
+                "image": { "docker-manifest-digest": digest },
+                "type": "cosign container image signature",
+            },
+            "optional": null,
+        });
+        let payload = payload.to_string();
+        let signature = self.0.sign(payload.as_bytes()).map_err(|error| Error::Unexpected(error.to_string()))?;
+        let annotations = json!({ "dev.cosignproject.cosign/signature": STANDARD.encode(signature) });
+        let image = artifact_with("application/vnd.dev.cosign.simplesigning.v1+json", &payload, None, &annotations);
+        Ok((image, format!("{}.sig", digest.replace(':', "-"))))
+    }
 }
 
 /// Makes images, and each layer once.

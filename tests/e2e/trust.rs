@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use local::corpus::Corpus;
+use local::images::SigningKey;
 use local::machine::{ACCOUNT, REGION};
 use serde_json::{Value, json};
 
@@ -115,46 +116,76 @@ pub async fn a_password_that_names_no_registry_serves_the_only_one_of_the_deploy
 }
 
 pub async fn what_a_signature_policy_does_not_accept_is_not_copied(world: &World) -> Result {
-    // Of nobody: nothing is signed with it.
-    let key = "LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0KTUZrd0V3WUhLb1pJemowQ0FRWUlLb1pJemowREFRY0RRZ0FFU3pwOUFKOFBGbW9FdGQ5Z1FibUF3Z2FsUFpnOApoa3Jvc3VvemJFZldiOTZJYTlVZXNNN20zTlZuazM4Tm94aUJzWiswZzBvZkNSNnJVSzhRQmlWdUtnPT0KLS0tLS1FTkQgUFVCTElDIEtFWS0tLS0tCg==";
-    let signed = json!([{ "type": "sigstoreSigned", "keyData": key, "signedIdentity": { "type": "matchRepository" } }]);
+    let (key, other) = (SigningKey::generate()?, SigningKey::generate()?);
+    for (name, key) in [("e2e/signed", &key), ("e2e/forged", &other)] {
+        sign(world, name, key).await?;
+    }
+    let signed = json!([
+        { "type": "sigstoreSigned", "keyData": key.key_data(), "signedIdentity": { "type": "matchRepository" } }
+    ]);
     let policy = json!({
         "default": [{ "type": "reject" }],
         "transports": { "docker": {
             "docker.io/library/busybox": [{ "type": "insecureAcceptAnything" }],
             "docker.io/library/alpine": signed,
+            "quay.io/e2e": signed,
         } },
     });
     let policy = policy.to_string();
     let parameters = [
         ("sourceType", "Public"),
         ("srcList", "SELECTED"),
-        ("srcImageList", "busybox:1.36,alpine:3.18,quay.io/coreos/etcd:ALL_TAGS"),
+        (
+            "srcImageList",
+            "busybox:1.36,alpine:3.18,quay.io/coreos/etcd:ALL_TAGS,quay.io/e2e/signed:1,quay.io/e2e/forged:1",
+        ),
         ("signaturePolicy", policy.as_str()),
     ];
     let run = run(world.deploy("signed", &parameters).await?).await?;
 
     assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"), "{:?}", run.outcome);
     let rows = rows(&run.stack).await?;
-    let statuses: BTreeMap<_, _> =
-        rows.iter().map(|((image, tag), row)| (format!("{image}:{tag}"), row.status.as_str())).collect();
-    let expected = [
+    let message =
+        |image: &str, tag: &str| rows[&(image.to_owned(), tag.to_owned())].error_message.clone().unwrap_or_default();
+    // Debian's skopeo knows no sigstore: it takes no signature, whosever it is. The default image's takes the right one.
+    let has_sigstore = !message("quay.io/e2e/signed", "1").contains("sigstore disabled");
+    let mut expected = BTreeMap::from([
         ("alpine:3.18", "Error"),
         ("busybox:1.36", "Done"),
         ("quay.io/coreos/etcd:v3.5.14", "Error"),
         ("quay.io/coreos/etcd:v3.5.15", "Error"),
         ("quay.io/coreos/etcd:v3.5.16", "Error"),
-    ];
-    let expected: BTreeMap<_, _> = expected.iter().map(|&(image, status)| (image.to_owned(), status)).collect();
+        ("quay.io/e2e/forged:1", "Error"),
+    ]);
+    expected.insert("quay.io/e2e/signed:1", if has_sigstore { "Done" } else { "Error" });
+    let statuses: Vec<_> =
+        rows.iter().map(|((image, tag), row)| (format!("{image}:{tag}"), row.status.as_str())).collect();
+    let statuses: BTreeMap<_, _> = statuses.iter().map(|(image, status)| (image.as_str(), *status)).collect();
     assert_eq!(statuses, expected, "a signature is not an image of its own");
-    let message =
-        |image: &str, tag: &str| rows[&(image.to_owned(), tag.to_owned())].error_message.clone().unwrap_or_default();
-    assert!(message("alpine", "3.18").contains("Source image rejected"), "{}", message("alpine", "3.18"));
-    let etcd = message("quay.io/coreos/etcd", "v3.5.14");
-    assert!(etcd.contains("rejected by policy"), "{etcd}");
+    for (image, tag) in [("alpine", "3.18"), ("quay.io/e2e/forged", "1"), ("quay.io/coreos/etcd", "v3.5.14")] {
+        assert!(message(image, tag).contains("Source image rejected"), "{}", message(image, tag));
+    }
     assert_eq!(world.tasks(&run.stack).len(), 2, "one for each registry: what is rejected is not tried again");
+
     let there = listed(world, "signed/").await?;
-    assert_eq!(there.keys().collect::<Vec<_>>(), ["signed/busybox:1.36"], "nothing else has arrived");
+    let (signatures, images): (Vec<_>, Vec<_>) = there.keys().partition(|image| image.ends_with(".sig"));
+    let accepted = expected.iter().filter(|(_, status)| **status == "Done").map(|(image, _)| format!("signed/{image}"));
+    assert!(images.into_iter().cloned().eq(accepted), "nothing else has arrived: {there:?}");
+    assert_eq!(has_sigstore, !signatures.is_empty(), "the signatures come with their images: {there:?}");
+    Ok(())
+}
+
+/// Pushes an image to quay.io, and cosign's signature of it, or of each of its platforms.
+async fn sign(world: &World, name: &str, key: &SigningKey) -> Result {
+    let seeded = world.machine().seed(Corpus::default().with("quay.io", name, "1")).await?;
+    let public = world.machine().public().ok_or("the public registries are stand-ins")?;
+    let manifest: Value = serde_json::from_slice(&public.manifest(name, &seeded[0].digest).await?)?;
+    let platforms = manifest["manifests"].as_array().cloned().unwrap_or_default();
+    let digests = platforms.iter().filter_map(|image| image["digest"].as_str());
+    for digest in digests.chain([seeded[0].digest.as_str()]) {
+        let (signature, tag) = key.sign(&format!("quay.io/{name}"), digest)?;
+        public.push(name, &[(&signature, std::slice::from_ref(&tag))]).await?;
+    }
     Ok(())
 }
 
