@@ -153,11 +153,11 @@ async fn missing(
 ) -> Result<Missing> {
     let lacking: Vec<Option<(RepositoryCopy, bool)>> = stream::iter(copies)
         .map(async |copy| {
-            let ids: Vec<ImageId> = copy.images.iter().map(id).collect();
+            let ids: Vec<ImageId> = copy.images.iter().map(Image::id).collect();
             let found = destination.find(&copy.destination.name, &ids).await?;
             let exists = found.is_some();
             let found = found.unwrap_or_default();
-            let lacks = |image: &&Image| found.get(&id(image)).map(|it: &Found| it.digest) != Some(image.digest);
+            let lacks = |image: &&Image| found.get(&image.id()).map(|it: &Found| it.digest) != Some(image.digest);
             let images: Vec<Image> = copy.images.iter().filter(lacks).cloned().collect();
             let is_complete = images.is_empty();
             Ok::<_, Error>((!is_complete).then(|| (RepositoryCopy { images, ..copy.clone() }, exists)))
@@ -203,10 +203,6 @@ async fn missing(
         }
     }
     Ok(all)
-}
-
-fn id(image: &Image) -> ImageId {
-    image.tag.clone().map_or(ImageId::Digest(image.digest), ImageId::Tag)
 }
 
 /// Starts the task.

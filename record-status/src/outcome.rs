@@ -121,7 +121,7 @@ async fn look(
     copy: &RepositoryCopy,
 ) -> Result<(HashMap<ImageId, Found>, HashMap<Digest, u64>)> {
     let repository = &copy.destination.name;
-    let ids: Vec<_> = copy.images.iter().map(id).collect();
+    let ids: Vec<_> = copy.images.iter().map(Image::id).collect();
     let found = destination.find(repository, &ids).await?.unwrap_or_default();
     let children = found.values().flat_map(|image| &image.manifest.manifests);
     let children: Vec<_> = children.map(|child| ImageId::Digest(child.digest)).collect();
@@ -142,10 +142,6 @@ async fn look(
     Ok((found, sizes))
 }
 
-fn id(image: &Image) -> ImageId {
-    image.tag.clone().map_or(ImageId::Digest(image.digest), ImageId::Tag)
-}
-
 fn outcome(
     copy: &RepositoryCopy,
     image: &Image,
@@ -156,7 +152,7 @@ fn outcome(
     let destination = image.at(&copy.destination);
     let reported = report.copies.iter().find(|reported| reported.destination == destination);
     let refusal = report.refusals.iter().find(|refusal| refusal.repository == copy.destination);
-    let there = found.get(&id(image)).map(|image| image.digest);
+    let there = found.get(&image.id()).map(|image| image.digest);
     let status = if there == Some(image.digest) {
         Ok(Done { digest: image.digest, bytes: sizes.get(&image.digest).copied().unwrap_or(image.bytes) })
     } else {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ecr::ImageId;
 use crate::reference::{BatchId, Digest, ImageReference, Repository, RepositoryName, Tag};
 use crate::text::Excerpt;
 
@@ -90,6 +91,12 @@ impl Image {
     #[must_use]
     pub fn name(&self) -> String {
         self.tag.as_ref().map_or_else(|| self.digest.to_string(), ToString::to_string)
+    }
+
+    /// By what the destination is asked for it.
+    #[must_use]
+    pub fn id(&self) -> ImageId {
+        self.tag.clone().map_or(ImageId::Digest(self.digest), ImageId::Tag)
     }
 
     /// Its name in `repository`: by tag, or by digest where it has none.
