@@ -137,7 +137,7 @@ fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Res
 struct Missing {
     /// The repositories with the images that they lack.
     copies: Vec<RepositoryCopy>,
-    /// Repositories that cannot be written, and why: a failure that would come again, and costs no other repository.
+    /// Repositories that cannot be written, and why: a retry would not help. The others are written all the same.
     refusals: Vec<Refusal>,
 }
 

@@ -35,6 +35,11 @@ pub struct Packing {
 }
 
 impl Packing {
+    /// How many tasks are worth starting for so many bytes.
+    fn worth(&self, bytes: u64) -> u64 {
+        (bytes / self.bytes).clamp(1, self.tasks as u64)
+    }
+
     /// Whether a task can take so much.
     fn allows(&self, images: usize, characters: usize) -> bool {
         images <= self.images && characters + BARRIER_LENGTH <= COPIES_LIMIT
@@ -83,8 +88,7 @@ pub fn pack(
     packing: &Packing,
 ) -> impl ExactSizeIterator<Item = Batch> {
     let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);
-    let tasks = (total / packing.bytes).clamp(1, packing.tasks as u64);
-    let share = total.div_ceil(tasks);
+    let share = total.div_ceil(packing.worth(total));
 
     let (copies, images): (Vec<_>, Vec<_>) = repositories.into_iter().unzip();
     let mut chunks = split(&copies, images, share, packing);
@@ -104,7 +108,7 @@ pub fn pack(
 /// Fills bins with the chunks of one registry, the heaviest first.
 fn fill(chunks: Vec<Chunk>, packing: &Packing) -> Vec<Bin> {
     let total = chunks.iter().map(|chunk| chunk.weight).fold(0, u64::saturating_add);
-    let tasks = (total / packing.bytes).clamp(1, packing.tasks as u64);
+    let tasks = packing.worth(total);
     let mut bins: Vec<Bin> = Vec::new();
     for chunk in chunks {
         let enough = bins.len() as u64 >= tasks;

@@ -509,7 +509,7 @@ impl HttpHandler for Interceptor {
         if request.method() == Method::CONNECT {
             let host = request.uri().host().filter(|host| is_address(host)).map(str::to_owned);
             let Some(host) = host else { return request.into() };
-            // What the network really has there, such as this machine's metadata, is none of a registry's business.
+            // A registry must not reach what the network really has there, such as this machine's metadata.
             self.shared.count(&Seen { host, method: Method::CONNECT, path: String::new() }, Kind::Other);
             return answer(StatusCode::BAD_GATEWAY, Vec::new()).into();
         }

@@ -147,7 +147,7 @@ pub async fn what_a_signature_policy_does_not_accept_is_not_copied(world: &World
     let rows = rows(&run.stack).await?;
     let message =
         |image: &str, tag: &str| rows[&(image.to_owned(), tag.to_owned())].error_message.clone().unwrap_or_default();
-    // Debian's skopeo knows no sigstore: it takes no signature, whosever it is. The default image's takes the right one.
+    // Debian's skopeo has no sigstore and refuses every signature. The default image's accepts the right one.
     let has_sigstore = !message("quay.io/e2e/signed", "1").contains("sigstore disabled");
     let mut expected = BTreeMap::from([
         ("alpine:3.18", "Error"),

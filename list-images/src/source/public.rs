@@ -91,7 +91,8 @@ impl<'a> Registries<'a> {
         Ok(listing)
     }
 
-    /// Fills in the sizes, where asking for them costs no pull, and looks whether what came along refers to its image.
+    /// Fills in the sizes, except on Docker Hub, where each request for one counts as a pull. Checks that a companion,
+    /// such as a signature, refers to its image.
     ///
     /// # Errors
     /// When the repository cannot be asked.
@@ -128,7 +129,7 @@ impl<'a> Registries<'a> {
 /// Adds what the registry says of each image. One that it does not have, or fails to tell of, fails by itself.
 ///
 /// # Errors
-/// When it tells of none for another reason than that it does not have them: then the repository cannot be listed.
+/// When the registry is unavailable for all of them: then the repository cannot be listed.
 async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing) -> Result<()> {
     let mut heads = stream::iter(images)
         .map(async |named| {
@@ -224,8 +225,11 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
     Ok(())
 }
 
-/// Fills in the bytes of an image; of an index, those of all its images, and how many there are. 0 where the registry does
-/// not tell, unless it is to say what the image refers to.
+/// Fills in the bytes of an image; of an index, those of all its images, and how many there are. An image
+/// of an index whose manifest cannot be read counts as 0.
+///
+/// # Errors
+/// When the manifest cannot be read, does not refer to what it should, or lists too many layers.
 async fn content(session: &Session<'_>, image: Listed) -> Result<Listed, Failed> {
     let manifest = match (session.manifest(image.digest).await, image.subject) {
         (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {
