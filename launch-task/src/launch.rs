@@ -305,8 +305,9 @@ mod tests {
 
     const HOST: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
 
-    fn request(repositories: Vec<RepositoryCopy>) -> Request {
-        let batch = Batch { id: "1".parse().expect("it is one"), bytes: 1, pace: 100, repositories, failures: vec![] };
+    fn request(repositories: &[RepositoryCopy]) -> Request {
+        let batch = serde_json::json!({ "id": "1", "bytes": 1, "pace": 100, "repositories": repositories });
+        let batch = serde_json::from_value(batch).expect("it is one");
         Request { execution: "run 1".into(), batch, token: "t0ken".into(), retries: 0 }
     }
 
@@ -489,7 +490,7 @@ mod tests {
             .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
         for _ in 0..2 {
-            let arn = start(&ecs, &task_config(), &request(vec![])).await.expect("it starts");
+            let arn = start(&ecs, &task_config(), &request(&[])).await.expect("it starts");
             assert_eq!(arn, "arn:task");
         }
     }
@@ -514,7 +515,7 @@ mod tests {
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
         let refusals: Vec<_> = (0..20).map(refusal).collect();
         let copies = [copy("app", &["1"])];
-        run(&ecs, &task_config(), &request(vec![]), "run-1", &copies, &refusals).await.expect("it starts");
+        run(&ecs, &task_config(), &request(&[]), "run-1", &copies, &refusals).await.expect("it starts");
     }
 
     #[tokio::test]
@@ -533,7 +534,7 @@ mod tests {
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&spot, &on_demand]);
         let config = TaskConfig { spot: true, ..task_config() };
         for retries in [0, 1] {
-            let request = Request { retries, ..request(vec![]) };
+            let request = Request { retries, ..request(&[]) };
             start(&ecs, &config, &request).await.expect("it starts");
         }
         assert_eq!((spot.num_calls(), on_demand.num_calls()), (1, 1));
@@ -550,7 +551,7 @@ mod tests {
                 RunTaskOutput::builder().failures(Failure::builder().reason(reason).build()).build()
             });
             let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&rule]);
-            let error = start(&ecs, &task_config(), &request(vec![])).await.expect_err(reason);
+            let error = start(&ecs, &task_config(), &request(&[])).await.expect_err(reason);
             assert_eq!(error.name(), name);
             assert!(error.to_string().starts_with(text), "{error}");
         }

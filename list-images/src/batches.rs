@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use shared::plan::{Batch, Failure, RepositoryCopy};
+use shared::plan::{Batch, Failure, RepositoryCopy, Row};
 use shared::reference::RegistryHost;
 use shared::task::{self, BARRIER_LENGTH, COPIES_LIMIT};
 
@@ -20,6 +20,22 @@ const COPY_OVERHEAD: u64 = 16 << 20;
 /// The most failures of a batch: Step Functions hands it on as
 /// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 const FAILURES: usize = 50;
+
+/// The most rows of a batch that are corrected, for the same reason.
+const ROWS: usize = 100;
+
+/// What a plan is made of.
+#[derive(Default)]
+pub struct Work {
+    /// The images of repositories, each with its copy that still has none.
+    pub copies: Vec<(RepositoryCopy, Vec<Listed>)>,
+    /// What cannot be copied.
+    pub failures: Vec<Failure>,
+    /// Images that the destination has, and whose rows say otherwise, one by one.
+    pub present: Vec<RepositoryCopy>,
+    /// Rows of what is no longer wanted.
+    pub obsolete: Vec<Row>,
+}
 
 /// How images are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +83,8 @@ struct Bin {
     weight: u64,
     characters: usize,
     failures: Vec<Failure>,
+    present: Vec<RepositoryCopy>,
+    obsolete: Vec<Row>,
 }
 
 impl Bin {
@@ -78,15 +96,11 @@ impl Bin {
     }
 }
 
-/// Packs the images of repositories, each with its copy that still has none, into batches; the heaviest comes first. A
-/// batch is made when it is asked for: all at once would be most of the memory of a run. `failures`, which start no task,
-/// come last.
+/// Packs the work into batches; the heaviest comes first. A batch is made when it is asked for: all at once would be most of
+/// the memory of a run. What starts no task comes last.
 #[must_use]
-pub fn pack(
-    repositories: Vec<(RepositoryCopy, Vec<Listed>)>,
-    failures: &[Failure],
-    packing: &Packing,
-) -> impl ExactSizeIterator<Item = Batch> {
+pub fn pack(work: Work, packing: &Packing) -> impl ExactSizeIterator<Item = Batch> {
+    let Work { copies: repositories, failures, present, obsolete } = work;
     let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);
     let share = total.div_ceil(packing.worth(total));
 
@@ -102,6 +116,8 @@ pub fn pack(
     bins.sort_by_key(|bin| Reverse(bin.weight));
     let pace = packing.pace(bins.len());
     bins.extend(failures.chunks(FAILURES).map(|failures| Bin { failures: failures.to_vec(), ..Bin::default() }));
+    bins.extend(present.chunks(ROWS).map(|present| Bin { present: present.to_vec(), ..Bin::default() }));
+    bins.extend(obsolete.chunks(ROWS).map(|rows| Bin { obsolete: rows.to_vec(), ..Bin::default() }));
     bins.into_iter().enumerate().map(move |(index, bin)| batch(index, bin, pace, &copies))
 }
 
@@ -142,7 +158,7 @@ fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Ba
     }
     let bytes = repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).fold(0, u64::saturating_add);
     let id = (index + 1).to_string().parse().expect("a number is an id");
-    Batch { id, bytes, pace, repositories, failures: bin.failures }
+    Batch { id, bytes, pace, repositories, failures: bin.failures, present: bin.present, obsolete: bin.obsolete }
 }
 
 fn weight(image: &Listed) -> u64 {
@@ -189,7 +205,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    type Work = Vec<(RepositoryCopy, Vec<Listed>)>;
+    type Copies = Vec<(RepositoryCopy, Vec<Listed>)>;
 
     fn repository(name: &str, count: usize, bytes: u64) -> (RepositoryCopy, Vec<Listed>) {
         let source: Repository = format!("222222222222.dkr.ecr.us-west-2.amazonaws.com/{name}").parse().expect(name);
@@ -210,8 +226,8 @@ mod tests {
 
     const PACKING: Packing = Packing { tasks: 10, images: usize::MAX, bytes: GIB / 2, manifests_per_second: 10 };
 
-    fn packed(work: Work, tasks: usize) -> Vec<Batch> {
-        pack(work, &[], &Packing { tasks, ..PACKING }).collect()
+    fn packed(copies: Copies, tasks: usize) -> Vec<Batch> {
+        pack(Work { copies, ..Work::default() }, &Packing { tasks, ..PACKING }).collect()
     }
 
     fn destinations(copies: impl IntoIterator<Item = RepositoryCopy>) -> Vec<String> {
@@ -232,29 +248,39 @@ mod tests {
             tasks in 1_usize..30,
             images in 1_usize..100,
             failures in 0_usize..250,
+            rows in 0_usize..250,
         ) {
-            let work: Work = repositories
+            let copies: Copies = repositories
                 .iter()
                 .enumerate()
                 .map(|(number, &(count, mebibytes, length))| {
                     repository(&format!("{}-{number}", "r".repeat(length)), count, mebibytes << 20)
                 })
                 .collect();
-            let wanted = work.iter().map(|(copy, images)| RepositoryCopy {
+            let wanted = copies.iter().map(|(copy, images)| RepositoryCopy {
                 images: images.iter().map(planned).collect(),
                 ..copy.clone()
             });
             let wanted = destinations(wanted);
             let failures: Vec<_> = (0..failures).map(failure).collect();
-            let batches: Vec<_> = pack(work, &failures, &Packing { tasks, images, ..PACKING }).collect();
+            let present: Vec<_> = (0..rows).map(|row| repository(&format!("r-{row}"), 0, 0).0).collect();
+            let row = |number: usize| Row { image: failure(0).image, tag: number.to_string().into() };
+            let obsolete: Vec<_> = (0..rows).map(row).collect();
+            let work =
+                Work { copies, failures: failures.clone(), present: present.clone(), obsolete: obsolete.clone() };
+            let batches: Vec<_> = pack(work, &Packing { tasks, images, ..PACKING }).collect();
 
             prop_assert_eq!(destinations(batches.iter().flat_map(|batch| batch.repositories.clone())), wanted);
             prop_assert_eq!(batches.iter().flat_map(|batch| batch.failures.clone()).collect::<Vec<_>>(), failures);
+            prop_assert_eq!(batches.iter().flat_map(|batch| batch.present.clone()).collect::<Vec<_>>(), present);
+            prop_assert_eq!(batches.iter().flat_map(|batch| batch.obsolete.clone()).collect::<Vec<_>>(), obsolete);
             let ids: HashSet<_> = batches.iter().map(|batch| &batch.id).collect();
             prop_assert_eq!(ids.len(), batches.len());
             for batch in &batches {
                 let count: usize = batch.repositories.iter().map(|copy| copy.images.len()).sum();
-                prop_assert!(count <= images && batch.failures.len() <= FAILURES && count + batch.failures.len() > 0);
+                let rows = batch.present.len() + batch.obsolete.len();
+                prop_assert!(count <= images && batch.failures.len() <= FAILURES && rows <= ROWS);
+                prop_assert!(count + batch.failures.len() + rows > 0, "none is empty");
                 let destinations: HashSet<_> = batch.repositories.iter().map(|copy| &copy.destination).collect();
                 prop_assert_eq!(destinations.len(), batch.repositories.len(), "each repository once");
                 let json = serde_json::to_string(&task::encode(&batch.repositories)).expect("a string is JSON");
@@ -270,7 +296,7 @@ mod tests {
         for text in ["\u{1b}", "😀", "\"", "ü"] {
             let long = Failed::new(&text.repeat(1_000), &text.repeat(1_000));
             let long = Failure { tag: long.name, error: long.error, ..failure(1) };
-            let batches: Vec<_> = pack(Vec::new(), &vec![long; FAILURES], &PACKING).collect();
+            let batches: Vec<_> = pack(Work { failures: vec![long; FAILURES], ..Work::default() }, &PACKING).collect();
             assert!(serde_json::to_string(&batches[0]).expect("a batch is JSON").len() < 200 << 10, "{text}");
         }
     }
@@ -313,9 +339,9 @@ mod tests {
     #[test]
     fn tasks_that_run_at_once_share_the_manifests_that_the_destination_takes() {
         let pace = |repositories, tasks| {
-            let work: Work = (0..repositories).map(|n| repository(&format!("app-{n}"), 1, GIB)).collect();
+            let copies = (0..repositories).map(|n| repository(&format!("app-{n}"), 1, GIB)).collect();
             let packing = Packing { tasks, manifests_per_second: 4, ..PACKING };
-            pack(work, &[], &packing).next().expect("there is work").pace
+            pack(Work { copies, ..Work::default() }, &packing).next().expect("there is work").pace
         };
         assert_eq!(pace(1, 10), 250, "a task that is alone");
         assert_eq!(pace(30, 10), 2_500, "ten of thirty");

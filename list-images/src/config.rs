@@ -38,6 +38,10 @@ pub struct Config {
     pub max_bytes: Option<u64>,
     /// The bucket for the plan.
     pub plan_bucket: String,
+    /// The ARN of the state machine whose executions wait for each other; `None` if nothing does.
+    pub state_machine: Option<String>,
+    /// The table with a row for each image; `None` if there is none to correct.
+    pub image_table: Option<String>,
     /// How they are packed into batches.
     pub packing: Packing,
 }
@@ -99,6 +103,8 @@ impl Config {
             max_images: at_most("MAX_IMAGES")?,
             max_bytes: at_most("MAX_BYTES")?,
             plan_bucket: environment.required("PLAN_BUCKET")?.to_owned(),
+            state_machine: environment.optional("STATE_MACHINE").map(str::to_owned),
+            image_table: environment.optional("IMAGE_TABLE").map(str::to_owned),
             packing: Packing {
                 tasks: environment.count("MAX_CONCURRENCY", 10)?.max(1),
                 images: environment.count("MAX_IMAGES_PER_TASK", usize::MAX)?.max(1),

@@ -12,19 +12,21 @@ use shared::credentials::Stores;
 use shared::ecr::{Registry, is_same_registry};
 use shared::logins::SourceLogins;
 use shared::naming;
-use shared::plan::{self, Object, RepositoryCopy, Summary};
+use shared::plan::{self, Object, RepositoryCopy, Row, Summary};
 use shared::reference::{RegistryHost, Repository};
 use shared::selection::Selection;
 use shared::{Error, Result};
 use tokio::sync::Semaphore;
 
-use crate::batches;
+use crate::batches::{self, Work};
 use crate::config::Config;
 use crate::difference::{self, Difference};
 use crate::distribution::Client;
 use crate::dry_run::{self, Decision};
+use crate::failing::Failing;
 use crate::input::{self, Input};
 use crate::source::{Failed, Listed, Listing, Registries, Source, Wish, check_collisions, defer, for_each};
+use crate::turn::{self, Turn};
 
 /// How many repositories of the destination are looked at at once.
 const CONCURRENCY: usize = 16;
@@ -43,6 +45,10 @@ pub struct Request {
 pub struct Clients {
     /// For the plan.
     pub s3: aws_sdk_s3::Client,
+    /// For the rows that say `Error`.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// For the other executions.
+    pub sfn: aws_sdk_sfn::Client,
     /// For credentials, and for the list of selected images.
     pub stores: Stores,
 }
@@ -51,7 +57,12 @@ impl Clients {
     /// Makes them all.
     #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
-        Self { s3: aws_sdk_s3::Client::new(aws), stores: Stores::new(aws) }
+        Self {
+            s3: aws_sdk_s3::Client::new(aws),
+            dynamodb: aws_sdk_dynamodb::Client::new(aws),
+            sfn: aws_sdk_sfn::Client::new(aws),
+            stores: Stores::new(aws),
+        }
     }
 }
 
@@ -63,12 +74,29 @@ impl Clients {
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
-    let (source, (destination, host)) =
-        future::try_join(connect_source(config, aws, clients), connect(&config.destination, aws, clients)).await?;
+    let (turn, failing, source, (destination, host)) = future::try_join4(
+        whose_turn(config, clients, request, &input),
+        read_failing(config, clients, &input),
+        connect_source(config, aws, clients),
+        connect(&config.destination, aws, clients),
+    )
+    .await?;
+    if let Turn::LeftTo(execution) = turn {
+        tracing::info!(execution, "left to an execution that waits");
+        return Ok(Summary { left_to: Some(execution), ..Summary::default() });
+    }
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     let slots = Semaphore::new(CONCURRENCY);
-    let run = Run { config, source: &source, destination: &destination, host: &host, slots, explain: input.dry_run };
-    let Comparison { repositories, mut summary, decisions } = run.compare(selection).await?;
+    let run = Run {
+        config,
+        source: &source,
+        destination: &destination,
+        host: &host,
+        failing: &failing,
+        slots,
+        explain: input.dry_run,
+    };
+    let Comparison { repositories, obsolete, mut summary, decisions } = run.compare(selection).await?;
     if summary.listed < config.min_images {
         return Err(Error::TooFewImages { listed: summary.listed, minimum: config.min_images });
     }
@@ -79,8 +107,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         summary.dry_run = Some(write(&clients.s3, bucket, &key, dry_run::report(decisions)).await?);
     } else {
         check_size(config, &summary)?;
-        let (work, failures) = plan(repositories, &host);
-        let batches = batches::pack(work, &failures, &config.packing);
+        let batches = batches::pack(plan(repositories, obsolete, &host), &config.packing);
         summary.batches = batches.len();
         if summary.batches > 0 {
             let key = format!("plans/{}.json", request.execution);
@@ -98,6 +125,23 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         "listed"
     );
     Ok(summary)
+}
+
+async fn whose_turn(config: &Config, clients: &Clients, request: &Request, input: &Input) -> Result<Turn> {
+    match &config.state_machine {
+        Some(state_machine) => turn::take(&clients.sfn, state_machine, &request.execution, input).await,
+        None => Ok(Turn::Now),
+    }
+}
+
+/// The rows that say `Error`. A run of other images knows nothing of them.
+async fn read_failing(config: &Config, clients: &Clients, input: &Input) -> Result<Failing> {
+    match &config.image_table {
+        Some(table) if !input.dry_run && input.src_image_list.is_none() => {
+            Failing::read(&clients.dynamodb, table).await
+        }
+        _ => Ok(Failing::default()),
+    }
 }
 
 async fn connect_source<'a>(config: &Config, aws: &'a SdkConfig, clients: &Clients) -> Result<Source<'a>> {
@@ -133,11 +177,11 @@ fn check_size(config: &Config, summary: &Summary) -> Result<()> {
     Ok(())
 }
 
-/// What is packed into batches: each repository with its images, and what fails.
-fn plan(repositories: Vec<Compared>, host: &RegistryHost) -> (Vec<(RepositoryCopy, Vec<Listed>)>, Vec<plan::Failure>) {
-    let (mut work, mut failures) = (Vec::new(), Vec::new());
-    for Compared { wish, missing, failures: failed, .. } in repositories {
-        failures.extend(failed.into_iter().map(|Failed { name, error }| plan::Failure {
+/// What is packed into batches.
+fn plan(repositories: Vec<Compared>, obsolete: Vec<Row>, host: &RegistryHost) -> Work {
+    let mut work = Work { obsolete, ..Work::default() };
+    for Compared { wish, missing, failures, present, .. } in repositories {
+        work.failures.extend(failures.into_iter().map(|Failed { name, error }| plan::Failure {
             image: wish.name.clone(),
             tag: name,
             source: wish.repository.clone(),
@@ -145,9 +189,12 @@ fn plan(repositories: Vec<Compared>, host: &RegistryHost) -> (Vec<(RepositoryCop
         }));
         let destination = Repository { registry: host.clone(), name: wish.destination };
         let copy = RepositoryCopy { source: wish.repository, destination, image: wish.name, images: Vec::new() };
-        work.push((copy, missing));
+        let present =
+            present.iter().map(|image| RepositoryCopy { images: vec![difference::planned(image)], ..copy.clone() });
+        work.present.extend(present);
+        work.copies.push((copy, missing));
     }
-    (work, failures)
+    work
 }
 
 /// One comparison of source and destination.
@@ -157,6 +204,8 @@ struct Run<'a> {
     destination: &'a Registry,
     /// The destination's host.
     host: &'a RegistryHost,
+    /// The rows that say `Error`.
+    failing: &'a Failing,
     /// As many as repositories of the destination may be looked at.
     slots: Semaphore,
     /// Whether every decision is to be told.
@@ -167,6 +216,8 @@ struct Run<'a> {
 #[derive(Default)]
 struct Comparison {
     repositories: Vec<Compared>,
+    /// Failing rows of what is no longer wanted.
+    obsolete: Vec<Row>,
     summary: Summary,
     decisions: Vec<Decision>,
 }
@@ -177,6 +228,9 @@ struct Compared {
     unchanged: usize,
     missing: Vec<Listed>,
     failures: Vec<Failed>,
+    /// Images that the destination has, and whose rows say `Error`.
+    present: Vec<Listed>,
+    obsolete: Vec<Row>,
     excluded: usize,
     decisions: Vec<Decision>,
     failure: Option<Error>,
@@ -214,7 +268,8 @@ impl Run<'_> {
             }
         }
 
-        let mut comparison = Comparison::default();
+        let images = compared.iter().map(|one| &one.wish.name).collect();
+        let mut comparison = Comparison { obsolete: self.failing.of_others(&images), ..Comparison::default() };
         if self.explain {
             comparison.decisions.extend(left_out.into_iter().map(|(it, rule)| Decision::left_out(&it, rule)));
         }
@@ -224,6 +279,7 @@ impl Run<'_> {
             summary.excluded += one.excluded;
             summary.to_copy += one.missing.len() + one.failures.len();
             summary.bytes = one.missing.iter().map(|image| image.bytes).fold(summary.bytes, u64::saturating_add);
+            comparison.obsolete.append(&mut one.obsolete);
             comparison.decisions.append(&mut one.decisions);
             if self.explain {
                 let copies = one.missing.iter().map(|image| Decision::copy(&one.wish, self.host, image));
@@ -258,6 +314,7 @@ impl Run<'_> {
         // One row says why.
         failures.sort();
         failures.dedup_by(|a, b| a.name == b.name);
+        let (present, obsolete) = self.failing.healed(&wish.name, &unchanged, &missing, &failures);
         let mut decisions = Vec::new();
         if self.explain {
             decisions.extend(unchanged.iter().map(|image| Decision::unchanged(&wish, self.host, image)));
@@ -267,6 +324,8 @@ impl Run<'_> {
             unchanged: unchanged.len(),
             missing,
             failures,
+            present,
+            obsolete,
             excluded: listing.excluded.len(),
             decisions,
             failure: listing.failure,
@@ -453,7 +512,8 @@ mod tests {
         let selection = list.map(|list| selection::parse([("the list", list)], source.host()).expect("it is a list"));
         let host = THERE.parse().expect("it is a host");
         let slots = Semaphore::new(CONCURRENCY);
-        let run = Run { config, source, destination: there, host: &host, slots, explain: true };
+        let failing = Failing::default();
+        let run = Run { config, source, destination: there, host: &host, failing: &failing, slots, explain: true };
         run.compare(selection).await
     }
 
@@ -504,11 +564,11 @@ mod tests {
         let comparison = compared(&source(images.iter().chain([&repositories])), &[&there]).await;
         assert_eq!(copies(&comparison), [copy("1", "app", "to/app:1")]);
         assert_eq!((comparison.summary.listed, comparison.summary.unchanged), (1, 0));
-        let (work, failures) = plan(comparison.repositories, &THERE.parse().expect("it is a host"));
-        let [(copy, images)] = &work[..] else { panic!("there is one repository: {work:?}") };
+        let work = plan(comparison.repositories, Vec::new(), &THERE.parse().expect("it is a host"));
+        let [(copy, images)] = &work.copies[..] else { panic!("there is one repository") };
         assert_eq!(copy.source.to_string(), format!("{HERE}/app"));
         assert_eq!(copy.destination.to_string(), format!("{THERE}/to/app"));
-        assert_eq!((copy.image.as_str(), images[0].bytes, failures.len()), ("app", 5, 0));
+        assert_eq!((copy.image.as_str(), images[0].bytes, work.failures.len()), ("app", 5, 0));
     }
 
     #[tokio::test]

@@ -5,10 +5,12 @@ mod config;
 mod difference;
 mod distribution;
 mod dry_run;
+mod failing;
 mod handler;
 mod input;
 mod rules;
 mod source;
+mod turn;
 
 use aws_config::retry::RetryConfig;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
@@ -33,6 +35,7 @@ async fn main() -> Result<(), Error> {
         let answer = async { handler::list(&Config::read(&environment)?, &aws, &clients, &event.payload).await }.await;
         if let Ok(summary) = &answer
             && summary.dry_run.is_none()
+            && summary.left_to.is_none()
         {
             let metrics = [
                 ("ImagesListed", summary.listed),

@@ -95,6 +95,12 @@ pub struct Failed {
 /// The most characters of the name of what fails; tags have 128.
 const NAME: usize = 200;
 
+/// What stands for all that refers to a repository's images.
+const REFERRERS: &str = "referrers";
+
+/// What stands for the failures of a repository that are too many to be told one by one.
+const MORE: &str = "more failures";
+
 impl Failed {
     /// Whatever `name` stands for fails.
     #[must_use]
@@ -118,7 +124,13 @@ impl Failed {
     /// What refers to its images, such as their signatures, cannot be listed.
     #[must_use]
     pub fn companions(error: &Error) -> Self {
-        Self::new("referrers", &format!("what refers to its images cannot be listed: {error}"))
+        Self::new(REFERRERS, &format!("what refers to its images cannot be listed: {error}"))
+    }
+
+    /// Whether there may be more images, which could not be listed.
+    #[must_use]
+    pub fn hides_others(&self) -> bool {
+        [ALL_TAGS, REFERRERS, MORE].contains(&self.name.as_str())
     }
 }
 
@@ -169,7 +181,7 @@ impl Listing {
         match self.failures.len() {
             0..FAILURES => self.failures.push(failed),
             FAILURES => {
-                self.failures.push(Failed::new("more failures", "more of its images fail than are listed one by one"));
+                self.failures.push(Failed::new(MORE, "more of its images fail than are listed one by one"));
             }
             _ => {}
         }

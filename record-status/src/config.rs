@@ -16,6 +16,41 @@ pub struct Config {
     pub execution_table: String,
 }
 
+/// What a notification is made of.
+#[derive(Debug)]
+pub struct NoticeConfig {
+    /// The stack's name.
+    pub stack: String,
+    /// The region that it is deployed in.
+    pub region: String,
+    /// Where the AWS console of its partition is: `https://console.aws.amazon.com`.
+    pub console: String,
+    /// The ARN of the topic that takes notifications.
+    pub topic: String,
+    /// The log group of list-images.
+    pub list_log: String,
+    /// The log group of the tasks.
+    pub task_log: String,
+}
+
+impl NoticeConfig {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn read(environment: &Environment) -> Result<Self> {
+        let required = |variable| environment.required(variable).map(str::to_owned);
+        Ok(Self {
+            stack: required("STACK_NAME")?,
+            region: required("AWS_REGION")?,
+            console: required("CONSOLE")?,
+            topic: required("TOPIC")?,
+            list_log: required("LIST_IMAGES_LOG")?,
+            task_log: required("TASK_LOG")?,
+        })
+    }
+}
+
 impl Config {
     /// Reads the configuration.
     ///

@@ -62,6 +62,15 @@ impl Request {
     }
 }
 
+/// What became of a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// What was to be copied, or would have been.
+    pub counted: Vec<Outcome>,
+    /// Images that the destination had already, although their rows say `Error`.
+    pub present: Vec<Outcome>,
+}
+
 /// What became of one image, or of something else that was wanted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -92,27 +101,35 @@ pub struct Done {
 ///
 /// # Errors
 /// When the destination cannot tell: then nothing is known, and nothing is to be recorded.
-pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Vec<Outcome>> {
-    let report = request.report();
-    let outcomes: Vec<Vec<Outcome>> = stream::iter(&request.batch.repositories)
-        .map(async |copy| {
-            let (found, sizes) = look(destination, copy).await?;
-            Ok::<_, shared::Error>(
-                copy.images.iter().map(|image| outcome(copy, image, &found, &sizes, &report)).collect(),
-            )
-        })
-        .buffered(CONCURRENCY)
-        .try_collect()
-        .await?;
-    let failures = request.batch.failures.iter().map(|failure| Outcome {
+pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outcomes> {
+    let Batch { repositories, failures, present, .. } = &request.batch;
+    let mut counted = of_copies(destination, repositories, &request.report()).await?;
+    counted.extend(failures.iter().map(|failure| Outcome {
         image: failure.image.to_string(),
         tag: failure.tag.to_string(),
         source: failure.source.to_string(),
         destination: None,
         status: Err(failure.error.clone()),
         seconds: None,
-    });
-    Ok(outcomes.into_iter().flatten().chain(failures).collect())
+    }));
+    let mut present = of_copies(destination, present, &Report::default()).await?;
+    // One that is gone again is copied by the next run.
+    present.retain(|outcome| outcome.status.is_ok());
+    Ok(Outcomes { counted, present })
+}
+
+async fn of_copies(destination: &Registry, copies: &[RepositoryCopy], report: &Report) -> Result<Vec<Outcome>> {
+    let outcomes: Vec<Vec<Outcome>> = stream::iter(copies)
+        .map(async |copy| {
+            let (found, sizes) = look(destination, copy).await?;
+            Ok::<_, shared::Error>(
+                copy.images.iter().map(|image| outcome(copy, image, &found, &sizes, report)).collect(),
+            )
+        })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    Ok(outcomes.into_iter().flatten().collect())
 }
 
 /// What of a repository's images the destination holds, and the bytes of each by digest.
@@ -245,7 +262,7 @@ mod tests {
 
     async fn statuses(rest: Value) -> Vec<Result<Done, String>> {
         let outcomes = of_batch(&destination(), &request(&rest)).await.expect("ECR answers");
-        outcomes.into_iter().map(|outcome| outcome.status.map_err(String::from)).collect()
+        outcomes.counted.into_iter().map(|outcome| outcome.status.map_err(String::from)).collect()
     }
 
     #[tokio::test]
@@ -315,6 +332,15 @@ mod tests {
             status: Err(r"\u{1b}[31mno tag matches".into()),
             seconds: None,
         };
-        assert_eq!(outcomes, [expected]);
+        assert_eq!(outcomes.counted, [expected]);
+    }
+
+    #[tokio::test]
+    async fn a_row_is_settled_only_if_the_image_is_there_after_all() {
+        let mut request = request(&json!({ "result": {} }));
+        request.batch.present = std::mem::take(&mut request.batch.repositories);
+        let outcomes = of_batch(&destination(), &request).await.expect("ECR answers");
+        assert!(outcomes.counted.is_empty());
+        assert_eq!(outcomes.present.iter().map(|outcome| outcome.tag.as_str()).collect::<Vec<_>>(), ["1"]);
     }
 }

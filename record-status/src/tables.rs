@@ -5,17 +5,19 @@ use std::time::SystemTime;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use shared::plan::Row;
 use shared::task::Log;
 use shared::{Error, Result};
 
 use crate::config::Config;
-use crate::outcome::{Outcome, Request};
+use crate::outcome::{Outcome, Outcomes, Request};
 
 /// How many rows are written at once.
 const CONCURRENCY: usize = 10;
@@ -57,23 +59,46 @@ impl<'a> Tables<'a> {
         Self { dynamodb, config }
     }
 
-    /// Writes the rows of a batch's images, and then adds it to the execution's counts, once, however often it is
-    /// recorded.
+    /// Writes the rows of a batch's images, corrects those that say `Error` without reason, and then adds the batch to the
+    /// execution's counts, once, however often it is recorded.
     ///
     /// # Errors
     /// When DynamoDB refuses.
-    pub async fn record(&self, request: &Request, outcomes: &[Outcome]) -> Result<Recorded> {
+    pub async fn record(&self, request: &Request, outcomes: &Outcomes) -> Result<Recorded> {
         let log = request.report().log;
-        stream::iter(outcomes)
-            .map(|outcome| self.row(request, log.as_ref(), outcome))
+        let Outcomes { counted, present } = outcomes;
+        let attempts = counted.iter().map(|outcome| (outcome, true)).chain(present.iter().map(|it| (it, false)));
+        stream::iter(attempts)
+            .map(|(outcome, is_attempt)| self.row(request, log.as_ref(), outcome, is_attempt))
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
-        self.count(request, outcomes).await
+        stream::iter(&request.batch.obsolete)
+            .map(|row| self.delete(row))
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<()>()
+            .await?;
+        self.count(request, counted).await
     }
 
-    /// Writes one image's row. It keeps its count of attempts across executions; recording a batch again adds none.
-    async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome) -> Result<()> {
+    /// Deletes a row, if it still says `Error`.
+    async fn delete(&self, row: &Row) -> Result<()> {
+        let delete = self.dynamodb.delete_item().table_name(&self.config.image_table);
+        let delete = delete.key("Image", text(row.image.as_str())).key("Tag", text(row.tag.as_str()));
+        let delete = delete.condition_expression("#Status = :Status").expression_attribute_names("#Status", "Status");
+        match delete.expression_attribute_values(":Status", text(ERROR)).send().await {
+            Err(error)
+                if !error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
+            {
+                Err(Error::aws("dynamodb:DeleteItem", &self.config.image_table)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes one image's row. It keeps its count of attempts across executions; recording a batch again adds none, and nor
+    /// does an image that was there already.
+    async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome, is_attempt: bool) -> Result<()> {
         let mut values = HashMap::from([
             ("MultiArchOption", text(&self.config.platforms)),
             ("Execution", text(&request.execution)),
@@ -113,10 +138,10 @@ impl<'a> Tables<'a> {
         let first = self
             .update(outcome, &values, &stale, fails, true)
             .condition_expression("#Execution <> :Execution OR #Batch <> :Batch");
-        if self.written(first).await? {
+        if is_attempt && self.written(first).await? {
             return Ok(());
         }
-        // The batch is recorded again: only where it has come out differently is there something to write.
+        // Only where the row says something else is there something to write.
         let again = self.update(outcome, &values, &stale, fails, false).condition_expression("#Status <> :Status");
         self.written(again).await.map(drop)
     }
@@ -259,6 +284,7 @@ mod tests {
     use std::time::Duration;
 
     use aws_sdk_dynamodb::config::retry::RetryConfig;
+    use aws_sdk_dynamodb::operation::delete_item::DeleteItemOutput;
     use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
@@ -300,6 +326,10 @@ mod tests {
         outcome(Ok(Done { digest: digest(), bytes: 9 }))
     }
 
+    fn counted(outcomes: impl IntoIterator<Item = Outcome>) -> Outcomes {
+        Outcomes { counted: outcomes.into_iter().collect(), ..Outcomes::default() }
+    }
+
     fn any(table: &'static str) -> Rule {
         mock!(Client::update_item)
             .match_requests(move |request| request.table_name() == Some(table))
@@ -326,7 +356,8 @@ mod tests {
             .then_output(|| UpdateItemOutput::builder().build());
         let executions = any("executions");
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
-        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is written");
+        let recorded =
+            Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is written");
         let expected = Recorded { done: 1, bytes: 9, seconds: 3, ..Recorded::default() };
         assert_eq!((recorded, row.num_calls(), executions.num_calls()), (expected, 1, 1));
     }
@@ -348,7 +379,8 @@ mod tests {
         let executions = any("executions");
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
         let failed = outcome(Err("manifest unknown"));
-        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[failed]).await.expect("it is written");
+        let recorded =
+            Tables::new(&dynamodb, &config()).record(&request(), &counted([failed])).await.expect("it is written");
         let expected = Recorded { failed: 1, seconds: 3, ..Recorded::default() };
         assert_eq!((recorded, row.num_calls()), (expected, 1));
     }
@@ -379,7 +411,7 @@ mod tests {
             .then_output(|| UpdateItemOutput::builder().build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&rows, &count, &failures]);
         Tables::new(&dynamodb, &config())
-            .record(&request(), &[done(), outcome(Err("no"))])
+            .record(&request(), &counted([done(), outcome(Err("no"))]))
             .await
             .expect("it is written");
         assert_eq!((count.num_calls(), failures.num_calls()), (1, 1));
@@ -392,7 +424,8 @@ mod tests {
                 || UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build()),
             );
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused]);
-        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is no error");
+        let recorded =
+            Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is no error");
         // The row as an attempt, the row as one with another status, and the count: each with a condition.
         assert!(recorded.again);
         assert_eq!(refused.num_calls(), 3);
@@ -409,8 +442,34 @@ mod tests {
             .match_requests(|request| !request.update_expression().unwrap_or_default().contains("Attempts"))
             .then_output(|| UpdateItemOutput::builder().build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused, &row]);
-        Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is no error");
+        Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is no error");
         assert_eq!((refused.num_calls(), row.num_calls()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn rows_that_say_error_without_reason_are_corrected_and_count_as_nothing() {
+        let corrected = mock!(Client::update_item)
+            .match_requests(|request| {
+                let values = request.expression_attribute_values();
+                request.condition_expression() == Some("#Status <> :Status")
+                    && values.and_then(|values| values.get(":Status")) == Some(&text("Done"))
+                    && !request.update_expression().unwrap_or_default().contains("Attempts")
+            })
+            .then_output(|| UpdateItemOutput::builder().build());
+        let deleted = mock!(Client::delete_item)
+            .match_requests(|request| {
+                let key = |name: &str| request.key().and_then(|key| key.get(name));
+                (key("Image"), key("Tag")) == (Some(&text("app")), Some(&text("9.*")))
+                    && request.condition_expression() == Some("#Status = :Status")
+            })
+            .then_output(|| DeleteItemOutput::builder().build());
+        let executions = any("executions");
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&corrected, &deleted, &executions]);
+        let mut request = request();
+        request.batch.obsolete = vec![Row { image: "app".parse().expect("it is a name"), tag: "9.*".into() }];
+        let outcomes = Outcomes { present: vec![done()], ..Outcomes::default() };
+        let recorded = Tables::new(&dynamodb, &config()).record(&request, &outcomes).await.expect("it is written");
+        assert_eq!((recorded, corrected.num_calls(), deleted.num_calls()), (Recorded::default(), 1, 1));
     }
 
     #[tokio::test]
@@ -426,7 +485,8 @@ mod tests {
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::Sequential, [&updates], |builder| {
             builder.retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(1)))
         });
-        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &[done()]).await.expect("it is written");
+        let recorded =
+            Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is written");
         assert_eq!((recorded.done, updates.num_calls()), (1, 4), "the row, twice in vain, and the execution's item");
     }
 }

@@ -66,6 +66,12 @@ pub enum Error {
         /// What is not allowed, and what to do.
         problem: String,
     },
+    /// An earlier execution of the same state machine is active.
+    #[error("waiting for the execution {execution}")]
+    AnotherRun {
+        /// The earlier execution's ARN.
+        execution: String,
+    },
     /// A run would copy more than it may.
     #[error("the run would copy {found} {what}, and {parameter} allows {limit}; nothing was copied")]
     TooMuchToCopy {
@@ -97,8 +103,9 @@ pub enum Error {
 
 impl Error {
     /// Every [name](Self::name) that there is.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "AccessDenied",
+        "AnotherRunIsActive",
         "InvalidConfiguration",
         "InvalidCredential",
         "InvalidImageList",
@@ -136,6 +143,7 @@ impl Error {
             Self::Selection { .. } => "InvalidImageList",
             Self::TooFewImages { .. } => "TooFewImages",
             Self::NotAllowed { .. } => "NotAllowed",
+            Self::AnotherRun { .. } => "AnotherRunIsActive",
             Self::TooMuchToCopy { .. } => "TooMuchToCopy",
             Self::Registry { status: Some(401 | 403), .. } => "AccessDenied",
             Self::Registry { status: None | Some(429 | 500..), .. } => "ServiceUnavailable",

@@ -25,6 +25,12 @@ pub struct Batch {
     /// What cannot be copied, as was clear before any task started: it is recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
+    /// Images that the destination has, although their rows say `Error`: what is there is recorded, and counts as nothing done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub present: Vec<RepositoryCopy>,
+    /// Rows that say `Error` of what is no longer wanted: they are deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub obsolete: Vec<Row>,
 }
 
 /// Images of one repository, and where they go.
@@ -75,6 +81,15 @@ pub struct Failure {
     pub error: Excerpt,
 }
 
+/// The key of a row in the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The repository's name in the table.
+    pub image: RepositoryName,
+    /// The tag, the digest or the pattern.
+    pub tag: Excerpt,
+}
+
 /// Why an image is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -123,6 +138,9 @@ pub struct Summary {
     /// In a dry run, the object with what a run would do, and why, instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<Object>,
+    /// Instead of all else, the ARN of the execution that waits for its turn and copies all that this one would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_to: Option<String>,
     /// How many batches the plan has.
     pub batches: usize,
     /// Images that the source has, or that were asked for: those unchanged, excluded, and to be copied.
@@ -163,7 +181,11 @@ mod tests {
                 { "digest": digest, "tag": "1.0", "bytes": 7, "manifests": 3, "reason": "changed" },
                 { "digest": digest, "bytes": 0, "manifests": 0, "reason": "new" },
             ],
-        }], "failures": [{ "image": "app", "tag": "9.*", "source": "quay.io/team/app", "error": "no tag of 1 matches" }]})
+        }], "failures": [{ "image": "app", "tag": "9.*", "source": "quay.io/team/app", "error": "no tag of 1 matches" }],
+        "present": [{
+            "source": "quay.io/team/tool", "destination": "111111111111.dkr.ecr.eu-west-1.amazonaws.com/to/tool",
+            "image": "tool", "images": [{ "digest": digest, "tag": "2", "bytes": 0, "manifests": 1, "reason": "new" }],
+        }], "obsolete": [{ "image": "app", "tag": "8.*" }]})
     }
 
     #[test]

@@ -1,0 +1,137 @@
+//! Whose turn it is: of the executions of one state machine, one at a time lists and copies.
+
+use aws_sdk_sfn::Client;
+use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
+use serde_json::Value;
+use shared::{Error, Result};
+
+use crate::input::Input;
+
+/// What an execution that may start does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It goes ahead.
+    Now,
+    /// It ends at once, since the execution with this ARN is still waiting, and will copy all that this one would.
+    LeftTo(String),
+}
+
+/// Finds out whether the execution `name` may start. The earliest one runs; the others wait, except one that has nothing to add
+/// to an earlier one that waits. Dry runs neither wait nor are waited for.
+///
+/// # Errors
+/// [`Error::AnotherRun`] when an earlier execution is active: the state machine tries again. Or when Step Functions refuses.
+pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) -> Result<Turn> {
+    if input.dry_run {
+        return Ok(Turn::Now);
+    }
+    let mut active = None;
+    for execution in earlier(sfn, state_machine, name).await? {
+        let arn = execution.execution_arn();
+        let described = sfn.describe_execution().execution_arn(arn).send().await;
+        let described = described.map_err(Error::aws("states:DescribeExecution", arn))?;
+        let theirs: Value = described.input().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        // An input that cannot be used fails its execution, and then this one has its turn.
+        let theirs = Input::parse(&theirs).unwrap_or_default();
+        if theirs.dry_run || *described.status() != ExecutionStatus::Running {
+            continue;
+        }
+        if active.is_some() && input.src_image_list.is_none() && theirs.src_image_list.is_none() {
+            return Ok(Turn::LeftTo(arn.to_owned()));
+        }
+        active.get_or_insert_with(|| arn.to_owned());
+    }
+    active.map_or(Ok(Turn::Now), |execution| Err(Error::AnotherRun { execution }))
+}
+
+/// The running executions that were started before `name`, the earliest first. The listing is
+/// ["eventually consistent"](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html): one that
+/// is not in it yet is the latest.
+async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<Vec<ExecutionListItem>> {
+    let running = sfn.list_executions().state_machine_arn(state_machine).status_filter(ExecutionStatus::Running);
+    let mut pages = running.into_paginator().send();
+    let mut executions = Vec::new();
+    while let Some(page) = pages.next().await {
+        executions.extend(page.map_err(Error::aws("states:ListExecutions", state_machine))?.executions);
+    }
+    executions
+        .sort_by(|a, b| (a.start_date(), a.name()).partial_cmp(&(b.start_date(), b.name())).expect("all are dates"));
+    let this = executions.iter().position(|execution| execution.name() == name);
+    executions.truncate(this.unwrap_or(executions.len()));
+    Ok(executions)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
+    use aws_sdk_sfn::operation::list_executions::ListExecutionsOutput;
+    use aws_sdk_sfn::primitives::DateTime;
+    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Asks for `this`, with running executions in the order in which they were started, each with its name and input.
+    async fn turn(running: &[(&'static str, Value)], this: &str, input: &Value) -> Result<Turn> {
+        let item = |(second, (name, _)): (usize, &(&str, Value))| {
+            let item =
+                ExecutionListItem::builder().execution_arn(format!("arn:{name}")).state_machine_arn("arn:machine");
+            let item = item.name(*name).status(ExecutionStatus::Running).start_date(DateTime::from_secs(second as i64));
+            item.build().expect("it is complete")
+        };
+        // AWS lists the latest first.
+        let items: Vec<_> = running.iter().enumerate().rev().map(item).collect();
+        let listed = mock!(Client::list_executions)
+            .match_requests(|request| request.status_filter() == Some(&ExecutionStatus::Running))
+            .then_output(move || {
+                ListExecutionsOutput::builder().set_executions(Some(items.clone())).build().expect("it is complete")
+            });
+        let inputs: Vec<_> = running.iter().map(|(name, input)| (format!("arn:{name}"), input.to_string())).collect();
+        let described = mock!(Client::describe_execution).then_compute_output(move |request| {
+            let arn = request.execution_arn().unwrap_or_default();
+            let input = inputs.iter().find(|(known, _)| known == arn).map(|(_, input)| input.clone());
+            let output = DescribeExecutionOutput::builder().execution_arn(arn).state_machine_arn("arn:machine");
+            let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0)).set_input(input);
+            output.build().expect("it is complete")
+        });
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&listed, &described]);
+        take(&sfn, "arn:machine", this, &Input::parse(input).expect("it is one")).await
+    }
+
+    fn waits_for(turn: Result<Turn>) -> String {
+        match turn {
+            Err(Error::AnotherRun { execution }) => execution,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_earliest_runs_the_second_waits_and_a_third_leaves_it_to_the_second() {
+        let all = [("b", json!({})), ("a", json!({ "pushed": true })), ("c", json!({}))];
+        assert_eq!(turn(&all, "b", &all[0].1).await.expect("it runs"), Turn::Now);
+        assert_eq!(waits_for(turn(&all, "a", &all[1].1).await), "arn:b");
+        assert_eq!(turn(&all, "c", &all[2].1).await.expect("it ends"), Turn::LeftTo("arn:a".into()));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_to_an_execution_that_copies_other_images_and_such_a_one_leaves_nothing() {
+        let other = json!({ "srcImageList": "nginx:1" });
+        let all = [("a", json!({})), ("b", other.clone()), ("c", json!({})), ("d", other.clone())];
+        assert_eq!(waits_for(turn(&all, "c", &json!({})).await), "arn:a");
+        assert_eq!(waits_for(turn(&all, "d", &other).await), "arn:a");
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_does_not_wait_and_is_not_waited_for() {
+        let dry = json!({ "dryRun": true });
+        let all = [("a", dry.clone()), ("b", json!({})), ("c", dry.clone())];
+        assert_eq!(turn(&all, "b", &json!({})).await.expect("it runs"), Turn::Now);
+        assert_eq!(turn(&all, "c", &dry).await.expect("it runs"), Turn::Now);
+    }
+
+    #[tokio::test]
+    async fn an_execution_that_is_not_listed_yet_is_the_latest() {
+        assert_eq!(turn(&[], "a", &json!({})).await.expect("it runs"), Turn::Now);
+        assert_eq!(waits_for(turn(&[("b", json!({}))], "a", &json!({})).await), "arn:b");
+    }
+}

@@ -1,0 +1,278 @@
+//! Notifies people of an execution that did not succeed, however it ended; and, if they ask for it, of one that copied
+//! something.
+
+use std::collections::HashMap;
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
+use aws_sdk_sfn::types::ExecutionStatus;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::text::Excerpt;
+use shared::{Error, Result};
+
+use crate::config::NoticeConfig;
+
+/// The most characters of [a subject](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
+const SUBJECT: usize = 100;
+
+/// The error with which an execution fails that has not copied all images.
+const NOT_COPIED: &str = "ImagesNotCopied";
+
+/// Step Functions'
+/// [execution status change event](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html), as far as
+/// it is needed: it does not say why an execution failed.
+#[derive(Debug, Deserialize)]
+pub struct ExecutionStatusChange {
+    /// The execution.
+    pub detail: Detail,
+}
+
+/// The execution of the event.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail {
+    /// Its ARN.
+    pub execution_arn: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The clients of AWS's services, made once.
+pub struct Clients {
+    /// For how the execution ended.
+    pub sfn: aws_sdk_sfn::Client,
+    /// For what it has copied.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// For the message.
+    pub sns: aws_sdk_sns::Client,
+}
+
+impl Clients {
+    /// Makes them all.
+    #[must_use]
+    pub fn new(aws: &SdkConfig) -> Self {
+        Self {
+            sfn: aws_sdk_sfn::Client::new(aws),
+            dynamodb: aws_sdk_dynamodb::Client::new(aws),
+            sns: aws_sdk_sns::Client::new(aws),
+        }
+    }
+}
+
+/// The counts in an execution's item.
+struct Counts(HashMap<String, AttributeValue>);
+
+impl Counts {
+    fn number(&self, name: &str) -> &str {
+        self.0.get(name).and_then(|value| value.as_n().ok()).map_or("0", String::as_str)
+    }
+
+    /// The first failures, as a list.
+    fn failures(&self) -> String {
+        let failures = self.0.get("failures").and_then(|value| value.as_l().ok()).into_iter().flatten();
+        failures.filter_map(|failure| Some(format!("\n- {}", failure.as_s().ok()?))).collect()
+    }
+
+    fn text(&self) -> String {
+        let [done, to_copy, failed, unchanged] =
+            ["done", "toCopy", "failed", "unchanged"].map(|name| self.number(name));
+        format!("{done} of {to_copy} images were copied, {failed} failed, {unchanged} were there already.")
+    }
+}
+
+/// Sends the message about an execution that has ended.
+///
+/// # Errors
+/// When the execution or its item cannot be read, or the message not be sent: Lambda tries again, and then sends what it knows to
+/// the same topic by itself.
+pub async fn send(
+    clients: &Clients,
+    config: &NoticeConfig,
+    table: &str,
+    event: &ExecutionStatusChange,
+) -> Result<Value> {
+    let Detail { execution_arn, name } = &event.detail;
+    let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
+    let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
+    let item = clients.dynamodb.get_item().table_name(table).key("Execution", AttributeValue::S(name.clone()));
+    let item = item.consistent_read(true).send().await.map_err(Error::aws("dynamodb:GetItem", table))?;
+    let counts = item.item.map(Counts);
+    let Some((what, text)) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
+    let subject: String = format!("ecr-transfer {}: {what}", config.stack).chars().take(SUBJECT).collect();
+    // The images are listed before they are counted.
+    let log = if counts.is_some() { &config.task_log } else { &config.list_log };
+    let message = format!(
+        "{text}\n\nExecution: {}/states/home?region={region}#/v2/executions/details/{execution_arn}\n\
+         Logs: {}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{}",
+        config.console,
+        config.console,
+        log.replace('/', "$252F"),
+        region = config.region,
+    );
+    let sent = clients.sns.publish().topic_arn(&config.topic).subject(subject).message(message).send().await;
+    sent.map_err(Error::aws("sns:Publish", &config.topic))?;
+    Ok(json!({ "notified": name }))
+}
+
+/// What there is to say: in a few words, and in full. `None` if nothing happened that anybody needs to know.
+fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<(&'static str, String)> {
+    let error = ended.error().unwrap_or_default();
+    let mut cause = Excerpt::new(ended.cause().unwrap_or_default()).to_string();
+    if !error.is_empty() {
+        cause = format!("{}: {cause}", Excerpt::new(error));
+    }
+    let so_far = || counts.map(|counts| format!("\n\n{}", counts.text())).unwrap_or_default();
+    Some(match ended.status() {
+        ExecutionStatus::Succeeded => {
+            let counts = counts.filter(|counts| counts.number("toCopy") != "0")?;
+            ("all images were copied", format!("{} {} bytes.", counts.text(), counts.number("bytesDone")))
+        }
+        ExecutionStatus::Failed if error == NOT_COPIED => {
+            let text = counts.map(|it| format!("{} The first failures:\n{}", it.text(), it.failures()));
+            ("images were not copied", text.unwrap_or(cause))
+        }
+        ExecutionStatus::TimedOut => (
+            "the run timed out",
+            format!("The run took longer than runTimeoutSeconds. The next run copies what is missing.{}", so_far()),
+        ),
+        ExecutionStatus::Aborted => (
+            "the run was stopped",
+            format!("The execution was stopped. {cause}\nThe next run copies what is missing.{}", so_far()),
+        ),
+        _ => ("the run failed", format!("{cause}{}", so_far())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
+    use aws_sdk_sfn::primitives::DateTime;
+    use aws_sdk_sns::operation::publish::PublishOutput;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use super::*;
+
+    fn event() -> ExecutionStatusChange {
+        let detail = json!({ "executionArn": "arn:run", "name": "run", "status": "FAILED", "input": "{}" });
+        serde_json::from_value(json!({ "detail-type": "Step Functions Execution Status Change", "detail": detail }))
+            .expect("it is an event")
+    }
+
+    fn config(stack: &str) -> NoticeConfig {
+        NoticeConfig {
+            stack: stack.into(),
+            region: "us-east-1".into(),
+            console: "https://console.aws.amazon.com".into(),
+            topic: "arn:topic".into(),
+            list_log: "/aws/lambda/list".into(),
+            task_log: "tasks".into(),
+        }
+    }
+
+    fn counts() -> HashMap<String, AttributeValue> {
+        let number = |name: &str, value: &str| (name.to_owned(), AttributeValue::N(value.into()));
+        let failures = vec![AttributeValue::S("app:9: manifest unknown".into())];
+        HashMap::from([
+            number("done", "3"),
+            number("toCopy", "4"),
+            number("failed", "1"),
+            number("unchanged", "7"),
+            ("failures".to_owned(), AttributeValue::L(failures)),
+        ])
+    }
+
+    /// The subject and the message that are sent about an execution that ended so.
+    async fn sent(
+        stack: &str,
+        status: ExecutionStatus,
+        error: Option<(&'static str, &'static str)>,
+        item: Option<HashMap<String, AttributeValue>>,
+    ) -> Option<(String, String)> {
+        let described = mock!(aws_sdk_sfn::Client::describe_execution)
+            .match_requests(|request| request.execution_arn() == Some("arn:run"))
+            .then_output(move || {
+                let output =
+                    DescribeExecutionOutput::builder().execution_arn("arn:run").state_machine_arn("arn:machine");
+                let output = output.status(status.clone()).start_date(DateTime::from_secs(0));
+                let output = output.set_error(error.map(|(name, _)| name.into()));
+                output.set_cause(error.map(|(_, cause)| cause.into())).build().expect("it is complete")
+            });
+        let got = mock!(aws_sdk_dynamodb::Client::get_item)
+            .then_output(move || GetItemOutput::builder().set_item(item.clone()).build());
+        let (sender, messages) = std::sync::mpsc::channel();
+        let published: Rule = mock!(aws_sdk_sns::Client::publish).then_compute_output(move |request| {
+            let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+            sender.send((text(request.subject()), text(request.message()))).expect("it is received");
+            PublishOutput::builder().build()
+        });
+        let clients = Clients {
+            sfn: mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&described]),
+            dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&got]),
+            sns: mock_client!(aws_sdk_sns, RuleMode::MatchAny, [&published]),
+        };
+        send(&clients, &config(stack), "executions", &event()).await.expect("it is sent");
+        messages.try_recv().ok()
+    }
+
+    #[tokio::test]
+    async fn images_that_were_not_copied_are_counted_and_the_first_are_named() {
+        let error = Some((NOT_COPIED, "Not every image is at its destination."));
+        let (subject, text) = sent("hub", ExecutionStatus::Failed, error, Some(counts())).await.expect("one is sent");
+        assert_eq!(subject, "ecr-transfer hub: images were not copied");
+        assert_eq!(
+            text,
+            "3 of 4 images were copied, 1 failed, 7 were there already. The first failures:\n\n- app:9: manifest unknown\n\n\
+             Execution: https://console.aws.amazon.com/states/home?region=us-east-1#/v2/executions/details/arn:run\n\
+             Logs: https://console.aws.amazon.com/cloudwatch/home?region=us-east-1#logsV2:log-groups/log-group/tasks"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_run_that_failed_before_it_listed_gives_its_cause_and_the_log_of_the_listing() {
+        let error = Some(("InvalidImageList", "\"UPPER:1\": not a name\n\u{1b}[31m"));
+        let (subject, text) = sent("hub", ExecutionStatus::Failed, error, None).await.expect("one is sent");
+        assert_eq!(subject, "ecr-transfer hub: the run failed");
+        assert!(text.starts_with("InvalidImageList: \"UPPER:1\": not a name\\n\\u{1b}[31m\n\nExecution: "), "{text}");
+        assert!(text.ends_with("/log-group/$252Faws$252Flambda$252Flist"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn whatever_ends_an_execution_otherwise_is_told_with_what_was_copied_so_far() {
+        for (status, error, what, cause) in [
+            (ExecutionStatus::TimedOut, None, "the run timed out", "longer than runTimeoutSeconds"),
+            (
+                ExecutionStatus::Aborted,
+                Some(("", "by hand")),
+                "the run was stopped",
+                "The execution was stopped. by hand",
+            ),
+            (
+                ExecutionStatus::Failed,
+                Some(("States.DataLimitExceeded", "The state/task 'CopyImages' returned a result")),
+                "the run failed",
+                "States.DataLimitExceeded: The state/task 'CopyImages'",
+            ),
+        ] {
+            let (subject, text) = sent("hub", status, error, Some(counts())).await.expect("one is sent");
+            assert_eq!(subject, format!("ecr-transfer hub: {what}"));
+            assert!(text.contains(cause) && text.contains("3 of 4 images were copied"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_succeeded_is_told_of_only_if_it_copied_something() {
+        let done = sent("hub", ExecutionStatus::Succeeded, None, Some(counts())).await.expect("one is sent");
+        assert_eq!(done.0, "ecr-transfer hub: all images were copied");
+        let nothing = HashMap::from([("toCopy".to_owned(), AttributeValue::N("0".into()))]);
+        assert_eq!(sent("hub", ExecutionStatus::Succeeded, None, Some(nothing)).await, None);
+        assert_eq!(sent("hub", ExecutionStatus::Succeeded, None, None).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_subject_is_never_longer_than_sns_allows() {
+        let (subject, _) = sent(&"x".repeat(128), ExecutionStatus::TimedOut, None, None).await.expect("one is sent");
+        assert_eq!(subject.len(), SUBJECT);
+    }
+}
