@@ -10,6 +10,8 @@ export CARGO_BUILD_BUILD_DIR ?= $(CACHE)/build
 export CARGO_ZIGBUILD_PYTHON_PATH := $(ECR_TRANSFER_TOOLS)/sam/bin/python
 export SAM_CLI_TELEMETRY := 0
 
+# What the functions that are deployed are built for.
+ARCHITECTURE := arm64
 CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
 CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
@@ -39,14 +41,14 @@ down: ## Stop the local AWS that `make up` started
 # Deploy it
 
 .PHONY: deploy
-deploy: setup ## Build for AWS and deploy there, with the credentials that the AWS CLI would use
-	tools/exclusively tools/build arm64
+deploy: setup ## Build for AWS and deploy there, with the credentials that the AWS CLI would use; ARCHITECTURE=x86_64 builds for that
+	tools/exclusively tools/build $(ARCHITECTURE)
 	sam deploy --guided
 
 .PHONY: publish
-publish: setup ## Build, upload code and template to BUCKET=name, and print the URL that CloudFormation takes
-	@test -n '$(BUCKET)' || { echo 'usage: make publish BUCKET=name [PREFIX=path]' >&2; exit 1; }
-	tools/exclusively tools/build arm64
+publish: setup ## Build, upload code and template to BUCKET=name, and print the URL that CloudFormation takes; also ARCHITECTURE=x86_64
+	@test -n '$(BUCKET)' || { echo 'usage: make publish BUCKET=name [PREFIX=path] [ARCHITECTURE=x86_64]' >&2; exit 1; }
+	tools/exclusively tools/build $(ARCHITECTURE)
 	$(ECR_TRANSFER_TOOLS)/sam/bin/python tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
 
 # Work on it
@@ -55,6 +57,7 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 test: setup ## Run every test: unit, documentation, and end to end on a local AWS
 	$(CARGO) test --locked --workspace --exclude ecr-transfer-tests
 	tools/exclusively tools/build
+	$(CHECK) artifacts .aws-sam/build $(subst aarch64,arm64,$(shell uname -m))
 	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
 	$(CARGO) test --locked --workspace --test e2e
 

@@ -25,6 +25,10 @@ REGIONS = ["us-east-1", "cn-north-1", "us-gov-west-1"]
 
 # A zip above this size is slower to start, and has more in it than it needs.
 MAX_ZIP_BYTES = 5_000_000
+# What Lambda allows, and what the template does.
+MAX_ENVIRONMENT = 4_096
+MAX_STACK_NAME = 63
+MAX_ARN_PREFIX = len("arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:")
 # The C library of Amazon Linux 2023.
 MAX_GLIBC = (2, 34)
 # The actions for which AWS's service authorization reference has no resource that would fit: a token is for all registries,
@@ -169,6 +173,51 @@ def check_wildcards(template):
     return not wrong
 
 
+def longest(value, template):
+    """The most characters that a value in a function's environment can have."""
+    if not isinstance(value, dict):
+        return len(str(value))
+    [(function, argument)] = value.items()
+    match function:
+        case "Ref" if argument in template["Parameters"]:
+            parameter = template["Parameters"][argument]
+            if parameter["Type"] == "Number":
+                return len(str(parameter.get("MaxValue", 10**12)))
+            return parameter.get("MaxLength") or max(len(allowed) for allowed in parameter["AllowedValues"])
+        case "Ref":
+            # A pseudo parameter or a resource, whose name CloudFormation makes of the stack's and its own.
+            known = {"AWS::StackName": MAX_STACK_NAME, "AWS::AccountId": 12, "AWS::Partition": 10, "AWS::Region": 15}
+            prefix = MAX_ARN_PREFIX if argument in ("TaskDefinition", "Topic") else 0
+            return known.get(argument) or prefix + MAX_STACK_NAME + len(argument) + 14
+        case "Fn::GetAtt":
+            return longest({"Ref": argument[0]}, template) + MAX_ARN_PREFIX
+        case "Fn::If":
+            return max(longest(branch, template) for branch in argument[1:])
+        case "Fn::Sub" if isinstance(argument, str):
+            names = re.findall(r"\$\{([^}]+)\}", argument)
+            return len(re.sub(r"\$\{[^}]+\}", "", argument)) + sum(longest({"Ref": name}, template) for name in names)
+        case "Fn::Join":
+            return sum(longest(part, template) for part in argument[1])
+        case "Fn::FindInMap":
+            values = template["Mappings"][argument[0]].values()
+            return max(len(value[argument[2]]) for value in values)
+    raise SystemExit(f"the longest value of {function} is not known")
+
+
+def check_environments(template):
+    """A function can be deployed whatever the parameters are. Lambda measures its environment as JSON:
+    https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
+    shared = template["Globals"]["Function"]["Environment"]["Variables"]
+    wrong = []
+    for name, function in resources(template, "AWS::Serverless::Function").items():
+        variables = shared | function["Environment"]["Variables"]
+        size = sum(len(f'"{key}":"",') + longest(value, template) for key, value in variables.items()) + 1
+        if size > MAX_ENVIRONMENT:
+            wrong.append(f"that of {name} may have {size} characters")
+    print(f"environments: {'FAILED, ' + ', '.join(wrong) if wrong else 'ok'}")
+    return not wrong
+
+
 def check_image(template, text):
     """The tasks' image is named by its digest, since a tag can be moved. A comment names the tag, for people."""
     image = template["Parameters"]["skopeoImage"]["Default"]
@@ -212,6 +261,7 @@ def check_template(path):
     passed &= check_parameters(template)
     passed &= check_role_of_machine(template)
     passed &= check_wildcards(template)
+    passed &= check_environments(template)
     passed &= check_image(template, text)
 
     matches = cfnlint.api.lint(
@@ -227,7 +277,10 @@ def check_artifacts(directory, architecture):
     binaries = sorted(Path(directory).glob("*/bootstrap"))
     if not binaries:
         raise SystemExit(f"{directory} has no */bootstrap")
-    passed = True
+    template = yaml_parse((Path(directory) / "template.yaml").read_text(encoding="utf-8"))
+    promised = template["Globals"]["Function"]["Architectures"]
+    passed = promised == [architecture]
+    print(f"architecture of the functions in the template: {'ok' if passed else f'FAILED, {promised}'}")
     for binary in binaries:
         content = binary.read_bytes()
         packed = io.BytesIO()

@@ -19,8 +19,9 @@ use crate::launch::Launched;
 /// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
 const CAUSE_LIMIT: usize = 32_768;
 
-/// [Longer outputs are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html).
-const OUTPUT_LIMIT: usize = 262_144;
+/// The output of the state that waits has the batch in it, too, and
+/// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html) in all.
+const OUTPUT_LIMIT: usize = 65_536;
 
 /// More lines about images than a task has images. What a log holds beyond them is not the script's.
 const REPORTS: usize = 500;

@@ -54,9 +54,8 @@ mod tests {
     /// The state machine's definition, with a 1 for each reference to something else.
     fn definition() -> Value {
         let template = include_str!("../../template.yaml");
-        let (_, behind) =
-            template.split_once("DefinitionString: !Sub\n        - |\n").expect("the template has a definition");
-        let lines = behind.lines().take_while(|line| line.is_empty() || line.starts_with("          "));
+        let (_, behind) = template.split_once("DefinitionString: !Sub |\n").expect("the template has a definition");
+        let lines = behind.lines().take_while(|line| line.is_empty() || line.starts_with("        "));
         let mut text = lines.collect::<String>();
         while let Some(start) = text.find("${") {
             let end = start + text[start..].find('}').expect("a reference ends");
@@ -82,7 +81,10 @@ mod tests {
             transient(&["NoCapacity", "ServiceUnavailable", "TaskFailed", "TaskNotStarted"])
         );
         assert_eq!(retried(&copying["RecordStatus"]), transient(&["ServiceUnavailable"]));
-        assert_eq!(retried(&definition["States"]["ListImages"]), transient(&["ServiceUnavailable"]));
+        assert_eq!(
+            retried(&definition["States"]["ListImages"]),
+            transient(&["AnotherRunIsActive", "ServiceUnavailable"])
+        );
     }
 
     #[test]

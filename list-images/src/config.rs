@@ -117,15 +117,10 @@ impl Config {
 
 /// `PLATFORMS`: `all`, `system` for the one that the tasks run on, or a platform.
 fn platform(environment: &Environment) -> Result<Option<Platform>> {
-    let system = || Platform {
-        os: "linux".into(),
-        // Functions and tasks have the same architecture.
-        architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.into(),
-        variant: None,
-    };
+    let system = |architecture: &str| Platform { os: "linux".into(), architecture: architecture.into(), variant: None };
     match environment.optional("PLATFORMS") {
         None | Some("all") => Ok(None),
-        Some("system") => Ok(Some(system())),
+        Some("system") => environment.required("TASK_ARCHITECTURE").map(|it| Some(system(it))),
         Some(value) => value.parse().map(Some).map_err(|problem: &str| Error::Configuration {
             variable: "PLATFORMS".into(),
             value: value.into(),
@@ -165,12 +160,14 @@ mod tests {
 
     #[test]
     fn a_platform_may_be_named_or_be_that_of_the_tasks() {
-        let platform = |value: &str| read(&[("PLATFORMS", value)]).map(|config| config.options.platform);
+        let platform = |value: &str| {
+            read(&[("PLATFORMS", value), ("TASK_ARCHITECTURE", "arm64")]).map(|config| config.options.platform)
+        };
         assert_eq!(platform("all").expect("it is complete"), None);
         let named = platform("linux/arm/v7").expect("it is complete").expect("it is one");
         assert_eq!(named.to_string(), "linux/arm/v7");
         let system = platform("system").expect("it is complete").expect("it is one");
-        assert!(["linux/amd64", "linux/arm64"].contains(&system.to_string().as_str()));
+        assert_eq!(system.to_string(), "linux/arm64");
     }
 
     #[test]

@@ -119,7 +119,10 @@ pub async fn send(
 /// What there is to say: in a few words, and in full. `None` if nothing happened that anybody needs to know.
 fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<(&'static str, String)> {
     let error = ended.error().unwrap_or_default();
-    let mut cause = Excerpt::new(ended.cause().unwrap_or_default()).to_string();
+    let cause = ended.cause().unwrap_or_default();
+    // That of a Lambda's error is JSON.
+    let lambda: Value = serde_json::from_str(cause).unwrap_or_default();
+    let mut cause = Excerpt::new(lambda["errorMessage"].as_str().unwrap_or(cause)).to_string();
     if !error.is_empty() {
         cause = format!("{}: {cause}", Excerpt::new(error));
     }
@@ -231,10 +234,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_that_failed_before_it_listed_gives_its_cause_and_the_log_of_the_listing() {
-        let error = Some(("InvalidImageList", "\"UPPER:1\": not a name\n\u{1b}[31m"));
+        let cause = r#"{"errorType": "InvalidImageList", "errorMessage": "UPPER:1: not a name\n\u001b[31m"}"#;
+        let error = Some(("InvalidImageList", cause));
         let (subject, text) = sent("hub", ExecutionStatus::Failed, error, None).await.expect("one is sent");
         assert_eq!(subject, "ecr-transfer hub: the run failed");
-        assert!(text.starts_with("InvalidImageList: \"UPPER:1\": not a name\\n\\u{1b}[31m\n\nExecution: "), "{text}");
+        assert!(text.starts_with("InvalidImageList: UPPER:1: not a name\\n\\u{1b}[31m\n\nExecution: "), "{text}");
         assert!(text.ends_with("/log-group/$252Faws$252Flambda$252Flist"), "{text}");
     }
 
