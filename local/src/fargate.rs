@@ -169,11 +169,11 @@ impl Fargate {
         Ok(events.len())
     }
 
-    /// Hands an event to the functions and state machines of the rules that match it, as EventBridge would: ministack makes
-    /// none by itself.
+    /// Hands an event to the functions, state machines and topics of the rules that match it, as EventBridge would. ministack
+    /// makes none but those of executions.
     ///
     /// # Errors
-    /// If EventBridge or Lambda does not answer.
+    /// If EventBridge or a target does not answer.
     pub async fn deliver(&self, event: &Value) -> Result<()> {
         self.service.deliver(event).await
     }
@@ -480,10 +480,12 @@ impl Service {
             let targets = call("ListTargetsByRule", json!({ "Rule": rule["Name"] })).await?;
             for target in targets["Targets"].as_array().into_iter().flatten() {
                 let arn = text(&target["Arn"]);
+                let input = target["Input"].as_str().map_or_else(|| event.to_string(), str::to_owned);
                 if arn.contains(":lambda:") {
                     self.aws.invoke_async(arn, event).await?;
+                } else if arn.contains(":sns:") {
+                    self.aws.query("sns", "Publish", &[("TopicArn", arn), ("Message", &input)]).await?;
                 } else if arn.contains(":states:") {
-                    let input = target["Input"].as_str().map_or_else(|| event.to_string(), str::to_owned);
                     let request = json!({ "stateMachineArn": arn, "input": input });
                     self.aws.json("states", "AWSStepFunctions.StartExecution", request).await?;
                 }

@@ -400,7 +400,10 @@ async fn start_ministack(
         // A retry that waits for a minute on AWS waits for about a second here.
         ("SFN_WAIT_SCALE", "0.02"),
     ];
-    let mut process = Program::new(tool("ministack", "ministack"), SET_UP)?
+    let program = directory.join("corrections.py");
+    std::fs::write(&program, include_str!("corrections.py")).map_err(Error::file(&program))?;
+    let mut process = Program::new(tool("ministack", "python3"), SET_UP)?
+        .args([program])
         .envs(settings)
         .envs([
             ("HOME", &state),

@@ -109,15 +109,6 @@ pub async fn an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals
     let (execution, stalled) = start_stalled(world, &stack, "busybox").await?;
 
     execution.stop().await?;
-    let event = json!({
-        "version": "0", "id": "0", "source": "aws.states", "detail-type": "Step Functions Execution Status Change",
-        "account": ACCOUNT, "region": REGION, "time": "2026-01-01T00:00:00Z", "resources": [execution.arn()],
-        "detail": {
-            "executionArn": execution.arn(), "stateMachineArn": stack.state_machine_arn()?,
-            "name": execution.name(), "status": "ABORTED",
-        },
-    });
-    world.machine().fargate().deliver(&event).await?;
     let family = format!("{}-copy", stack.name());
     let is_stopped = |task: &Task| task.family == family && task.stopped.is_some();
     let task = tokio::time::timeout(PATIENCE, world.machine().fargate().wait_for(is_stopped)).await?;
