@@ -34,6 +34,10 @@ MAX_GLIBC = (2, 34)
 # The actions for which AWS's service authorization reference has no resource that would fit: a token is for all registries,
 # tasks are listed by their cluster, which is a condition, and the state machine is named by a task token.
 WITHOUT_RESOURCE = {"ecr:GetAuthorizationToken", "ecs:ListTasks", "states:SendTaskFailure", "states:SendTaskSuccess"}
+# What the person who deploys must be allowed, what IAM takes in one policy, and how it calls services that it names otherwise.
+POLICIES = "docs/policies"
+MAX_POLICY = 6144
+PREFIXES = {"stepfunctions": "states"}
 # What says what each parameter is for.
 GUIDES = ["docs/guide.md", "docs/guide.zh.md"]
 ELF_MACHINES = {"arm64": 183, "x86_64": 62}
@@ -218,6 +222,22 @@ def check_environments(template):
     return not wrong
 
 
+def check_policies(template, directory):
+    """Who has these policies can deploy: each is one that IAM takes, and each service of the template is in one."""
+    services = {resource["Type"].split("::")[1].lower() for resource in template["Resources"].values()}
+    missing, problems = {PREFIXES.get(service, service) for service in services}, []
+    for path in sorted(directory.glob("*.json")):
+        policy = json.loads(path.read_text(encoding="utf-8"))
+        size = len(re.sub(r"\s", "", json.dumps(policy)))
+        if size > MAX_POLICY:
+            problems.append(f"{path.name} has {size} characters, of {MAX_POLICY}")
+        for statement in policy["Statement"]:
+            missing -= {action.split(":")[0] for action in listed(statement["Action"])}
+    problems += [f"nothing of {service} is allowed" for service in sorted(missing)]
+    print(f"policies in {POLICIES}: {'FAILED, ' + ', '.join(problems) if problems else 'ok'}")
+    return not problems
+
+
 def check_image(template, text):
     """The tasks' image is named by its digest, since a tag can be moved. A comment names the tag, for people."""
     image = template["Parameters"]["skopeoImage"]["Default"]
@@ -264,9 +284,9 @@ def check_template(path):
     passed &= check_environments(template)
     passed &= check_image(template, text)
 
-    matches = cfnlint.api.lint(
-        json.dumps(plain_template(text), indent=2), config=cfnlint.api.ManualArgs(regions=REGIONS)
-    )
+    plain = plain_template(text)
+    passed &= check_policies(plain, Path(path).parent / POLICIES)
+    matches = cfnlint.api.lint(json.dumps(plain, indent=2), config=cfnlint.api.ManualArgs(regions=REGIONS))
     for match in matches:
         print(f"{match.rule.id} {'/'.join(map(str, match.path or []))}: {match.message}")
     print(f"cfn-lint, after the transform: {'FAILED' if matches else 'ok'}")

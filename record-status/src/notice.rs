@@ -14,8 +14,8 @@ use shared::{Error, Result};
 
 use crate::config::NoticeConfig;
 
-/// The most characters of [a subject](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
-const SUBJECT: usize = 100;
+/// The most characters of a subject: it must be ["less than 100 characters long"](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
+const SUBJECT: usize = 99;
 
 /// The error with which an execution fails that has not copied all images.
 const NOT_COPIED: &str = "ImagesNotCopied";
