@@ -130,6 +130,13 @@ pub struct Image {
     pub blobs: Vec<Arc<Blob>>,
 }
 
+/// An index of no images.
+#[must_use]
+pub fn empty_index() -> Manifest {
+    let media_type = Format::Oci.index();
+    Manifest::new(media_type, &json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": [] }))
+}
+
 /// An artifact of one layer, such as a signature or an SBOM, which may refer to the image of digest `subject`.
 #[must_use]
 pub fn artifact(media_type: &str, content: &str, subject: Option<&str>) -> Image {

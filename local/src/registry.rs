@@ -1,16 +1,16 @@
 //! A registry as the machine itself uses it: to seed it, and to look what is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION};
 use reqwest::{RequestBuilder, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    aws::http_client,
+    aws::{Aws, http_client},
     error::{Error, Result},
-    images::{Blob, Image, Manifest},
+    images::{self, Blob, Image, Manifest},
 };
 
 /// How many uploads run at a time.
@@ -21,6 +21,36 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 /// An image, and the tags that it goes by; without any, it goes by its digest alone.
 pub type Tagged<'a> = (&'a Image, &'a [String]);
+
+/// The images of ECR repositories: tags with their digests, and the digests of images without a tag. By repository.
+pub type Contents = BTreeMap<String, BTreeSet<(Option<String>, String)>>;
+
+/// What ECR lists in the repositories whose names start with `prefix`.
+///
+/// # Errors
+/// [`Error::Aws`] if ECR refuses.
+pub async fn contents(aws: &Aws, prefix: &str) -> Result<Contents> {
+    let target = |action: &str| format!("AmazonEC2ContainerRegistry_V20150921.{action}");
+    let mut contents = Contents::new();
+    let repositories = aws.pages("ecr", &target("DescribeRepositories"), json!({}), "repositories").await?;
+    let names = repositories.iter().filter_map(|repository| repository["repositoryName"].as_str());
+    for name in names.filter(|name| name.starts_with(prefix)) {
+        let request = json!({ "repositoryName": name });
+        let images = match aws.pages("ecr", &target("DescribeImages"), request, "imageDetails").await {
+            // It was deleted in the meantime.
+            Err(error) if error.code() == Some("RepositoryNotFoundException") => continue,
+            images => images?,
+        };
+        let images = images.iter().flat_map(|image| {
+            let digest = image["imageDigest"].as_str().unwrap_or_default();
+            let tags: Vec<_> = image["imageTags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let tags = if tags.is_empty() { vec![None] } else { tags.into_iter().map(Some).collect() };
+            tags.into_iter().map(|tag| (tag.map(str::to_owned), digest.to_owned()))
+        });
+        contents.insert(name.to_owned(), images.collect());
+    }
+    Ok(contents)
+}
 
 /// A registry on this machine, reached without the proxy.
 #[derive(Debug)]
@@ -84,9 +114,12 @@ impl Registry {
     }
 
     async fn push_manifest(&self, repository: &str, reference: &str, manifest: &Manifest) -> Result<()> {
+        self.put_manifest(repository, reference, manifest.media_type, manifest.bytes.clone()).await
+    }
+
+    async fn put_manifest(&self, repository: &str, reference: &str, media_type: &str, bytes: Vec<u8>) -> Result<()> {
         let url = self.manifest_url(repository, reference);
-        let request = self.http.put(&url).header(CONTENT_TYPE, manifest.media_type).body(manifest.bytes.clone());
-        self.send("PUT", &url, request).await.map(drop)
+        self.send("PUT", &url, self.http.put(&url).header(CONTENT_TYPE, media_type).body(bytes)).await.map(drop)
     }
 
     /// The digest that a tag (or a digest) has there, if it is there.
@@ -101,6 +134,49 @@ impl Registry {
         };
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
         Ok(digest.map(str::to_owned))
+    }
+
+    /// The tags that it lists in a repository, with their digests.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses.
+    pub async fn tags(&self, repository: &str) -> Result<BTreeMap<String, String>> {
+        let url = format!("{}/v2/{repository}/tags/list", self.endpoint);
+        let answer = self.send("GET", &url, self.http.get(&url)).await?;
+        let list: Value = answer.json().await.map_err(|source| Error::Http { what: url, source })?;
+        let mut tags = BTreeMap::new();
+        for tag in list["tags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            // One that was deleted in the meantime has no digest.
+            if let Some(digest) = self.digest(repository, tag).await? {
+                tags.insert(tag.to_owned(), digest);
+            }
+        }
+        Ok(tags)
+    }
+
+    /// Adds a tag to an image of a repository, or moves it there from another one.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses.
+    pub async fn tag(&self, repository: &str, digest: &str, tag: &str) -> Result<()> {
+        let bytes = self.manifest(repository, digest).await?;
+        let manifest: Value =
+            serde_json::from_slice(&bytes).map_err(|error| Error::Unexpected(format!("{repository}: {error}")))?;
+        let media_type = manifest["mediaType"].as_str().unwrap_or_default();
+        self.put_manifest(repository, tag, media_type, bytes).await
+    }
+
+    /// Deletes a tag. The image stays, with its other tags or without any.
+    ///
+    /// Neither of the local registries deletes a tag alone, so the tag moves to an empty index, which is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if the registry refuses.
+    pub async fn untag(&self, repository: &str, tag: &str) -> Result<()> {
+        let empty = images::empty_index();
+        self.push_manifest(repository, tag, &empty).await?;
+        let url = self.manifest_url(repository, &empty.digest);
+        self.send("DELETE", &url, self.http.delete(&url)).await.map(drop)
     }
 
     /// The content of a manifest, by tag or digest.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use local::corpus::Seeded;
+use local::registry::Contents;
 use serde_json::{Value, json};
 
-use crate::world::{Result, World, rows, run, run_with, start_stalled};
+use crate::world::{Result, World, rows, start_stalled};
 
 /// The images that the stack below selects, in two parts.
 const LIST: [&str; 2] =
@@ -30,7 +31,7 @@ pub async fn patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so
     let more = json!({ "Name": name, "Type": "String", "Value": LIST[1] });
     world.machine().home()?.json("ssm", "AmazonSSM.PutParameter", more).await?;
 
-    let dry = run_with(stack, &json!({ "dryRun": true })).await?;
+    let dry = world.run_with(stack, &json!({ "dryRun": true })).await?;
     assert!(dry.outcome.succeeded(), "{:?}", dry.outcome);
     assert!(world.tasks(&dry.stack).is_empty());
     let place = |name: &str| dry.outcome.output["dryRun"][name].as_str().unwrap_or_default().to_owned();
@@ -53,32 +54,37 @@ pub async fn patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so
     assert_eq!(reasons.values().filter(|reason| *reason == "new").count(), images.len(), "{report:?}");
     assert_eq!(report.len(), images.len() + 1, "{report:?}");
 
-    let real = run(dry.stack).await?;
-    assert!(real.outcome.succeeded(), "{:?}", real.outcome);
+    let real = world.run_for(dry.stack, &json!({}), amd64(world, &images).await?).await?;
     let rows = rows(&real.stack).await?;
-    assert_eq!(rows.len(), images.len(), "{:?}", rows.keys());
+    assert_eq!(rows.len(), 4, "{:?}", rows.keys());
+    assert!(rows.values().all(|row| (&*row.status, &*row.multi_arch_option) == ("Done", "linux/amd64")), "{rows:?}");
+
+    let images = world.seeded(|_, repository| repository == "library/busybox");
+    let images: Vec<_> = images.into_iter().filter(|image| tag(image) == "1.36").collect();
+    let input = json!({ "srcImageList": "busybox:1.36,nginx:1.26" });
+    let other = world.run_for(real.stack, &input, amd64(world, &images).await?).await?;
+    let counts = other.stack.execution_row(other.execution.name()).await?.ok_or("the execution has no item")?;
+    assert_eq!((counts.listed, counts.unchanged, counts.done), (2, 1, 1), "{counts:?}");
+    Ok(())
+}
+
+/// The images for one platform, named as above.
+async fn amd64(world: &World, images: &[&Seeded]) -> Result<Contents> {
     let public = world.machine().public().ok_or("the public registries are stand-ins")?;
-    let destination = world.machine().ecr(local::machine::ACCOUNT, local::machine::REGION).await?;
+    let mut wanted = Contents::new();
     for image in images {
         let manifest: Value = serde_json::from_slice(&public.manifest(&image.repository, tag(image)).await?)?;
         let platforms = manifest["manifests"].as_array().cloned().unwrap_or_default();
         let amd64 = platforms.iter().find(|it| it["platform"]["architecture"] == "amd64");
-        let expected = amd64.and_then(|it| it["digest"].as_str()).unwrap_or(&image.digest);
+        let digest = amd64.and_then(|it| it["digest"].as_str()).unwrap_or(&image.digest);
         let name = match image.registry.as_str() {
             "docker.io" => format!("dockerhub/{}", image.repository.trim_start_matches("library/")),
             _ => format!("quay/{}", image.repository),
         };
-        let digest = destination.digest(&format!("choosing/{name}"), tag(image)).await?;
-        assert_eq!(digest.as_deref(), Some(expected), "{image:?}");
-        let row = rows.get(&(name, tag(image).to_owned())).ok_or(format!("{image:?} has no row"))?;
-        assert_eq!((row.status.as_str(), row.multi_arch_option.as_str()), ("Done", "linux/amd64"));
+        let images = wanted.entry(format!("choosing/{name}")).or_default();
+        images.insert((image.tag.clone(), digest.to_owned()));
     }
-
-    let other = run_with(real.stack, &json!({ "srcImageList": "busybox:1.36,nginx:1.26" })).await?;
-    assert!(other.outcome.succeeded(), "{:?}", other.outcome);
-    let counts = other.stack.execution_row(other.execution.name()).await?.ok_or("the execution has no item")?;
-    assert_eq!((counts.listed, counts.unchanged, counts.done), (2, 1, 1), "{counts:?}");
-    Ok(())
+    Ok(wanted)
 }
 
 pub async fn an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_second(world: &World) -> Result {
@@ -87,16 +93,17 @@ pub async fn an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_
     let second = stack.start(&json!({})).await?;
     second.enters("WaitForTurn").await?;
 
-    let third = run(stack.clone()).await?;
-    assert!(third.outcome.succeeded(), "{:?}", third.outcome);
-    assert!(third.execution.states().await?.contains(&"AnotherIsWaiting".to_owned()), "it does nothing");
-    let dry = run_with(stack.clone(), &json!({ "dryRun": true })).await?;
+    let third = stack.start(&json!({})).await?;
+    let outcome = third.wait().await?;
+    assert!(outcome.succeeded(), "{outcome:?}");
+    assert!(third.states().await?.contains(&"AnotherIsWaiting".to_owned()), "it does nothing");
+    let dry = world.run_with(stack.clone(), &json!({ "dryRun": true })).await?;
     assert!(dry.outcome.succeeded(), "it is in nobody's way: {:?}", dry.outcome);
 
     stalled.lift();
     for execution in [first, second] {
-        let outcome = execution.wait().await?;
-        assert!(outcome.succeeded(), "{outcome:?}");
+        let run = world.finish(stack.clone(), execution, &json!({})).await?;
+        assert!(run.outcome.succeeded(), "{:?}", run.outcome);
     }
     assert_eq!(world.tasks(&stack).len(), 1, "the second found everything there");
     Ok(())
@@ -105,7 +112,7 @@ pub async fn an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_
 pub async fn a_listing_that_is_too_short_fails_the_run(world: &World) -> Result {
     let parameters =
         [("sourceType", "Public"), ("srcList", "SELECTED"), ("srcImageList", "busybox:1.37"), ("minImages", "2")];
-    let run = run(world.deploy("short", &parameters).await?).await?;
+    let run = world.run(world.deploy("short", &parameters).await?).await?;
     assert_eq!(run.outcome.error.as_deref(), Some("TooFewImages"), "{:?}", run.outcome);
     assert!(world.tasks(&run.stack).is_empty());
     Ok(())

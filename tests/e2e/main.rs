@@ -3,6 +3,7 @@
 //! Each test has a stack of its own, and a prefix of its own at the destination.
 
 mod choosing;
+mod comparing;
 mod copying;
 mod credentials;
 mod failing;

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use local::corpus::Corpus;
+use local::corpus::{Corpus, Seeded};
 use local::images::SigningKey;
 use local::machine::{ACCOUNT, REGION};
+use local::registry::{Contents, contents};
 use serde_json::{Value, json};
 
-use crate::world::{PRIVATE_REGISTRY, Result, World, rows, run, run_with};
+use crate::comparing::tags;
+use crate::world::{PRIVATE_REGISTRY, Result, World, rows};
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 
 pub async fn a_repository_takes_images_of_one_source_only(world: &World) -> Result {
     let corpus = Corpus::default().with("gcr.io", "e2e/origin", "1").with("eu.gcr.io", "e2e/origin", "2");
-    world.machine().seed(corpus).await?;
+    let seeded = world.machine().seed(corpus).await?;
     // One that was there before, and does not say where its images come from.
     let home = world.machine().home()?;
     let name = "origin/gcr/e2e/origin";
@@ -26,13 +28,15 @@ pub async fn a_repository_takes_images_of_one_source_only(world: &World) -> Resu
         ("naming", "registry"),
     ];
 
-    let first = run(world.deploy("origin", &parameters).await?).await?;
-    assert!(first.outcome.succeeded(), "{:?} {:?}", first.outcome, rows(&first.stack).await?);
+    let image =
+        |seeded: &Seeded| Contents::from([(name.to_owned(), [(seeded.tag.clone(), seeded.digest.clone())].into())]);
+    let stack = world.deploy("origin", &parameters).await?;
+    let first = world.run_for(stack, &json!({}), image(&seeded[1])).await?;
     let tags = home.json("ecr", &format!("{ECR}.ListTagsForResource"), json!({ "resourceArn": arn })).await?;
     let expected = json!([{ "Key": "ecr-transfer:source", "Value": "gcr.io/e2e/origin" }]);
     assert_eq!(tags["tags"], expected);
 
-    let other = run_with(first.stack, &json!({ "srcImageList": "eu.gcr.io/e2e/origin:2,busybox:1.36" })).await?;
+    let other = world.run_with(first.stack, &json!({ "srcImageList": "eu.gcr.io/e2e/origin:2,busybox:1.36" })).await?;
     assert_eq!(other.outcome.error.as_deref(), Some("ImagesNotCopied"));
     let rows = rows(&other.stack).await?;
     let message = rows[&("gcr/e2e/origin".to_owned(), "2".to_owned())].error_message.as_deref().unwrap_or_default();
@@ -43,9 +47,8 @@ pub async fn a_repository_takes_images_of_one_source_only(world: &World) -> Resu
     // As the guide has it for whoever wants just that.
     let tag = json!({ "Key": "ecr-transfer:source", "Value": "eu.gcr.io/e2e/origin" });
     home.json("ecr", &format!("{ECR}.TagResource"), json!({ "resourceArn": arn, "tags": [tag] })).await?;
-    let wanted = run_with(other.stack, &json!({ "srcImageList": "eu.gcr.io/e2e/origin:2" })).await?;
-    assert!(wanted.outcome.succeeded(), "{:?}", wanted.outcome);
-    Ok(())
+    let input = json!({ "srcImageList": "eu.gcr.io/e2e/origin:2" });
+    world.run_for(other.stack, &input, image(&seeded[0])).await.map(drop)
 }
 
 pub async fn what_a_stack_does_not_allow_is_refused_before_anything_is_started(world: &World) -> Result {
@@ -67,12 +70,12 @@ pub async fn what_a_stack_does_not_allow_is_refused_before_anything_is_started(w
         (format!("{ours}/payments/api:1"), "InvalidImageList", "srcEcrAccounts"),
         ("alpine:3.18,alpine:3.19".to_owned(), "TooMuchToCopy", "2 images, and maxImages allows 1"),
     ] {
-        let refused = run_with(stack.clone(), &json!({ "srcImageList": list })).await?;
+        let refused = world.run_with(stack.clone(), &json!({ "srcImageList": list })).await?;
         assert_eq!(refused.outcome.error.as_deref(), Some(error), "{list}: {:?}", refused.outcome);
         let text = refused.outcome.cause.as_deref().unwrap_or_default();
         assert!(text.contains(cause), "{text}");
     }
-    let later = run_with(stack.clone(), &json!({ "notBefore": "2099-01-01T00:00:00Z" })).await?;
+    let later = world.run_with(stack.clone(), &json!({ "notBefore": "2099-01-01T00:00:00Z" })).await?;
     assert_eq!(later.outcome.error.as_deref(), Some("InvalidConfiguration"), "no input stalls the others");
     assert!(world.tasks(&stack).is_empty());
 
@@ -94,7 +97,7 @@ pub async fn what_a_stack_does_not_allow_is_refused_before_anything_is_started(w
     }
     assert!(world.tasks(&stack).is_empty());
 
-    let allowed = run(stack).await?;
+    let allowed = world.run(stack).await?;
     assert!(allowed.outcome.succeeded(), "{:?}", allowed.outcome);
     Ok(())
 }
@@ -110,7 +113,7 @@ pub async fn a_password_that_names_no_registry_serves_the_only_one_of_the_deploy
         ("srcImageList", list.as_str()),
         ("srcCredential", "robot"),
     ];
-    let own = run(world.deploy("robot", &parameters).await?).await?;
+    let own = world.run(world.deploy("robot", &parameters).await?).await?;
     assert!(own.outcome.succeeded(), "{:?} {:?}", own.outcome, rows(&own.stack).await?);
     Ok(())
 }
@@ -141,7 +144,7 @@ pub async fn what_a_signature_policy_does_not_accept_is_not_copied(world: &World
         ),
         ("signaturePolicy", policy.as_str()),
     ];
-    let run = run(world.deploy("signed", &parameters).await?).await?;
+    let run = world.run(world.deploy("signed", &parameters).await?).await?;
 
     assert_eq!(run.outcome.error.as_deref(), Some("ImagesNotCopied"), "{:?}", run.outcome);
     let rows = rows(&run.stack).await?;
@@ -167,10 +170,11 @@ pub async fn what_a_signature_policy_does_not_accept_is_not_copied(world: &World
     }
     assert_eq!(world.tasks(&run.stack).len(), 2, "one for each registry: what is rejected is not tried again");
 
-    let there = listed(world, "signed/").await?;
-    let (signatures, images): (Vec<_>, Vec<_>) = there.keys().partition(|image| image.ends_with(".sig"));
+    let there = tags(&contents(&world.machine().home()?, "signed/").await?);
+    let names = there.keys().map(|(name, tag)| format!("{name}:{tag}"));
+    let (signatures, images): (Vec<_>, Vec<_>) = names.partition(|image| image.ends_with(".sig"));
     let accepted = expected.iter().filter(|(_, status)| **status == "Done").map(|(image, _)| format!("signed/{image}"));
-    assert!(images.into_iter().cloned().eq(accepted), "nothing else has arrived: {there:?}");
+    assert!(images.into_iter().eq(accepted), "nothing else has arrived: {there:?}");
     assert_eq!(has_sigstore, !signatures.is_empty(), "the signatures come with their images: {there:?}");
     Ok(())
 }
@@ -187,21 +191,4 @@ async fn sign(world: &World, name: &str, key: &SigningKey) -> Result {
         public.push(name, &[(&signature, std::slice::from_ref(&tag))]).await?;
     }
     Ok(())
-}
-
-/// The tags of all repositories of the destination below a prefix, with their digests, as ECR lists them.
-async fn listed(world: &World, prefix: &str) -> Result<BTreeMap<String, Value>> {
-    let home = world.machine().home()?;
-    let mut tags = BTreeMap::new();
-    let repositories = home.pages("ecr", &format!("{ECR}.DescribeRepositories"), json!({}), "repositories").await?;
-    let names = repositories.iter().filter_map(|repository| repository["repositoryName"].as_str());
-    for name in names.filter(|name| name.starts_with(prefix)) {
-        let request = json!({ "repositoryName": name });
-        for image in home.pages("ecr", &format!("{ECR}.DescribeImages"), request, "imageDetails").await? {
-            for tag in image["imageTags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-                tags.insert(format!("{name}:{tag}"), image["imageDigest"].clone());
-            }
-        }
-    }
-    Ok(tags)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::Method;
 use local::aws::{Aws, xml_text};
@@ -11,11 +11,13 @@ use local::fargate::Task;
 use local::images;
 use local::machine::{Machine, Options, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
 use local::proxy::{Action, Fault, Injected, Pattern};
+use local::registry::Contents;
 use local::stack::{Execution, ImageRow, Outcome, Stack};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use crate::comparing::Deployed;
 use crate::secrets::CommandLines;
 
 /// A registry that knows its own users.
@@ -34,7 +36,9 @@ pub struct World {
     command_lines: CommandLines,
     private: OnceCell<Run>,
     published: OnceCell<String>,
-    stacks: Mutex<Vec<Stack>>,
+    stacks: Mutex<Vec<Deployed>>,
+    /// What the destinations of stacks listed after their last runs.
+    listed: Mutex<BTreeMap<String, Contents>>,
     // Logs and state, removed after everything else.
     _directory: TempDir,
 }
@@ -68,6 +72,7 @@ impl World {
             private: OnceCell::new(),
             published: OnceCell::new(),
             stacks: Mutex::default(),
+            listed: Mutex::default(),
             _directory: directory,
         })
     }
@@ -96,18 +101,18 @@ impl World {
     pub async fn deploy(&self, name: &str, parameters: &[(&str, &str)]) -> Result<Stack> {
         let parameters: Vec<_> = parameters.iter().copied().chain([("destPrefix", name)]).collect();
         let stack = Stack::deploy(&self.machine, name, &parameters).await?;
-        self.deployed(&stack);
+        self.deployed(&stack, &parameters);
         Ok(stack)
     }
 
     /// Remembers a stack.
-    pub fn deployed(&self, stack: &Stack) {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).push(stack.clone());
+    pub fn deployed(&self, stack: &Stack, parameters: &[(&str, &str)]) {
+        lock(&self.stacks).push(Deployed::new(stack, parameters));
     }
 
     /// All stacks so far.
     pub fn stacks(&self) -> Vec<Stack> {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.stacks).iter().map(|deployed| deployed.stack.clone()).collect()
     }
 
     /// The URL of the template that needs no transform; the first test that needs it publishes it.
@@ -132,27 +137,74 @@ impl World {
                     ("srcCredential", SOURCE_CREDENTIAL),
                 ];
                 let stack = self.deploy("private", &source).await?;
-                run(stack).await
+                self.run(stack).await
             })
             .await
+    }
+
+    /// Starts an execution of `stack`, waits for its end, and compares the destination with the source.
+    pub async fn run(&self, stack: Stack) -> Result<Run> {
+        self.run_with(stack, &json!({})).await
+    }
+
+    /// The same, with an input.
+    pub async fn run_with(&self, stack: Stack, input: &Value) -> Result<Run> {
+        let execution = stack.start(input).await?;
+        self.finish(stack, execution, input).await
+    }
+
+    /// Waits for the end of an execution, and compares the destination with the source.
+    pub async fn finish(&self, stack: Stack, execution: Execution, input: &Value) -> Result<Run> {
+        let outcome = execution.wait().await?;
+        let wanted = match outcome.succeeded() {
+            true => Some(self.latest(&stack)?.wanted(&self.machine, input).await?),
+            false => None,
+        };
+        self.ended(Run { stack, execution, outcome }, wanted).await
+    }
+
+    /// Starts an execution of `stack` that must succeed, and bring what is `wanted`.
+    pub async fn run_for(&self, stack: Stack, input: &Value, wanted: Contents) -> Result<Run> {
+        let execution = stack.start(input).await?;
+        let outcome = execution.wait().await?;
+        if !outcome.succeeded() {
+            return Err(format!("{outcome:?} {:?}", rows(&stack).await?).into());
+        }
+        self.ended(Run { stack, execution, outcome }, Some(wanted)).await
+    }
+
+    /// Checks that a run's rows are true, and, if it succeeded, that the destination has what is wanted and nothing else.
+    async fn ended(&self, run: Run, wanted: Option<Contents>) -> Result<Run> {
+        let deployed = self.latest(&run.stack)?;
+        let there = deployed.there(&self.machine).await?;
+        let rows = run.stack.image_rows().await?;
+        let own = rows.iter().filter(|row| row.execution == run.execution.name());
+        deployed.check_done(own, &there)?;
+        let before = lock(&self.listed).insert(run.stack.name().to_owned(), there.clone()).unwrap_or_default();
+        if let Some(wanted) = wanted {
+            deployed.compare(&self.machine, &before, &wanted, &there).await?;
+        }
+        Ok(run)
+    }
+
+    /// A stack as it was last deployed.
+    fn latest(&self, stack: &Stack) -> Result<Deployed> {
+        let deployed = lock(&self.stacks).iter().rfind(|it| it.stack.name() == stack.name()).cloned();
+        Ok(deployed.ok_or("it was not deployed here")?)
+    }
+
+    /// Checks that the destination has what the source lists, and nothing else, outside of a run.
+    pub async fn check_copied(&self, stack: &Stack) -> Result {
+        let deployed = self.latest(stack)?;
+        let wanted = deployed.wanted(&self.machine, &json!({})).await?;
+        let there = deployed.there(&self.machine).await?;
+        deployed.compare(&self.machine, &Contents::new(), &wanted, &there).await
     }
 
     /// The tasks that a stack has started so far.
     pub fn tasks(&self, stack: &Stack) -> Vec<Task> {
         let family = format!("{}-copy", stack.name());
         self.machine.fargate().tasks().into_iter().filter(|task| task.family == family).collect()
-    }
-
-    /// Checks that the destination has this image under the prefix of `stack`, with the source's digest.
-    pub async fn check_copied(&self, stack: &Stack, name: &str, image: &Seeded) -> Result {
-        let destination = self.machine.ecr(local::machine::ACCOUNT, local::machine::REGION).await?;
-        let repository = format!("{}/{name}", stack.name());
-        let reference = image.tag.as_ref().unwrap_or(&image.digest);
-        let digest = destination.digest(&repository, reference).await?;
-        if digest.as_ref() != Some(&image.digest) {
-            return Err(format!("{repository} has {digest:?} for {reference}, and not {}", image.digest).into());
-        }
-        Ok(())
     }
 
     /// All that is in the log groups whose name contains `name`.
@@ -204,18 +256,6 @@ async fn add_companions(machine: &Machine, seeded: &mut Vec<Seeded>) -> local::R
     Ok(())
 }
 
-/// Starts an execution of `stack` and waits for its end.
-pub async fn run(stack: Stack) -> Result<Run> {
-    run_with(stack, &json!({})).await
-}
-
-/// The same, with an input.
-pub async fn run_with(stack: Stack, input: &Value) -> Result<Run> {
-    let execution = stack.start(input).await?;
-    let outcome = execution.wait().await?;
-    Ok(Run { stack, execution, outcome })
-}
-
 /// Starts an execution of `stack`, and holds the upload of the first layer to `repository` until the fault is lifted.
 pub async fn start_stalled(world: &World, stack: &Stack, repository: &str) -> Result<(Execution, Injected)> {
     let uploads = format!("/v2/{}/{repository}/blobs/uploads/*", stack.name());
@@ -232,6 +272,10 @@ async fn until_hit(fault: &Injected, execution: &Execution) -> Result {
         () = fault.hit(1) => Ok(()),
         outcome = execution.wait() => Err(format!("it ended before: {:?}", outcome?).into()),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stack's rows, by image and tag.
