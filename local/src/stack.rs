@@ -227,6 +227,20 @@ impl Stack {
         Ok(Execution { aws: self.aws.clone(), arn })
     }
 
+    /// Changes the definition of its state machine.
+    ///
+    /// # Errors
+    /// If Step Functions refuses.
+    pub async fn change_definition(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut request = json!({ "stateMachineArn": self.state_machine_arn()? });
+        let described = self.aws.json("states", "AWSStepFunctions.DescribeStateMachine", request.clone()).await?;
+        let mut definition =
+            described["definition"].as_str().and_then(|it| serde_json::from_str(it).ok()).unwrap_or_default();
+        change(&mut definition);
+        request["definition"] = definition.to_string().into();
+        self.aws.json("states", "AWSStepFunctions.UpdateStateMachine", request).await.map(drop)
+    }
+
     /// The executions that were ever started, the latest first.
     ///
     /// # Errors
@@ -398,29 +412,35 @@ impl Execution {
         self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
     }
 
+    async fn history(&self) -> Result<Vec<Value>> {
+        let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
+        self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await
+    }
+
     /// The states that it has entered so far, in their order.
     ///
     /// # Errors
     /// If Step Functions does not answer.
     pub async fn states(&self) -> Result<Vec<String>> {
-        let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
-        let events = self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await?;
+        let events = self.history().await?;
         let entered = events.iter().filter_map(|event| event["stateEnteredEventDetails"]["name"].as_str());
         Ok(entered.map(str::to_owned).collect())
     }
 
-    /// Waits until it has entered a state.
+    /// Waits until one of its states has failed with this error, and it goes on.
     ///
     /// # Errors
     /// If it ends before, or Step Functions does not answer.
-    pub async fn enters(&self, state: &str) -> Result<()> {
+    pub async fn tries_again_after(&self, error: &str) -> Result<()> {
         loop {
-            if self.states().await?.iter().any(|entered| entered == state) {
+            let events = self.history().await?;
+            let mut details = events.iter().filter_map(Value::as_object).flat_map(Map::values);
+            if details.any(|details| details["error"] == error) {
                 return Ok(());
             }
             let outcome = self.describe().await?;
             if outcome.status != "RUNNING" {
-                return Err(Error::Unexpected(format!("it ended before {state}: {outcome:?}")));
+                return Err(Error::Unexpected(format!("it ended before {error}: {outcome:?}")));
             }
             tokio::time::sleep(POLL).await;
         }

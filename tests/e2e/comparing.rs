@@ -45,7 +45,7 @@ impl Deployed {
 
     /// What a run with `input` must bring: the source's images that the list names, with cosign's signatures of them.
     ///
-    /// Only what most tests deploy is understood: entries with a tag or `ALL_TAGS`, and plain names.
+    /// Only what most tests deploy is understood: entries with a tag, its beginning or `ALL_TAGS`, and plain names.
     pub async fn wanted(&self, machine: &Machine, input: &Value) -> Result<Contents> {
         let mut wanted = Contents::new();
         if input["dryRun"] == true {
@@ -75,7 +75,9 @@ impl Deployed {
                 }
             };
             let signature = tags.get(wish).map(|digest| format!("{}.sig", digest.replace(':', "-")));
-            let is_wanted = |tag: &str| wish == "ALL_TAGS" || tag == wish || Some(tag) == signature.as_deref();
+            let begins = |tag: &str| wish.strip_suffix('*').is_some_and(|prefix| tag.starts_with(prefix));
+            let is_wanted =
+                |tag: &str| wish == "ALL_TAGS" || tag == wish || begins(tag) || Some(tag) == signature.as_deref();
             let images = tags.into_iter().filter(|(tag, _)| is_wanted(tag)).map(|(tag, digest)| (Some(tag), digest));
             wanted.entry(place(&name)).or_default().extend(images);
         }

@@ -1,5 +1,6 @@
 //! What becomes of a run when something goes wrong.
 
+use std::error::Error;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -8,10 +9,10 @@ use local::corpus::Corpus;
 use local::fargate::{Behaviour, Task};
 use local::machine::{ACCOUNT, REGION};
 use local::proxy::{Action, Fault, Injected, Pattern};
-use local::stack::Stack;
+use local::stack::{Execution, ImageRow, Stack};
 use serde_json::{Value, json};
 
-use crate::world::{Result, World, rows, start_stalled};
+use crate::world::{Result, World, rows, start_stalled, start_stalled_with};
 
 /// How long a test waits for what should come at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,6 +44,7 @@ pub async fn a_missing_image_is_recorded_as_an_error_while_the_others_are_done(w
     let received = notifications.received().await?;
     assert_eq!(received.len(), 1, "{received:?}");
     assert_eq!(received[0].0, "ecr-transfer missing: images were not copied");
+    assert!(received[0].1.contains("\n- alpine:9.99: "), "{}", received[0].1);
     assert!(received[0].1.starts_with("3 of 4 images were copied, 1 failed"), "{}", received[0].1);
     assert!(received[0].1.contains(run.execution.arn()), "{}", received[0].1);
     Ok(())
@@ -101,6 +103,7 @@ pub async fn a_permission_that_is_taken_away_fails_the_run_and_says_so(world: &W
 
 pub async fn an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals(world: &World) -> Result {
     let stack = world.deploy_public("stopped", "busybox:1.36").await?;
+    let notifications = world.notifications(&stack).await?;
     let (execution, stalled) = start_stalled(world, &stack, "busybox").await?;
 
     execution.stop().await?;
@@ -111,10 +114,99 @@ pub async fn an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals
     assert_eq!(stopped.code, "UserInitiated");
     assert!(stopped.reason.contains(execution.name()), "{stopped:?}");
     stalled.lift();
+    let [(subject, text)] = &notifications.received().await?[..] else { return Err("there is not one message".into()) };
+    assert_eq!(subject, "ecr-transfer stopped: the run was stopped");
+    assert!(text.contains("stopped by hand") && text.contains(execution.arn()), "{text}");
 
     let next = world.run(stack).await?;
     assert!(next.outcome.succeeded(), "{:?}", next.outcome);
     assert_eq!(rows(&next.stack).await?.values().filter(|row| row.status == "Done").count(), 1);
+    Ok(())
+}
+
+pub async fn an_execution_that_nothing_can_catch_is_told_of(world: &World) -> Result {
+    let parameters = [
+        ("sourceType", "Public"),
+        ("srcList", "SELECTED"),
+        ("srcImageList", "busybox:1.36,busybox:1.37,alpine:3.19"),
+        ("maxImagesPerTask", "1"),
+        ("minMiBPerTask", "1"),
+    ];
+    let stack = world.deploy("uncaught", &parameters).await?;
+    let notifications = world.notifications(&stack).await?;
+    let message = async |execution: &Execution| match &notifications.received().await?[..] {
+        [(subject, text)] if text.contains(execution.arn()) && text.matches("https://").count() == 2 => {
+            Ok::<_, Box<dyn Error + Send + Sync>>((subject.clone(), text.clone()))
+        }
+        other => Err(format!("there is not one message: {other:?}").into()),
+    };
+
+    // The outputs of three batches are more than 256 KiB.
+    let recorded = "/States/CopyImages/ItemProcessor/States/Recorded/Result";
+    stack.change_definition(|it| *it.pointer_mut(recorded).expect(recorded) = "x".repeat(100_000).into()).await?;
+    let run = world.run(stack.clone()).await?;
+    assert_eq!(run.outcome.error.as_deref(), Some("States.DataLimitExceeded"), "{:?}", run.outcome);
+    let (subject, text) = message(&run.execution).await?;
+    assert_eq!(subject, "ecr-transfer uncaught: the run failed");
+    assert!(text.starts_with("States.DataLimitExceeded: ") && text.contains("3 of 3 images were copied"), "{text}");
+
+    stack.change_definition(|it| it["TimeoutSeconds"] = 5.into()).await?;
+    let (execution, stalled) =
+        start_stalled_with(world, &stack, "alpine", &json!({ "srcImageList": "alpine:3.20" })).await?;
+    assert_eq!(execution.wait().await?.status, "TIMED_OUT");
+    stalled.lift();
+    let (subject, text) = message(&execution).await?;
+    assert_eq!(subject, "ecr-transfer uncaught: the run timed out");
+    assert!(text.contains("0 of 1 images were copied"), "{text}");
+    Ok(())
+}
+
+pub async fn a_failed_row_heals(world: &World) -> Result {
+    let public = world.machine().public().ok_or("the public registries are stand-ins")?;
+    let names = ["present", "pattern", "unlisted"];
+    let seed =
+        names.iter().fold(Corpus::default(), |seed, name| seed.with("quay.io", &format!("healing/{name}"), "1.0"));
+    let seeded = world.machine().seed(seed).await?;
+    let list =
+        |entries: &[&str]| entries.iter().map(|entry| format!("quay.io/healing/{entry}")).collect::<Vec<_>>().join(",");
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let tags = Pattern::new("quay.io", "/v2/healing/unlisted/tags/list*");
+    let fault = world.machine().proxy().inject(Fault::new(tags, Action::Status(status, Vec::new())).always());
+    let stack =
+        world.deploy_public("healing", &list(&["present:1.0", "pattern:9.*", "unlisted:ALL_TAGS", "gone:1.0"])).await?;
+    let first = world.run(stack.clone()).await?;
+    assert_eq!(first.outcome.error.as_deref(), Some("ImagesNotCopied"));
+    // It is there; but a run that could not look at it recorded an error.
+    let key = json!({ "Image": { "S": "quay.io/healing/present" }, "Tag": { "S": "1.0" } });
+    let request = json!({
+        "TableName": stack.output("ImageTable")?, "Key": key, "ExpressionAttributeNames": { "#S": "Status" },
+        "UpdateExpression": "SET #S = :error, FailingSince = :error",
+        "ExpressionAttributeValues": { ":error": { "S": "Error" } },
+    });
+    world.machine().home()?.json("dynamodb", "DynamoDB_20120810.UpdateItem", request).await?;
+    let statuses = async || {
+        let rows = rows(&stack).await?.into_values();
+        let name = |row: &ImageRow| row.image.trim_start_matches("quay.io/healing/").to_owned();
+        Ok::<_, Box<dyn Error + Send + Sync>>(
+            rows.map(|row| format!("{}:{} {}", name(&row), row.tag, row.status)).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(
+        statuses().await?,
+        ["gone:1.0 Error", "pattern:9.* Error", "present:1.0 Error", "unlisted:ALL_TAGS Error"]
+    );
+
+    fault.lift();
+    public.tag("healing/pattern", &seeded[1].digest, "9.1").await?;
+    let stack = world.deploy_public("healing", &list(&["present:1.0", "pattern:9.*", "unlisted:ALL_TAGS"])).await?;
+    let second = world.run(stack.clone()).await?;
+    assert!(second.outcome.succeeded(), "{:?}", second.outcome);
+    assert_eq!(statuses().await?, ["pattern:9.1 Done", "present:1.0 Done", "unlisted:1.0 Done"]);
+    let counts = second.stack.execution_row(second.execution.name()).await?.ok_or("the execution has no item")?;
+    assert_eq!((counts.to_copy, counts.done, counts.failed), (2, 2, 0), "what was there is not counted");
+
+    let third = world.run(stack).await?;
+    assert_eq!(third.outcome.output["batches"], 0, "nothing is left to correct: {:?}", third.outcome);
     Ok(())
 }
 

@@ -87,6 +87,8 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         credentials::a_private_registry_gets_its_own_login_and_no_other_registry_does,
         failing::an_event_that_never_comes_costs_time_and_no_image_and_changes_nothing_when_it_does,
         failing::an_execution_that_is_stopped_stops_its_tasks_and_the_next_one_heals,
+        failing::an_execution_that_nothing_can_catch_is_told_of,
+        failing::a_failed_row_heals,
         failing::an_event_that_comes_twice_changes_nothing,
         failing::a_task_that_is_killed_before_it_starts_or_after_its_work_is_done_costs_no_image,
         failing::a_task_that_never_starts_is_an_error_that_says_why,

@@ -189,7 +189,7 @@ pub async fn a_stack_has_alarms_and_a_dashboard(world: &World) -> Result {
     let home = world.machine().home()?;
     let resources = stack.resources().await?;
     let alarms = home.query("monitoring", "DescribeAlarms", &[("AlarmNamePrefix", stack.name())]).await?;
-    for alarm in ["RunFailedAlarm", "ImagesFailedAlarm", "NoRunAlarm"] {
+    for alarm in ["RunFailedAlarm", "RunTimedOutAlarm", "ImagesFailedAlarm", "NoRunAlarm"] {
         let name = resources.get(alarm).ok_or(format!("there is no {alarm}"))?;
         assert!(alarms.contains(&format!("<AlarmName>{name}</AlarmName>")), "{alarms}");
     }

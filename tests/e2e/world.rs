@@ -258,10 +258,20 @@ async fn add_companions(machine: &Machine, seeded: &mut Vec<Seeded>) -> local::R
 
 /// Starts an execution of `stack`, and holds the upload of the first layer to `repository` until the fault is lifted.
 pub async fn start_stalled(world: &World, stack: &Stack, repository: &str) -> Result<(Execution, Injected)> {
+    start_stalled_with(world, stack, repository, &json!({})).await
+}
+
+/// The same, with an input.
+pub async fn start_stalled_with(
+    world: &World,
+    stack: &Stack,
+    repository: &str,
+    input: &Value,
+) -> Result<(Execution, Injected)> {
     let uploads = format!("/v2/{}/{repository}/blobs/uploads/*", stack.name());
     let uploads = Pattern::new("*", &uploads).method(Method::POST);
     let stalled = world.machine().proxy().inject(Fault::new(uploads, Action::Stall).always());
-    let execution = stack.start(&json!({})).await?;
+    let execution = stack.start(input).await?;
     until_hit(&stalled, &execution).await?;
     Ok((execution, stalled))
 }
@@ -310,9 +320,9 @@ impl Notifications {
         Ok(Self { aws, queue })
     }
 
-    /// The messages' subjects and texts.
+    /// Waits for messages, and returns the subjects and texts of all that have come since the last call.
     pub async fn received(&self) -> Result<Vec<(String, String)>> {
-        let request = json!({ "QueueUrl": self.queue, "MaxNumberOfMessages": 10 });
+        let request = json!({ "QueueUrl": self.queue, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20 });
         let answer = self.aws.json("sqs", "AmazonSQS.ReceiveMessage", request).await?;
         let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
         let text = |body: &Value, name: &str| body[name].as_str().unwrap_or_default().to_owned();
