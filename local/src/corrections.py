@@ -6,11 +6,14 @@ A correction that does not find what it corrects ends the start: another version
 import contextvars
 import inspect
 import json
+import re
 import sys
 import threading
 
 from ministack import app
-from ministack.services import stepfunctions as states
+from ministack.core.responses import error_response_json as error, get_account_id, get_region, json_response
+from ministack.services import ecr, ecs, ssm, stepfunctions as states
+from ministack.services.cloudformation import provisioners
 
 
 def edit(module, name, *passages):
@@ -24,10 +27,18 @@ def edit(module, name, *passages):
 
 
 def wrap(module, name):
-    """Replaces a function by what the decorated function makes of it."""
+    """Replaces a function, also in the module's tables of functions, by what the decorated function makes of it."""
     def replace(make):
-        setattr(module, name, make(getattr(module, name)))
+        original = getattr(module, name)
+        corrected = make(original)
+        for table in [vars(module), *(it for it in vars(module).values() if isinstance(it, dict))]:
+            table.update({key: corrected for key, value in table.items() if value is original})
     return replace
+
+
+def change(answer, correct):
+    """An answer whose content, unless it is an error, is what `correct` makes of it."""
+    return json_response(correct(json.loads(answer[2]))) if answer[0] == 200 else answer
 
 
 # Step Functions: quotas
@@ -211,6 +222,237 @@ for function in ["_send_task_success", "_send_task_failure", "_send_task_heartbe
     ))
 states._limit_time = limit_time
 states._failed_child = failed_child
+
+
+@wrap(states, "_create_state_machine")
+def _(original):
+    return lambda request: original(request) if len(request.get("name", "")) <= 80 else error(
+        "InvalidName", f"Invalid Name: '{request['name']}'")
+
+
+@wrap(provisioners, "_sfn_definition")
+def _(original):
+    # Called for every machine of a template.
+    def definition(properties):
+        name = properties.get("StateMachineName", "")
+        if len(name) > 80:
+            raise ValueError(f"StateMachineName: expected maxLength: 80, actual: {len(name)}")
+        return original(properties)
+    return definition
+
+
+# ECR
+
+INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+
+
+def paged(request, chosen, field, items):
+    """A page of `items`, which cannot be asked for together with the ones that were chosen."""
+    most = request.get("maxResults", 100)
+    if not 1 <= most <= 1_000 or request.get(chosen) and ("maxResults" in request or "nextToken" in request):
+        return error("InvalidParameterException", f"Invalid parameter at 'maxResults' failed to satisfy constraint: {most}")
+    if request.get(chosen):
+        return json_response({field: items})
+    start = int(request.get("nextToken", 0))
+    more = {"nextToken": str(start + most)} if start + most < len(items) else {}
+    return json_response({field: items[start:start + most], **more})
+
+
+def is_wanted(request, image):
+    """Whether the filter of a listing lets an image through."""
+    wanted = {"tagStatus": "ANY", "imageStatus": "ACTIVE", **request.get("filter", {})}
+    status = {"tagStatus": "TAGGED" if image.get("imageTags") else "UNTAGGED", "imageStatus": image.get("imageStatus", "ACTIVE")}
+    return all(wanted[name] in ("ANY", status[name]) for name in status)
+
+
+def size(repository, image):
+    manifest = json.loads(image.get("imageManifest") or "{}")
+    children = [ecr._find_image(repository, {"imageDigest": child["digest"]}) for child in manifest.get("manifests", [])]
+    if image.get("imageManifestMediaType") in INDEXES:
+        return max((size(repository, child) for child in children if child), default=0)
+    return sum(blob.get("size", 0) for blob in [manifest.get("config", {}), *manifest.get("layers", [])])
+
+
+@wrap(ecr, "_describe_images")
+def _(original):
+    def describe(request):
+        repository, chosen = request.get("repositoryName", ""), request.get("imageIds") or []
+        answer = original(request)
+        if answer[0] != 200:
+            return answer
+        if not all(ecr._find_image(repository, image) for image in chosen):
+            return error("ImageNotFoundException", "The image requested does not exist in the specified repository.")
+        details = []
+        for detail in json.loads(answer[2])["imageDetails"]:
+            image = ecr._find_image(repository, {"imageDigest": detail["imageDigest"]})
+            detail["imageSizeInBytes"] = size(repository, image)
+            detail["imageStatus"] = image.get("imageStatus", "ACTIVE")
+            if subject := json.loads(image.get("imageManifest") or "{}").get("subject"):
+                detail["subjectManifestDigest"] = subject["digest"]
+            if not detail["imageTags"]:
+                del detail["imageTags"]
+            if chosen or is_wanted(request, image):
+                details.append(detail)
+        return paged(request, "imageIds", "imageDetails", details)
+    return describe
+
+
+@wrap(ecr, "_list_images")
+def _(original):
+    def list_images(request):
+        answer = original(request)
+        ids = [
+            {"imageDigest": image["imageDigest"], **({"imageTag": tag} if tag else {})}
+            for image in ecr._images.get(request.get("repositoryName", ""), []) if is_wanted(request, image)
+            for tag in image.get("imageTags") or [None]
+        ]
+        return paged(request, "", "imageIds", ids) if answer[0] == 200 else answer
+    return list_images
+
+
+@wrap(ecr, "_describe_repositories")
+def _(original):
+    def describe(request):
+        answer = original({**request, "maxResults": len(ecr._repositories)})
+        if answer[0] != 200:
+            return answer
+        return paged(request, "repositoryNames", "repositories", json.loads(answer[2])["repositories"])
+    return describe
+
+
+@wrap(ecr, "_batch_get_image")
+def _(original):
+    def failed(image_id, code):
+        return {"images": [], "failures": [{"imageId": image_id, "failureCode": code, "failureReason": code}]}
+
+    def get(repository, image_id, answer):
+        found = ecr._find_image(repository, image_id)
+        tag, digest = image_id.get("imageTag"), image_id.get("imageDigest")
+        if not tag and not digest:
+            return failed(image_id, "MissingDigestAndTag")
+        if found and tag and digest and tag not in found.get("imageTags", []):
+            return failed(image_id, "ImageTagDoesNotMatchDigest")
+        if found and found.get("imageStatus", "ACTIVE") != "ACTIVE":
+            return failed(image_id, "ImageNotFound")
+        for image in answer["images"]:
+            image["imageId"] = {"imageDigest": found["imageDigest"], **({"imageTag": tag} if tag else {})}
+        return answer
+
+    def batch_get(request):
+        answer, ids = original({**request, "imageIds": []}), request.get("imageIds", [])
+        if answer[0] != 200:
+            return answer
+        if not 1 <= len(ids) <= 100:
+            return error("InvalidParameterException", "Invalid parameter at 'imageIds' failed to satisfy constraint: 1 to 100")
+        each = [change(original({**request, "imageIds": [it]}), lambda answer, it=it: get(request["repositoryName"], it, answer))
+                for it in ids]
+        each = [json.loads(answer[2]) for answer in each]
+        return json_response({field: [it for answer in each for it in answer[field]] for field in ("images", "failures")})
+    return batch_get
+
+
+@wrap(ecr, "_resolve_manifest")
+def _(original):
+    def resolve(repository, reference):
+        name = "imageDigest" if reference.startswith("sha256:") else "imageTag"
+        image = ecr._find_image(repository, {name: reference})
+        is_archived = image and image.get("imageStatus", "ACTIVE") != "ACTIVE"
+        return (None, None, None) if is_archived else original(repository, reference)
+    return resolve
+
+
+def update_storage_class(request):
+    image = ecr._find_image(request.get("repositoryName", ""), request.get("imageId", {}))
+    if not image:
+        return error("ImageNotFoundException", "The image requested does not exist in the specified repository.")
+    image["imageStatus"] = "ARCHIVED" if request.get("targetStorageClass") == "ARCHIVE" else "ACTIVE"
+    answer = {name: request[name] for name in ("repositoryName", "imageId")}
+    return json_response({**answer, "registryId": get_account_id(), "imageStatus": image["imageStatus"]})
+
+
+ecr._update_storage_class = update_storage_class
+edit(ecr, "handle_request", (
+    '        "DescribeImages": _describe_images,\n',
+    '        "DescribeImages": _describe_images,\n        "UpdateImageStorageClass": _update_storage_class,\n',
+))
+edit(ecr, "_v2_put_manifest", ("    if existing:\n", '    if existing:\n        existing.pop("imageStatus", None)\n'))
+
+
+# ECS
+
+requests = {}
+
+
+@wrap(ecs, "_run_task")
+def _(original):
+    def run(request):
+        if definition := ecs._task_defs.get(ecs._resolve_td_key(request.get("taskDefinition", ""))):
+            request = {**request, "group": request.get("group") or f"family:{definition['family']}"}
+        cluster = ecs._resolve_cluster_name(request.get("cluster", "default"))
+        key = (get_account_id(), get_region(), cluster, request.get("clientToken"))
+        earlier, answer = requests.get(key, (request, None))
+        if earlier != request:
+            tasks = [task["taskArn"] for task in json.loads(answer[2])["tasks"]]
+            return error("ConflictException", "The clientToken is in use with another request.", extra={"resourceIds": tasks})
+        answer = answer or original(request)
+        if request.get("clientToken") and answer[0] == 200:
+            requests[key] = (request, answer)
+        return answer
+    return run
+
+
+@wrap(ecs, "_list_tasks")
+def _(original):
+    others = ("containerInstance", "desiredStatus", "family", "launchType", "serviceName")
+
+    def list_tasks(request):
+        if request.get("active"):
+            # The machine's Fargate asks for what has not stopped, whatever it should do.
+            tasks = [arn for arn, task in ecs._tasks.items()
+                     if task["clusterArn"] == request["cluster"] and task["lastStatus"] != "STOPPED"]
+            return json_response({"taskArns": tasks})
+        if request.get("startedBy") and any(request.get(name) for name in others):
+            return error("InvalidParameterException", "startedBy must be the only filter.")
+        return original(request)
+    return list_tasks
+
+
+@wrap(ecs, "_stop_task")
+def _(original):
+    def stop(request):
+        # Only the machine's Fargate knows the outcome, which comes when the containers have ended.
+        outcome = request.get("outcome")
+        cluster = ecs._resolve_cluster_name(request.get("cluster", "default"))
+        task = ecs._resolve_task(request.get("task", ""), cluster) if cluster else None
+        if not task or task["lastStatus"] == "STOPPED":
+            return original(request)
+        if outcome:
+            # Or ministack takes it for stopped already.
+            task["desiredStatus"] = "RUNNING"
+            original(request)
+            task.update(outcome["task"])
+            for container in task["containers"]:
+                container.pop("exitCode", None)
+                container.update(outcome["containers"].get(container["name"], {}))
+        elif task["desiredStatus"] != "STOPPED":
+            task.update(desiredStatus="STOPPED", stopCode="UserInitiated", stoppingAt=ecs._iso(),
+                        stoppedReason=request.get("reason", "Task stopped by user"))
+        return json_response({"task": ecs._sanitize(task)})
+    return stop
+
+
+# Systems Manager
+
+@wrap(ssm, "_put_parameter")
+def _(original):
+    def put(request):
+        pattern, value = request.get("AllowedPattern"), request.get("Value", "")
+        if pattern and not re.search(pattern, value):
+            return error("ParameterPatternMismatchException",
+                         f"Parameter value, cannot be validated against allowedPattern: {pattern}")
+        return original(request)
+    return put
+
 
 if __name__ == "__main__":
     sys.argv = sys.argv[:1]

@@ -30,6 +30,8 @@ use crate::{
 
 /// How often ECS is asked for tasks. It has no way to tell.
 const POLL: Duration = Duration::from_millis(150);
+/// How many seconds a container has to end when its task is stopped, unless its definition says otherwise.
+const STOP_TIMEOUT: u64 = 30;
 /// The exit code of what was killed outright.
 const KILLED: i32 = 137;
 
@@ -221,6 +223,25 @@ struct Outcome {
     containers: Vec<ContainerEnd>,
 }
 
+impl Outcome {
+    /// What ECS's record of the task says of it.
+    fn record(&self) -> Value {
+        let mut task = json!({ "stopCode": self.code, "stoppedReason": self.reason });
+        if self.containers.is_empty() {
+            // It never ran, though ministack says that it did.
+            task["startedAt"] = Value::Null;
+        }
+        let mut containers = json!({});
+        for end in &self.containers {
+            containers[&end.name] = json!({ "exitCode": end.exit_code });
+            if let Some(reason) = end.reason {
+                containers[&end.name]["reason"] = json!(reason);
+            }
+        }
+        json!({ "task": task, "containers": containers })
+    }
+}
+
 struct ContainerEnd {
     name: String,
     exit_code: Option<i32>,
@@ -253,9 +274,9 @@ impl Service {
         let mut new = Vec::new();
         let mut listed = HashSet::new();
         for cluster in strings(&self.ecs("ListClusters", json!({})).await?["clusterArns"]) {
-            let arns = self.running_in(&cluster).await?;
+            let active = self.tasks_in(json!({ "cluster": cluster, "active": true })).await?;
             let known: HashSet<String> = self.tasks.borrow().iter().map(|task| task.arn.clone()).collect();
-            let unknown: Vec<_> = arns.iter().filter(|arn| !known.contains(*arn)).cloned().collect();
+            let unknown: Vec<_> = active.into_iter().filter(|arn| !known.contains(arn)).collect();
             // DescribeTasks takes a hundred at most.
             for arns in unknown.chunks(100) {
                 let described = self.ecs("DescribeTasks", json!({ "cluster": cluster, "tasks": arns })).await?;
@@ -263,22 +284,21 @@ impl Service {
                     new.push((task.clone(), self.admit(task)));
                 }
             }
-            listed.extend(arns);
+            listed.extend(self.tasks_in(json!({ "cluster": cluster, "desiredStatus": "RUNNING" })).await?);
         }
         let gone: Vec<String> = lock(&self.orders).keys().filter(|arn| !listed.contains(*arn)).cloned().collect();
         for arn in gone {
             let cluster = cluster_of(&arn);
             let described = self.ecs("DescribeTasks", json!({ "cluster": cluster, "tasks": [arn] })).await?;
             let task = &described["tasks"][0];
-            if task["lastStatus"] == "STOPPED" {
+            if task["desiredStatus"] == "STOPPED" {
                 self.order(&arn, Order::Stop { reason: text(&task["stoppedReason"]).to_owned() });
             }
         }
         Ok(new)
     }
 
-    async fn running_in(&self, cluster: &str) -> Result<Vec<String>> {
-        let request = json!({ "cluster": cluster, "desiredStatus": "RUNNING" });
+    async fn tasks_in(&self, request: Value) -> Result<Vec<String>> {
         let arns = self.aws.pages("ecs", &format!("{ECS}.ListTasks"), request, "taskArns").await?;
         Ok(strings(&Value::from(arns)))
     }
@@ -385,10 +405,10 @@ impl Service {
     async fn finish(&self, task: &Value, outcome: Outcome) -> Result<()> {
         let arn = text(&task["taskArn"]);
         let cluster = text(&task["clusterArn"]);
-        let stop = json!({ "cluster": cluster, "task": arn, "reason": outcome.reason });
+        let stop = json!({ "cluster": cluster, "task": arn, "outcome": outcome.record() });
         self.ecs("StopTask", stop).await?;
         let described = self.ecs("DescribeTasks", json!({ "cluster": cluster, "tasks": [arn] })).await?;
-        let event = self.event(&described["tasks"][0], &outcome);
+        let event = self.event(&described["tasks"][0]);
         let Behaviour { hold_events, duplicate_events, .. } = self.behaviour(task);
         let Outcome { code, reason, containers } = outcome;
         let exit_code = containers.first().and_then(|container| container.exit_code);
@@ -403,46 +423,14 @@ impl Service {
         Ok(())
     }
 
-    /// The event as ECS words it. ministack's own record of a stopped task says `UserInitiated` and exit code 0.
-    fn event(&self, task: &Value, outcome: &Outcome) -> Value {
-        let arn = text(&task["taskArn"]);
-        let family = family_of(task);
-        let group = match text(&task["group"]) {
-            "" => format!("family:{family}"),
-            group => group.to_owned(),
-        };
+    /// The event as ECS words it.
+    fn event(&self, task: &Value) -> Value {
         let mut detail = task.clone();
-        for (name, value) in [
-            ("lastStatus", "STOPPED"),
-            ("desiredStatus", "STOPPED"),
-            ("group", &group),
-            ("stopCode", outcome.code),
-            ("stoppedReason", &outcome.reason),
-        ] {
-            detail[name] = json!(value);
-        }
-        if outcome.containers.is_empty() {
-            // It never ran, though ministack says that it did.
-            detail["startedAt"] = Value::Null;
-        }
         for moment in MOMENTS {
-            match detail[moment].as_f64() {
-                Some(seconds) => detail[moment] = json!(timestamp(seconds)),
-                None => {
-                    detail.as_object_mut().map(|detail| detail.remove(moment));
-                }
-            }
-        }
-        for container in detail["containers"].as_array_mut().into_iter().flatten() {
-            let end = outcome.containers.iter().find(|end| container["name"] == end.name.as_str());
-            let Some(container) = container.as_object_mut() else { continue };
-            container.insert("lastStatus".into(), json!("STOPPED"));
-            match end.and_then(|end| end.exit_code) {
-                Some(exit_code) => container.insert("exitCode".into(), json!(exit_code)),
-                None => container.remove("exitCode"),
-            };
-            if let Some(reason) = end.and_then(|end| end.reason) {
-                container.insert("reason".into(), json!(reason));
+            if let Some(seconds) = detail[moment].as_f64() {
+                detail[moment] = json!(timestamp(seconds));
+            } else if let Some(detail) = detail.as_object_mut() {
+                detail.remove(moment);
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -454,7 +442,7 @@ impl Service {
             "account": self.account,
             "time": timestamp(now.floor()),
             "region": self.aws.region(),
-            "resources": [arn],
+            "resources": [task["taskArn"]],
             "detail": detail,
         })
     }
@@ -572,7 +560,8 @@ impl Agent<'_> {
         tokio::spawn(read_lines(stderr, lines));
         let shipper = tokio::spawn(ship(self.service.aws.clone(), log, batches));
         let essential = definition["essential"].as_bool().unwrap_or(true);
-        Ok(Container { name: name.to_owned(), essential, process, shipper })
+        let patience = Duration::from_secs(definition["stopTimeout"].as_u64().unwrap_or(STOP_TIMEOUT));
+        Ok(Container { name: name.to_owned(), essential, process, shipper, patience })
     }
 
     /// Whether the execution role may pull the image. Public images need no permission.
@@ -687,19 +676,25 @@ struct Container {
     essential: bool,
     process: Process,
     shipper: JoinHandle<()>,
+    /// How long it may take to end when it is asked to.
+    patience: Duration,
 }
 
 impl Container {
     /// Makes an end of it, if it has not ended by itself, and waits until its last line is logged.
     async fn end(mut self, order: Option<&Order>) -> ContainerEnd {
+        if matches!(order, Some(Order::Stop { .. })) {
+            self.process.terminate();
+            let _ = tokio::time::timeout(self.patience, self.process.exited()).await;
+        }
         self.process.kill();
         let status = self.process.exited().await;
         let _ = self.shipper.await;
+        let killed = matches!(order, Some(Order::OutOfMemory));
         ContainerEnd {
             name: self.name,
-            exit_code: Some(if order.is_some() { KILLED } else { exit_code(status) }),
-            reason: matches!(order, Some(Order::OutOfMemory))
-                .then_some("OutOfMemoryError: Container killed due to memory usage"),
+            exit_code: Some(if killed { KILLED } else { exit_code(status) }),
+            reason: killed.then_some("OutOfMemoryError: Container killed due to memory usage"),
         }
     }
 }

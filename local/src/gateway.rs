@@ -11,7 +11,7 @@ use std::{
 
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{AUTHORIZATION, CONTENT_LENGTH},
+    header::AUTHORIZATION,
     request::Parts,
     uri::{Authority, Scheme},
 };
@@ -32,10 +32,7 @@ use hudsucker::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
-    corrections,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// By which ministack knows how a request came.
 const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -142,7 +139,7 @@ async fn forward(
     uri.authority = Some(to.clone());
     parts.uri = Uri::from_parts(uri)?;
     parts.headers.insert(FORWARDED, HeaderValue::from_static("https"));
-    let Ok(response) = forwarder.request(Request::from_parts(parts, body.clone().into())).await else {
+    let Ok(response) = forwarder.request(Request::from_parts(parts, body.into())).await else {
         return refuse(StatusCode::BAD_GATEWAY);
     };
     let count = |denied| {
@@ -155,15 +152,7 @@ async fn forward(
     };
     if response.status().is_success() {
         count(false);
-        let Some(call) = call.filter(|call| corrections::concerns(&call.action)) else {
-            return Ok(response.map(BodyExt::boxed));
-        };
-        let (mut parts, answer) = response.into_parts();
-        let Ok(answer) = answer.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };
-        let answer = answer.to_bytes();
-        let answer = corrections::corrected(&call.action, &body, &answer).map_or(answer, Bytes::from);
-        parts.headers.remove(CONTENT_LENGTH);
-        return Ok(Response::from_parts(parts, whole(answer)));
+        return Ok(response.map(BodyExt::boxed));
     }
     let (parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };

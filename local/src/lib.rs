@@ -8,7 +8,6 @@
 
 pub mod aws;
 pub mod corpus;
-pub mod corrections;
 pub mod error;
 pub mod fargate;
 pub mod gateway;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use tokio::{
     process::{Child, Command},
     runtime::Handle,
@@ -162,6 +162,13 @@ impl Process {
         // Once it has ended, its number may be another's.
         if self.exit.borrow().is_none() {
             signal(self.group, Signal::KILL);
+        }
+    }
+
+    /// Asks it, and nothing that it has started, to end.
+    pub fn terminate(&self) {
+        if self.exit.borrow().is_none() {
+            let _ = kill_process(self.group, Signal::TERM);
         }
     }
 

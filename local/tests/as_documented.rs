@@ -11,7 +11,13 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use local::{Machine, Options, aws::Aws, machine::ACCOUNT};
+use local::{
+    Machine, Options,
+    aws::Aws,
+    images::{self, Format, Image, ImageSpec, LayerSpec},
+    machine::{ACCOUNT, REGION},
+    registry::Registry,
+};
 use serde_json::{Value, json};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -46,6 +52,17 @@ fn main() -> ExitCode {
         a_history_ends_at_its_quota,
         a_function_that_fails_fails_the_task_that_waits_for_its_token,
         a_task_that_is_tried_again_has_another_token,
+        a_state_machine_has_a_name_of_80_characters_at_most,
+        a_listing_comes_in_pages,
+        an_image_is_described_with_its_size_and_what_it_refers_to,
+        an_image_that_is_asked_for_and_missing_is_an_error,
+        tags_may_share_a_digest_and_move_and_be_swapped,
+        an_image_is_asked_for_by_a_tag_or_a_digest,
+        an_archived_image_is_listed_only_when_asked_for_and_comes_back_with_a_push,
+        a_request_for_a_task_with_the_same_token_starts_no_other_task,
+        a_group_is_that_of_the_family_and_started_by_is_the_only_filter,
+        a_task_that_is_stopped_ends_by_itself_or_is_killed,
+        a_parameter_matches_its_pattern,
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(world) = Arc::into_inner(world).flatten() {
@@ -79,6 +96,41 @@ impl World {
 
     async fn states(&self, action: &str, request: Value) -> Result<Value> {
         self.aws.json("states", &format!("AWSStepFunctions.{action}"), request).await
+    }
+
+    async fn ecr(&self, action: &str, request: Value) -> Result<Value> {
+        self.aws.json("ecr", &format!("AmazonEC2ContainerRegistry_V20150921.{action}"), request).await
+    }
+
+    async fn ecs(&self, action: &str, request: Value) -> Result<Value> {
+        self.aws.json("ecs", &format!("AmazonEC2ContainerServiceV20141113.{action}"), request).await
+    }
+
+    /// A new repository, and the way that skopeo goes to it.
+    async fn repository(&self) -> Result<(String, Registry)> {
+        let name = self.name();
+        self.ecr("CreateRepository", json!({ "repositoryName": name })).await?;
+        Ok((name, self.machine.ecr(ACCOUNT, REGION).await?))
+    }
+
+    /// Asks for images of a repository, one by one.
+    async fn get(&self, repository: &str, ids: Value) -> Result<Value> {
+        self.ecr("BatchGetImage", json!({ "repositoryName": repository, "imageIds": ids })).await
+    }
+
+    /// The family of a new task definition with one container, which runs this script.
+    async fn task_definition(&self, script: &str) -> Result<String> {
+        let family = self.name();
+        let container = json!({
+            "name": "shell", "image": "shell", "entryPoint": ["sh", "-c"], "command": [script], "stopTimeout": 1,
+        });
+        let request = json!({ "family": family, "containerDefinitions": [container], "cpu": "256", "memory": "512" });
+        self.ecs("RegisterTaskDefinition", request).await?;
+        Ok(family)
+    }
+
+    async fn run_task(&self, request: Value) -> Result<Value> {
+        Ok(self.ecs("RunTask", request).await?["tasks"][0].take())
     }
 
     async fn events(&self, action: &str, request: Value) -> Result<Value> {
@@ -119,13 +171,22 @@ impl World {
         Ok(children["executions"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }
 
-    /// A queue of what the matching events are.
+    /// A queue behind a topic behind a rule, for the matching events.
     async fn queue_of(&self, pattern: Value) -> Result<Queue<'_>> {
         let name = self.name();
-        let url = self.aws.json("sqs", "AmazonSQS.CreateQueue", json!({ "QueueName": name })).await?;
-        let arn = format!("arn:aws:sqs:{}:{ACCOUNT}:{name}", self.aws.region());
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": "*",
+        }] });
+        let request = json!({ "QueueName": name, "Attributes": { "Policy": policy.to_string() } });
+        let url = self.aws.json("sqs", "AmazonSQS.CreateQueue", request).await?;
+        let arn = |service: &str| format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{name}");
+        let (topic, queue) = (arn("sns"), arn("sqs"));
+        self.aws.query("sns", "CreateTopic", &[("Name", &name)]).await?;
+        let raw = [("Attributes.entry.1.key", "RawMessageDelivery"), ("Attributes.entry.1.value", "true")];
+        let to = [("TopicArn", topic.as_str()), ("Protocol", "sqs"), ("Endpoint", &queue), raw[0], raw[1]];
+        self.aws.query("sns", "Subscribe", &to).await?;
         self.events("PutRule", json!({ "Name": name, "EventPattern": pattern.to_string() })).await?;
-        self.events("PutTargets", json!({ "Rule": name, "Targets": [{ "Id": "queue", "Arn": arn }] })).await?;
+        self.events("PutTargets", json!({ "Rule": name, "Targets": [{ "Id": "topic", "Arn": topic }] })).await?;
         Ok(Queue { aws: &self.aws, url: url["QueueUrl"].clone() })
     }
 }
@@ -338,5 +399,255 @@ async fn a_task_that_is_tried_again_has_another_token(world: &World) -> Result {
     assert_eq!(late.unwrap_err().code(), Some("TaskTimedOut"));
     world.states("SendTaskSuccess", json!({ "taskToken": second, "output": "2" })).await?;
     assert_eq!(world.end_of(&execution).await?["output"], "2");
+    Ok(())
+}
+
+/// ["State machine … names must be 1–80 characters in length."](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)
+async fn a_state_machine_has_a_name_of_80_characters_at_most(world: &World) -> Result {
+    let role = format!("arn:aws:iam::{ACCOUNT}:role/states");
+    let definition = machine(pass(json!({}))).to_string();
+    let create = |length| {
+        let name = "n".repeat(length);
+        world.states("CreateStateMachine", json!({ "name": name, "definition": definition, "roleArn": role }))
+    };
+    create(80).await?;
+    assert_eq!(create(81).await.unwrap_err().code(), Some("InvalidName"));
+    Ok(())
+}
+
+fn image(content: &str, architectures: &[&'static str]) -> Image {
+    let layers = vec![LayerSpec { name: content.to_owned(), size: 1_000 }];
+    let spec = ImageSpec { format: Format::Oci, architectures: architectures.to_vec(), layers };
+    images::make(&[spec]).unwrap().remove(0)
+}
+
+fn tags(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// `maxResults` ["can be between 1 and 1000. If this parameter is not used, then DescribeImages returns up to 100 results and a
+/// nextToken value, if applicable. This option cannot be used when you specify images with
+/// imageIds."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImages.html) ListImages and
+/// DescribeRepositories are documented alike. ministack knows no pages.
+async fn a_listing_comes_in_pages(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let many: Vec<String> = (0..101).map(|tag| format!("t{tag}")).collect();
+    registry.push(&repository, &[(&image("a", &["amd64"]), &many), (&image("b", &["amd64"]), &tags(&["b"]))]).await?;
+    let page = |action: &'static str, more: Value| {
+        let mut request =
+            if action == "DescribeRepositories" { json!({}) } else { json!({ "repositoryName": repository }) };
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.ecr(action, request)
+    };
+    for (action, field) in
+        [("DescribeImages", "imageDetails"), ("ListImages", "imageIds"), ("DescribeRepositories", "repositories")]
+    {
+        world.repository().await?;
+        let first = page(action, json!({ "maxResults": 1 })).await?;
+        assert_eq!(first[field].as_array().unwrap().len(), 1, "{action}");
+        let second = page(action, json!({ "maxResults": 1, "nextToken": first["nextToken"] })).await?;
+        assert_ne!(first[field][0], second[field][0], "{action}");
+        let all = page(action, json!({ "maxResults": 1_000 })).await?;
+        assert_eq!(all["nextToken"], Value::Null, "{action}");
+        for wrong in [0, 1_001] {
+            let refused = page(action, json!({ "maxResults": wrong })).await.unwrap_err();
+            assert_eq!(refused.code(), Some("InvalidParameterException"), "{action}");
+        }
+    }
+    let usual = page("ListImages", json!({})).await?;
+    assert_eq!((usual["imageIds"].as_array().unwrap().len(), usual["nextToken"].is_string()), (100, true));
+    let both = page("DescribeImages", json!({ "imageIds": [{ "imageTag": "b" }], "maxResults": 1 })).await.unwrap_err();
+    assert_eq!(both.code(), Some("InvalidParameterException"));
+    Ok(())
+}
+
+/// `imageSizeInBytes`: ["If the image is a manifest list, this will be the max size of all manifests in the list."
+/// `subjectManifestDigest`: "The digest of the subject manifest for images that are
+/// referrers."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ImageDetail.html) ministack says how long the
+/// manifest is, and knows no subject.
+async fn an_image_is_described_with_its_size_and_what_it_refers_to(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let index = image("a", &["amd64", "arm64"]);
+    let sbom = images::artifact("application/spdx+json", "{}", Some(&index.manifest.digest));
+    registry.push(&repository, &[(&index, &tags(&["1"])), (&sbom, &[])]).await?;
+    let described = world.ecr("DescribeImages", json!({ "repositoryName": repository })).await?;
+    let details = described["imageDetails"].as_array().unwrap();
+    let find = |digest: &str| details.iter().find(|it| it["imageDigest"] == digest).unwrap();
+    let sizes = index.platforms.iter().map(|manifest| find(&manifest.digest)["imageSizeInBytes"].as_u64().unwrap());
+    let largest = sizes.max().unwrap();
+    assert!(largest > 1_000, "{largest}");
+    assert_eq!(find(&index.manifest.digest)["imageSizeInBytes"], largest);
+    assert_eq!(find(&index.manifest.digest)["imageTags"], json!(["1"]));
+    let sbom = find(&sbom.manifest.digest);
+    assert_eq!((&sbom["subjectManifestDigest"], &sbom["imageTags"]), (&json!(index.manifest.digest), &Value::Null));
+
+    let filter = |wanted: &str| json!({ "repositoryName": repository, "filter": { "tagStatus": wanted } });
+    let (tagged, untagged) =
+        (world.ecr("DescribeImages", filter("TAGGED")).await?, world.ecr("DescribeImages", filter("UNTAGGED")).await?);
+    let count = |page: &Value| page["imageDetails"].as_array().unwrap().len();
+    assert_eq!((count(&tagged), count(&untagged)), (1, 3));
+    Ok(())
+}
+
+/// [ImageNotFoundException: "The image requested does not exist in the specified
+/// repository."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImages.html) ministack leaves it out.
+async fn an_image_that_is_asked_for_and_missing_is_an_error(world: &World) -> Result {
+    let (repository, _) = world.repository().await?;
+    let request = json!({ "repositoryName": repository, "imageIds": [{ "imageTag": "none" }] });
+    assert_eq!(world.ecr("DescribeImages", request).await.unwrap_err().code(), Some("ImageNotFoundException"));
+    Ok(())
+}
+
+/// `images` is ["a list of image objects corresponding to the image references in the
+/// request"](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html). ministack names an image by its
+/// last tag, whichever it was asked for, also when the image has lost it.
+async fn tags_may_share_a_digest_and_move_and_be_swapped(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let (a, b) = (image("a", &["amd64"]), image("b", &["amd64"]));
+    let (one, other) = (&a.manifest.digest, &b.manifest.digest);
+    let expect = async |expected: &[(&str, &str)]| {
+        let ids: Vec<Value> = expected.iter().map(|(tag, _)| json!({ "imageTag": tag })).collect();
+        let digests = [json!({ "imageDigest": one }), json!({ "imageDigest": other })];
+        let got = world.get(&repository, json!([&ids[..], &digests].concat())).await?;
+        let mut named: Vec<Value> =
+            expected.iter().map(|(tag, digest)| json!({ "imageTag": tag, "imageDigest": digest })).collect();
+        let listed =
+            world.ecr("ListImages", json!({ "repositoryName": repository, "filter": { "tagStatus": "TAGGED" } }));
+        let mut listed = listed.await?["imageIds"].as_array().unwrap().clone();
+        listed.sort_by_key(|id| text(&id["imageTag"]));
+        assert_eq!(listed, named);
+        named.extend(digests);
+        let ids: Vec<_> = got["images"].as_array().unwrap().iter().map(|image| image["imageId"].clone()).collect();
+        assert_eq!((ids, &got["failures"]), (named, &json!([])));
+        Result::Ok(())
+    };
+    registry.push(&repository, &[(&a, &tags(&["1", "2"])), (&b, &tags(&["3"]))]).await?;
+    expect(&[("1", one), ("2", one), ("3", other)]).await?;
+    registry.push(&repository, &[(&b, &tags(&["2"]))]).await?;
+    expect(&[("1", one), ("2", other), ("3", other)]).await?;
+    registry.push(&repository, &[(&a, &tags(&["3"])), (&b, &tags(&["1"]))]).await?;
+    expect(&[("1", other), ("2", other), ("3", one)]).await?;
+    Ok(())
+}
+
+/// ["The format of the imageIds reference is imageTag=tag or
+/// imageDigest=digest"](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html), 100 of them at most;
+/// [`failureCode`](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ImageFailure.html) may be
+/// "ImageTagDoesNotMatchDigest | ImageNotFound | MissingDigestAndTag". To ministack, the digest is enough.
+async fn an_image_is_asked_for_by_a_tag_or_a_digest(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let image = image("a", &["amd64"]);
+    registry.push(&repository, &[(&image, &tags(&["1"]))]).await?;
+    let ids = json!([{ "imageTag": "2", "imageDigest": image.manifest.digest }, { "imageTag": "2" }, {}]);
+    let got = world.get(&repository, ids).await?;
+    let codes: Vec<_> =
+        got["failures"].as_array().unwrap().iter().map(|failure| text(&failure["failureCode"])).collect();
+    assert_eq!(codes, ["ImageTagDoesNotMatchDigest", "ImageNotFound", "MissingDigestAndTag"]);
+    let many = world.get(&repository, json!(vec![json!({ "imageTag": "1" }); 101])).await;
+    assert_eq!(many.unwrap_err().code(), Some("InvalidParameterException"));
+    Ok(())
+}
+
+/// ["If not specified, only images with ACTIVE status are
+/// returned."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImagesFilter.html) ["Requests to pull the
+/// archived image will fail with a 404 error", and "re-pushing the image" restores
+/// it](https://docs.aws.amazon.com/AmazonECR/latest/userguide/archive-image.html). ministack archives nothing.
+async fn an_archived_image_is_listed_only_when_asked_for_and_comes_back_with_a_push(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let image = image("a", &["amd64"]);
+    registry.push(&repository, &[(&image, &tags(&["1"]))]).await?;
+    let id = json!({ "imageTag": "1" });
+    let archive = json!({ "repositoryName": repository, "imageId": id, "targetStorageClass": "ARCHIVE" });
+    world.ecr("UpdateImageStorageClass", archive).await?;
+    let listed = async |filter: Value| {
+        let page = world.ecr("DescribeImages", json!({ "repositoryName": repository, "filter": filter })).await?;
+        Result::Ok(
+            page["imageDetails"].as_array().unwrap().iter().map(|it| text(&it["imageStatus"])).collect::<Vec<_>>(),
+        )
+    };
+    assert!(listed(json!({})).await?.is_empty());
+    assert_eq!(listed(json!({ "imageStatus": "ANY" })).await?, ["ARCHIVED"]);
+    assert_eq!(registry.digest(&repository, "1").await?, None);
+    assert_eq!(world.get(&repository, json!([id])).await?["images"], json!([]));
+    registry.push(&repository, &[(&image, &tags(&["1"]))]).await?;
+    assert_eq!(listed(json!({})).await?, ["ACTIVE"]);
+    Ok(())
+}
+
+/// ["If you retry a request that completed successfully using the same client token and the same parameters, the retry succeeds
+/// without performing any further actions"; if "one or more of the parameters are different", it fails "with a
+/// ConflictException"](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/ECS_Idempotency.html). ministack ignores the
+/// token.
+async fn a_request_for_a_task_with_the_same_token_starts_no_other_task(world: &World) -> Result {
+    let family = world.task_definition("true").await?;
+    let request = json!({ "taskDefinition": family, "clientToken": world.name() });
+    let first = world.run_task(request.clone()).await?;
+    let second = world.run_task(request.clone()).await?;
+    assert_eq!(first["taskArn"], second["taskArn"]);
+    let mut another = request;
+    another["startedBy"] = json!("me");
+    assert_eq!(world.run_task(another.clone()).await.unwrap_err().code(), Some("ConflictException"));
+    another["clientToken"] = json!(world.name());
+    assert_ne!(world.run_task(another).await?["taskArn"], first["taskArn"]);
+    Ok(())
+}
+
+/// `group`: ["The default value is the family name of the task definition (for example,
+/// family:my-family-name)."](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html) ["When you specify
+/// startedBy as the filter, it must be the only filter that you
+/// use."](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_ListTasks.html)
+async fn a_group_is_that_of_the_family_and_started_by_is_the_only_filter(world: &World) -> Result {
+    let family = world.task_definition("sleep 60").await?;
+    let task = world.run_task(json!({ "taskDefinition": family, "startedBy": family })).await?;
+    assert_eq!(task["group"], format!("family:{family}"));
+    let listed = world.ecs("ListTasks", json!({ "startedBy": family })).await?;
+    assert_eq!(listed["taskArns"], json!([task["taskArn"]]));
+    let refused = world.ecs("ListTasks", json!({ "startedBy": family, "desiredStatus": "RUNNING" })).await;
+    assert_eq!(refused.unwrap_err().code(), Some("InvalidParameterException"));
+    Ok(())
+}
+
+/// ["This results in a stop signal value and a default 30-second timeout, after which the SIGKILL value is sent and the
+/// containers are forcibly stopped." "If the container handles the SIGTERM value gracefully and exits within 30 seconds from
+/// receiving it, no SIGKILL value is sent."](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_StopTask.html)
+/// ministack says that all exit with 0, at once.
+async fn a_task_that_is_stopped_ends_by_itself_or_is_killed(world: &World) -> Result {
+    let queue = world.queue_of(json!({ "source": ["aws.ecs"], "detail": { "stoppedReason": ["enough"] } })).await?;
+    for (script, exit_code) in
+        [("trap 'exit 7' TERM; sleep 60 & wait", 7), ("exec sleep 60", 143), ("trap '' TERM; sleep 60; sleep 60", 137)]
+    {
+        let task = world.run_task(json!({ "taskDefinition": world.task_definition(script).await? })).await?;
+        let arn = text(&task["taskArn"]);
+        world.machine.fargate().wait_for(|task| task.arn == arn && task.started.is_some()).await;
+        // The shell must have come to its trap.
+        tokio::time::sleep(4 * POLL).await;
+        let stopped = world.ecs("StopTask", json!({ "task": arn, "reason": "enough" })).await?;
+        assert_eq!(stopped["task"]["desiredStatus"], "STOPPED");
+        let detail = queue.received(1).await?[0]["detail"].take();
+        assert_eq!(detail["containers"][0]["exitCode"], exit_code, "{script}");
+        let described = world.ecs("DescribeTasks", json!({ "tasks": [arn] })).await?["tasks"][0].take();
+        for task in [&detail, &described] {
+            assert_eq!((&task["taskArn"], &task["stopCode"]), (&json!(arn), &json!("UserInitiated")));
+            assert_eq!(
+                (&task["lastStatus"], &task["containers"][0]["exitCode"]),
+                (&json!("STOPPED"), &json!(exit_code))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `AllowedPattern`: ["A regular expression used to validate the parameter value. For example, for String types with values
+/// restricted to numbers, you can specify the following:
+/// AllowedPattern=^\d+$"](https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_PutParameter.html). ministack keeps
+/// it, and looks at no value.
+async fn a_parameter_matches_its_pattern(world: &World) -> Result {
+    let put = |value: &str| {
+        let pattern = "^\\d+$";
+        let request = json!({ "Name": world.name(), "Value": value, "Type": "String", "AllowedPattern": pattern });
+        world.aws.json("ssm", "AmazonSSM.PutParameter", request)
+    };
+    put("12").await?;
+    assert_eq!(put("twelve").await.unwrap_err().code(), Some("ParameterPatternMismatchException"));
     Ok(())
 }
