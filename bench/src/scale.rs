@@ -54,7 +54,7 @@ const FUNCTION: f64 = 0.000_013_333_4;
 const WRITE: f64 = 0.625e-6;
 
 /// The transitions of a run, and those of a batch.
-const TRANSITIONS: (usize, usize) = (16, 4);
+const TRANSITIONS: (usize, usize) = (10, 4);
 /// The GB-seconds of listing, for each image; and those of starting and recording a batch.
 const LISTING: f64 = 4.0 / 10_000.0;
 const BATCH: f64 = 2.0 * 2.0 * 0.25;

@@ -142,8 +142,9 @@ pub async fn an_execution_that_nothing_can_catch_is_told_of(world: &World) -> Re
     };
 
     // The outputs of three batches are more than 256 KiB.
-    let recorded = "/States/CopyImages/ItemProcessor/States/Recorded/Result";
-    stack.change_definition(|it| *it.pointer_mut(recorded).expect(recorded) = "x".repeat(100_000).into()).await?;
+    let output = "/States/CopyImages/ItemProcessor/States/RecordStatus/ResultSelector";
+    let long = json!({ "padding": "x".repeat(100_000) });
+    stack.change_definition(|it| *it.pointer_mut(output).expect(output) = long).await?;
     let run = world.run(stack.clone()).await?;
     assert_eq!(run.outcome.error.as_deref(), Some("States.DataLimitExceeded"), "{:?}", run.outcome);
     let (subject, text) = message(&run.execution).await?;

@@ -103,6 +103,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         failing::a_list_with_a_wrong_entry_fails_the_run_naming_it,
         failing::a_task_that_is_killed_while_it_copies_is_retried_and_ends_done,
         failing::a_permission_that_is_taken_away_fails_the_run_and_says_so,
+        operating::a_stacks_name_works_or_is_refused_with_a_reason,
         operating::images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_next_minute,
         operating::a_published_template_takes_data_transfer_hubs_command_and_runs_as_soon_as_it_is_deployed,
         operating::parameters_that_contradict_each_other_are_refused_at_deployment,

@@ -98,6 +98,29 @@ pub async fn parameters_that_contradict_each_other_are_refused_at_deployment(wor
     Ok(())
 }
 
+pub async fn a_stacks_name_works_or_is_refused_with_a_reason(world: &World) -> Result {
+    let template = world.published_template().await?;
+    let parameters = [("sourceType", "Public"), ("srcList", "SELECTED"), ("srcImageList", "alpine:3.20")];
+    let longest = "n".repeat(63);
+    for name in ["a", "aws-mirror", "SSM-mirror", &longest] {
+        let home = world.machine().home()?;
+        let stack = Stack::create(home, name, template, &["CAPABILITY_IAM"], &parameters).await?;
+        assert!(stack.state_machine_arn()?.ends_with(&format!(":{name}-ECRReplicationSM")));
+        stack.delete().await?;
+    }
+
+    let (home, name) = (world.machine().home()?, "n".repeat(64));
+    let refused = Stack::create(home.clone(), &name, template, &["CAPABILITY_IAM"], &parameters).await;
+    assert!(refused.is_err(), "it is longer than the state machine's name may be");
+    let events = home.query("cloudformation", "DescribeStackEvents", &[("StackName", &name)]).await?;
+    let failed: Vec<_> = local::aws::xml_texts(&events, "ResourceStatusReason");
+    assert!(failed.iter().any(|reason| reason.contains("^.{1,63}$")), "{failed:?}");
+    assert!(events.contains("StackNameOfAtMost63Characters"), "{events}");
+    let tables = home.json("dynamodb", "DynamoDB_20120810.ListTables", json!({})).await?;
+    assert!(!tables.to_string().contains(&name), "what would stay has not been created: {tables}");
+    Ok(())
+}
+
 pub async fn images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_next_minute(world: &World) -> Result {
     let home = world.machine().home()?;
     let ecr = async |action: &str, request: Value| {
