@@ -1,8 +1,17 @@
 //! What a run copies.
 
+use std::collections::BTreeMap;
+
+use local::images::{self, Format, ImageSpec, LayerSpec};
+use local::machine::{ACCOUNT, REGION, SOURCE_ACCOUNT, SOURCE_CREDENTIAL};
+use local::registry::Registry;
+use local::stack::Stack;
 use serde_json::{Value, json};
 
 use crate::world::{Result, World, rows};
+
+/// A region of the source account that no other test copies from.
+const QUIET_REGION: &str = "ap-southeast-2";
 
 pub async fn all_of_an_ecr_registry_is_copied_across_accounts_and_regions(world: &World) -> Result {
     let first = world.private_run().await?;
@@ -68,6 +77,86 @@ pub async fn selected_public_images_and_all_tags_are_copied(world: &World) -> Re
     assert_eq!(rows.len(), etcd.len() + 2, "{:?}", rows.keys());
     assert!(rows.values().all(|row| row.status == "Done"));
     assert_eq!(public.outcome.output["failed"], json!("0"));
+    Ok(())
+}
+
+pub async fn tags_that_change_in_an_ecr_registry_are_followed(world: &World) -> Result {
+    // The tests that copy all of the source account's registry are about another region.
+    let aws = world.machine().aws(SOURCE_ACCOUNT, QUIET_REGION)?;
+    let request = json!({ "repositoryName": "team/app" });
+    aws.json("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", request).await?;
+    let source = world.machine().ecr(SOURCE_ACCOUNT, QUIET_REGION).await?;
+    let images = push_versions(&source, "team/app").await?;
+    let parameters =
+        [("srcRegion", QUIET_REGION), ("srcAccountId", SOURCE_ACCOUNT), ("srcCredential", SOURCE_CREDENTIAL)];
+    let stack = world.deploy("following", &parameters).await?;
+    follow(world, stack, &source, ("team/app", "team/app"), &images).await
+}
+
+pub async fn tags_that_change_in_a_public_registry_are_followed(world: &World) -> Result {
+    let source = world.machine().public().ok_or("the public registries are stand-ins")?;
+    let images = push_versions(source, "e2e/changing").await?;
+    let stack = world.deploy_public("changing", "quay.io/e2e/changing:ALL_TAGS").await?;
+    follow(world, stack, source, ("e2e/changing", "quay.io/e2e/changing"), &images).await
+}
+
+/// Pushes versions of an image to a source, most of them with several tags. Gives their digests.
+async fn push_versions(source: &Registry, repository: &str) -> Result<Vec<String>> {
+    let tags = [&["1.0", "blue"][..], &["1.1", "green", "latest"], &["1.2", "beta"], &["nightly"]];
+    let specs = tags.map(|tags| ImageSpec {
+        format: Format::Oci,
+        architectures: vec!["amd64", "arm64"],
+        layers: vec![LayerSpec { name: format!("{repository}/{}", tags[0]), size: 10_000 }],
+    });
+    let images = images::make(&specs)?;
+    let tags = tags.map(|tags| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>());
+    let tagged: Vec<_> = images.iter().zip(&tags).map(|(image, tags)| (image, &**tags)).collect();
+    source.push(repository, &tagged).await?;
+    Ok(images.into_iter().map(|image| image.manifest.digest).collect())
+}
+
+/// Changes tags of images that the destination has already. Each run compares what the destination lists with the source.
+async fn follow(
+    world: &World,
+    stack: Stack,
+    source: &Registry,
+    (repository, name): (&str, &str),
+    versions: &[String],
+) -> Result {
+    let first = world.run(stack).await?;
+    assert!(first.outcome.succeeded(), "{:?} {:?}", first.outcome, rows(&first.stack).await?);
+
+    let [old, middle, new, _nightly] = versions else { return Err("there are four versions".into()) };
+    let added = [("stable", middle)];
+    // The last one leaves an image without a tag.
+    let moved = [("latest", new), ("blue", middle), ("green", old), ("nightly", new)];
+    let changed: BTreeMap<_, _> = added.into_iter().chain(moved).collect();
+    for (tag, digest) in &changed {
+        source.tag(repository, digest, tag).await?;
+    }
+    source.untag(repository, "beta").await?;
+    let second = world.run(first.stack).await?;
+
+    assert!(second.outcome.succeeded(), "{:?} {:?}", second.outcome, rows(&second.stack).await?);
+    let counts = second.stack.execution_row(second.execution.name()).await?.ok_or("the execution has no item")?;
+    assert_eq!((counts.to_copy, counts.done), (5, 5), "{counts:?}");
+    let unchanged = BTreeMap::from([("1.0", old), ("1.1", middle), ("1.2", new), ("beta", new)]);
+    let rows = rows(&second.stack).await?;
+    assert_eq!(rows.len(), changed.len() + unchanged.len(), "{:?}", rows.keys());
+    for ((_, tag), row) in &rows {
+        let digest = changed.get(&**tag).or(unchanged.get(&**tag)).ok_or(format!("{tag} is not a tag"))?;
+        assert_eq!((&*row.status, row.digest.as_ref()), ("Done", Some(*digest)), "{row:?}");
+        let is_copied = row.execution == second.execution.name();
+        assert_eq!(is_copied, changed.contains_key(&**tag), "{row:?}");
+    }
+    let destination = world.machine().ecr(ACCOUNT, REGION).await?;
+    let beta = destination.digest(&format!("{}/{name}", second.stack.name()), "beta").await?;
+    assert_eq!(beta.as_ref(), Some(new), "a tag that is deleted at the source stays at the destination");
+
+    let tasks = world.tasks(&second.stack).len();
+    let third = world.run(second.stack).await?;
+    assert!(third.outcome.succeeded(), "{:?}", third.outcome);
+    assert_eq!(world.tasks(&third.stack).len(), tasks, "nothing has changed");
     Ok(())
 }
 

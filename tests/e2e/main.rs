@@ -77,6 +77,8 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
+        copying::tags_that_change_in_an_ecr_registry_are_followed,
+        copying::tags_that_change_in_a_public_registry_are_followed,
         copying::a_new_repository_is_created_as_asked_for,
         choosing::patterns_platforms_and_names_are_as_asked_for_and_a_dry_run_says_so_before,
         choosing::an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_second,
