@@ -1,21 +1,26 @@
-//! Faults at random, for as long as one likes: whatever happens, each image ends as Done or Error, truthfully, and the
-//! first run that is left in peace leaves every image in its place.
+//! Faults and changed tags at random, for as long as one likes: whatever happens, each image ends as Done or Error,
+//! truthfully, and the first run that is left in peace leaves every tag in its place.
 //!
-//! The faults follow from a seed, as far as the timing of processes does.
+//! Faults and changes follow from a seed, as far as the timing of processes does.
 
-use std::collections::{BTreeMap, VecDeque};
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use http::{Method, StatusCode};
-use local::corpus::{Corpus, Seeded};
+use local::corpus::Corpus;
 use local::fargate::Behaviour;
-use local::machine::{ACCOUNT, Machine, Options, REGION};
+use local::machine::{Machine, Options};
 use local::proxy::{Action, Fault, Injected, Pattern};
-use local::stack::Stack;
+use local::registry::{Contents, contents};
+use local::stack::{Execution, Outcome, Stack};
 use serde_json::json;
+
+use crate::source::{Source, Tag};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -23,13 +28,15 @@ const STACK: &str = "chaos";
 const REPOSITORIES: usize = 40;
 const TAGS: usize = 5;
 
+/// How often tags change between two runs.
+const CHANGES: usize = 10;
 /// Faults of the network that may strike at a time.
 const IN_FORCE: usize = 3;
 
-/// Throws faults at a running stack, and checks that it gets over them.
+/// Throws faults at a running stack while tags change at its source, and checks that it gets over them.
 #[derive(Parser)]
 struct Arguments {
-    /// What the faults follow from.
+    /// What faults and changes follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How long, in seconds.
@@ -60,6 +67,8 @@ async fn chaos(arguments: &Arguments) -> Result {
         }
     }
     let images = machine.seed(corpus).await?;
+    let public = machine.public().ok_or("the public registries are stand-ins")?;
+    let mut source = Source::new(public, &images, arguments.seed).await?;
     let list: Vec<_> = names.iter().map(|name| format!("{name}:ALL_TAGS")).collect();
     let parameters = [
         ("sourceType", "Public"),
@@ -77,71 +86,104 @@ async fn chaos(arguments: &Arguments) -> Result {
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let mut runs = 0;
     while Instant::now() < end {
+        source.begin();
         let execution = stack.start(&json!({})).await?;
         let outcome = loop {
             tokio::select! {
                 outcome = execution.wait() => break outcome?,
-                () = faults.next() => {}
+                () = tokio::time::sleep(faults.pause()) => {}
             }
+            faults.throw();
+            source.change().await?;
         };
         runs += 1;
-        let (done, failures) = check(&machine, &stack, execution.name(), &images).await?;
-        let failed = failures.len();
-        say(&format!("run {runs}: {}, {done} done, {failed} failed; {}", outcome.status, faults.summary()));
+        let (done, failures) = check(&machine, &stack, &execution, &outcome, &source).await?;
+        let (failed, thrown, changes) = (failures.len(), faults.summary(), source.summary());
+        say(&format!("run {runs}: {}, {done} done, {failed} failed; {thrown}; {changes}", outcome.status));
         for failure in failures.iter().take(3) {
             say(&format!("  {failure}"));
         }
-        if done + failed == 0 || runs % 3 == 0 {
-            // Otherwise there would soon be nothing left to do.
+        if runs % 3 == 0 {
+            // Otherwise there would soon be little left to do.
             empty(&machine, &names).await?;
+        }
+        for _ in 0..CHANGES {
+            source.change().await?;
         }
     }
 
     faults.end();
-    let peaceful = stack.start(&json!({})).await?.wait().await?;
+    source.begin();
+    let execution = stack.start(&json!({})).await?;
+    let peaceful = execution.wait().await?;
     if !peaceful.succeeded() {
         return Err(format!("the run that was left in peace failed: {peaceful:?}").into());
     }
-    let destination = machine.ecr(ACCOUNT, REGION).await?;
-    for image in &images {
-        let there = destination.digest(&format!("{STACK}/{}", image.repository), tag(image)).await?;
-        if there.as_ref() != Some(&image.digest) {
-            return Err(format!("{}:{} is {there:?} at the destination", image.repository, tag(image)).into());
-        }
-    }
+    check(&machine, &stack, &execution, &peaceful, &source).await?;
     let last = stack.start(&json!({})).await?;
     let last = (last.wait().await?.succeeded(), stack.execution_row(last.name()).await?.map(|row| row.to_copy));
     if last != (true, Some(0)) {
         return Err(format!("the run after it still had something to copy: {last:?}").into());
     }
-    say(&format!("all {} images are in their place; {}", images.len(), faults.summary()));
+    say(&format!("all {} tags are in their place; {}; {}", source.tags().len(), faults.summary(), source.summary()));
     machine.stop().await;
     Ok(())
 }
 
-/// Checks that what an execution has recorded is true: gives how many images are done, and why the others are not.
-async fn check(machine: &Machine, stack: &Stack, execution: &str, images: &[Seeded]) -> Result<(usize, Vec<String>)> {
-    let destination = machine.ecr(ACCOUNT, REGION).await?;
-    let digests: BTreeMap<_, _> =
-        images.iter().map(|image| ((image.repository.as_str(), tag(image)), &image.digest)).collect();
-    let (mut done, mut failures) = (0, Vec::new());
-    for row in stack.image_rows().await?.iter().filter(|row| row.execution == execution) {
-        let expected = digests.get(&(row.image.as_str(), row.tag.as_str()));
-        let there = destination.digest(&format!("{STACK}/{}", row.image), &row.tag).await?;
+/// Compares what the destination lists, and what an execution has recorded, with what the source had during the execution:
+/// gives how many images are done, and why the others are not.
+async fn check(
+    machine: &Machine,
+    stack: &Stack,
+    execution: &Execution,
+    outcome: &Outcome,
+    source: &Source<'_>,
+) -> Result<(usize, Vec<String>)> {
+    let listed = contents(&machine.home()?, &format!("{STACK}/")).await?;
+    let there = tags(&listed);
+    let (mut done, mut failures, mut errors) = (0, Vec::new(), BTreeSet::new());
+    for row in stack.image_rows().await?.into_iter().filter(|row| row.execution == execution.name()) {
+        let tag = (row.image.clone(), row.tag.clone());
+        let is_there = there.get(&tag) == row.digest.as_ref();
         match (row.status.as_str(), &row.error_message) {
-            ("Done", None) if there.as_ref() == expected.copied() => done += 1,
+            ("Done", None) if is_there && source.had(&tag, row.digest.as_deref()) => done += 1,
             ("Error", Some(message)) if !message.is_empty() => {
                 failures.push(format!("{}:{}: {message}", row.image, row.tag));
+                errors.insert(tag);
             }
-            _ => return Err(format!("the destination has {there:?}, and the row says {row:?}").into()),
+            _ => return Err(format!("the destination has {:?}, and the row says {row:?}", there.get(&tag)).into()),
         }
     }
-    if let Some(counts) = stack.execution_row(execution).await?
+    // A run that fails before it has a plan records no images.
+    let is_planned = outcome.succeeded() || outcome.error.as_deref() == Some("ImagesNotCopied");
+    for (tag, digest) in source.steady().filter(|(tag, digest)| is_planned && there.get(tag) != Some(digest)) {
+        let has_error = errors.contains(tag) || errors.contains(&(tag.0.clone(), "ALL_TAGS".to_owned()));
+        if outcome.succeeded() || !has_error {
+            let found = there.get(tag);
+            return Err(format!("{tag:?} is {digest} at the source and {found:?} at the destination, in no row").into());
+        }
+    }
+    // What the source no longer has stays at the destination.
+    if let Some(other) = there.iter().find(|(tag, digest)| !source.ever_had(tag, digest)) {
+        return Err(format!("the destination has {other:?}, which the source never had").into());
+    }
+    let digests = listed.values().flatten().map(|(_, digest)| digest);
+    if let Some(other) = digests.into_iter().find(|digest| !source.knows(digest)) {
+        return Err(format!("the destination has {other}, which the source never had").into());
+    }
+    if let Some(counts) = stack.execution_row(execution.name()).await?
         && counts.to_copy != counts.done + counts.failed
     {
-        return Err(format!("{execution} has lost images: {counts:?}").into());
+        return Err(format!("{} has lost images: {counts:?}", execution.name()).into());
     }
     Ok((done, failures))
+}
+
+/// What the destination lists: the digests of all tags, by repository, as the table names it, and tag.
+fn tags(listed: &Contents) -> BTreeMap<Tag, String> {
+    let name = |repository: &str| repository.trim_start_matches(STACK).trim_start_matches('/').to_owned();
+    let all = listed.iter().flat_map(|(repository, images)| images.iter().map(move |image| (name(repository), image)));
+    all.filter_map(|(name, (tag, digest))| Some(((name, tag.clone()?), digest.clone()))).collect()
 }
 
 /// Deletes the repositories at the destination.
@@ -155,10 +197,6 @@ async fn empty(machine: &Machine, names: &[String]) -> Result {
         }
     }
     Ok(())
-}
-
-fn tag(image: &Seeded) -> &str {
-    image.tag.as_deref().unwrap_or_default()
 }
 
 /// What goes wrong.
@@ -175,9 +213,13 @@ impl<'a> Faults<'a> {
         Self { machine, random: fastrand::Rng::with_seed(seed), injected: VecDeque::new(), thrown: BTreeMap::new() }
     }
 
-    /// Waits a little, and then lets something go wrong.
-    async fn next(&mut self) {
-        tokio::time::sleep(Duration::from_millis(self.random.u64(200..1_500))).await;
+    /// How long nothing new goes wrong.
+    fn pause(&mut self) -> Duration {
+        Duration::from_millis(self.random.u64(200..1_500))
+    }
+
+    /// Lets something go wrong.
+    fn throw(&mut self) {
         // What has not struck by now would pile up, and all of it meet the last image.
         while self.injected.len() > IN_FORCE {
             self.injected.pop_front().iter().for_each(Injected::lift);
