@@ -194,7 +194,7 @@ fn check_elsewhere(world: &World, attacks: &[Attack], before: &Contents, after: 
         let folder = repository.split('/').next().unwrap_or_default();
         let is_seeded = |name: &str| repository.ends_with(name.trim_start_matches("library/"));
         stacks.contains(folder)
-            || ["script", "origin"].contains(&folder)
+            || ["script", "upstream"].contains(&folder)
             || !world.seeded(|_, name| is_seeded(name)).is_empty()
     };
     let new: Vec<_> = after.keys().filter(|it| !before.contains_key(*it) && !is_of_a_test(it)).collect();

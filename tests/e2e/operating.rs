@@ -126,23 +126,23 @@ pub async fn images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_n
     let ecr = async |action: &str, request: Value| {
         home.json("ecr", &format!("AmazonEC2ContainerRegistry_V20150921.{action}"), request).await
     };
-    ecr("CreateRepository", json!({ "repositoryName": "origin/app" })).await?;
+    ecr("CreateRepository", json!({ "repositoryName": "upstream/app" })).await?;
     // Cluster and network are the stack's own.
     let blank = ["ecsClusterName", "ecsVpcId", "ecsSubnetA", "ecsSubnetB"].map(|name| (name, ""));
-    let parameters = [("includeRepositories", "origin/"), ("copyOnPush", "true"), ("schedule", "once")];
+    let parameters = [("includeRepositories", "upstream/"), ("copyOnPush", "true"), ("schedule", "once")];
     let stack = world.deploy("pushed", &[&blank[..], &parameters].concat()).await?;
     let registry = world.machine().ecr(ACCOUNT, REGION).await?;
     let pushed = |tag: &str| {
         json!({
             "version": "0", "id": "0", "source": "aws.ecr", "detail-type": "ECR Image Action", "account": ACCOUNT,
             "region": REGION, "time": "2026-01-01T00:00:00Z", "resources": [],
-            "detail": { "action-type": "PUSH", "result": "SUCCESS", "repository-name": "origin/app", "image-tag": tag },
+            "detail": { "action-type": "PUSH", "result": "SUCCESS", "repository-name": "upstream/app", "image-tag": tag },
         })
     };
     for (tag, architectures) in [("1", vec!["amd64"]), ("2", vec!["amd64", "arm64"])] {
-        let layers = vec![LayerSpec { name: format!("origin/{tag}"), size: 1_000 }];
+        let layers = vec![LayerSpec { name: format!("upstream/{tag}"), size: 1_000 }];
         let made = images::make(&[ImageSpec { format: Format::Oci, architectures, layers }])?;
-        registry.push("origin/app", &[(&made[0], &[tag.to_owned()])]).await?;
+        registry.push("upstream/app", &[(&made[0], &[tag.to_owned()])]).await?;
         world.machine().fargate().deliver(&pushed(tag)).await?;
     }
 
@@ -155,7 +155,7 @@ pub async fn images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_n
     }
     // Two only where a minute went by between the two.
     assert!(executions.len() <= 2);
-    let source = contents(&home, "origin/app").await?;
+    let source = contents(&home, "upstream/app").await?;
     let there = contents(&home, "pushed/").await?;
     assert_eq!(there.into_values().collect::<Vec<_>>(), source.into_values().collect::<Vec<_>>());
     Ok(())
