@@ -198,7 +198,8 @@ pub async fn a_failed_row_heals(world: &World) -> Result {
     );
 
     fault.lift();
-    public.tag("healing/pattern", &seeded[1].digest, "9.1").await?;
+    let image = seeded.iter().find(|image| image.repository == "healing/pattern").ok_or("it is not seeded")?;
+    public.tag(&image.repository, &image.digest, "9.1").await?;
     let stack = world.deploy_public("healing", &list(&["present:1.0", "pattern:9.*", "unlisted:ALL_TAGS"])).await?;
     let second = world.run(stack.clone()).await?;
     assert!(second.outcome.succeeded(), "{:?}", second.outcome);
