@@ -12,7 +12,8 @@ export SAM_CLI_TELEMETRY := 0
 
 CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
-CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
+PYTHON := $(ECR_TRANSFER_TOOLS)/sam/bin/python
+CHECK := $(PYTHON) tools/check.py
 
 .DEFAULT_GOAL := help
 # The steps share one build directory; cargo and sam use every core by themselves.
@@ -20,7 +21,7 @@ CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
 
 .PHONY: help
 help: ## List these commands
-	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand --tabs=16
+	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand --tabs=26
 
 # Try it
 
@@ -47,7 +48,12 @@ deploy: setup ## Build for AWS and deploy there, with the credentials that the A
 publish: setup ## Build, upload code and template to BUCKET=name, and print the URL that CloudFormation takes
 	@test -n '$(BUCKET)' || { echo 'usage: make publish BUCKET=name [PREFIX=path]' >&2; exit 1; }
 	tools/exclusively tools/build arm64
-	$(ECR_TRANSFER_TOOLS)/sam/bin/python tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
+	$(PYTHON) tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
+
+.PHONY: delete
+delete: setup ## Delete the stack STACK=name, also while a run is active; REGION=name, YES=1 does not ask
+	@test -n '$(STACK)' || { echo 'usage: make delete STACK=name [REGION=name] [YES=1]' >&2; exit 1; }
+	@$(PYTHON) tools/delete.py '$(STACK)' $(REGION:%=--region %) $(if $(YES),--yes)
 
 # Work on it
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     aws::{Aws, xml_text},
     error::{Error, Result},
-    machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool},
+    machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory},
     process::Program,
 };
 
@@ -67,15 +67,7 @@ impl Stack {
         if !template.is_file() {
             return Err(Error::Unexpected(format!("{} is missing: run `make build` first", template.display())));
         }
-        let network = machine.network();
-        let known = [
-            ("architecture", architecture()),
-            ("destRegion", REGION),
-            ("ecsClusterName", CLUSTER),
-            ("ecsVpcId", &network.vpc),
-            ("ecsSubnetA", &network.subnets[0]),
-            ("ecsSubnetB", &network.subnets[1]),
-        ];
+        let known = known_parameters(machine);
         // sam takes an empty value for a missing one, and so does the template.
         let overrides = known
             .iter()
@@ -152,6 +144,26 @@ impl Stack {
         let stack = Self::find(aws, name).await?;
         stack.allow_for_ministack().await?;
         Ok(stack)
+    }
+
+    /// Deletes it as a person does, with `make delete`, and returns what the command says.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with what the command says, if it fails.
+    pub async fn make_delete(self, machine: &Machine) -> Result<String> {
+        let log = machine.directory().join(format!("delete-{}.log", self.name));
+        let inherited = ["HOME", "CARGO_HOME", "RUSTUP_HOME"].into_iter();
+        let inherited = inherited.filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let tools = format!("ECR_TRANSFER_TOOLS={}", tools_directory().display());
+        Program::new("make", "install the package make")?
+            .args(["--no-print-directory", "delete", "YES=1", &tools, &format!("STACK={}", self.name)])
+            .envs(machine.env().iter().cloned())
+            .envs(NOBODYS_CONFIGURATION)
+            .envs(inherited)
+            .directory(project())
+            .run(&log)
+            .await?;
+        std::fs::read_to_string(&log).map_err(Error::file(&log))
     }
 
     /// Deletes it, and waits until it is gone.
@@ -454,11 +466,15 @@ async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
     }
 }
 
+/// The user's accounts are none of this machine's business.
+const NOBODYS_CONFIGURATION: [(&str, &str); 2] =
+    [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+
 /// A tool of the project's that talks to AWS: to this machine's, and not to the user's accounts, whatever is configured for them.
 fn client(machine: &Machine, program: &str) -> Result<Program> {
     let program = Program::new(tool("sam", program), "run `make setup`")?
         .envs(machine.env().iter().cloned())
-        .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
+        .envs(NOBODYS_CONFIGURATION)
         .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
         .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")]);
     Ok(program.directory(project()))
@@ -469,6 +485,19 @@ fn tools_path() -> String {
     let tools = tool("sam", "sam");
     let tools = tools.parent().unwrap_or(&tools).display();
     format!("{tools}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// The parameters by which the template learns of the machine.
+fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
+    let network = machine.network();
+    [
+        ("architecture", architecture()),
+        ("destRegion", REGION),
+        ("ecsClusterName", CLUSTER),
+        ("ecsVpcId", &network.vpc),
+        ("ecsSubnetA", &network.subnets[0]),
+        ("ecsSubnetB", &network.subnets[1]),
+    ]
 }
 
 /// What the Lambdas are built for here.
