@@ -50,12 +50,20 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 	tools/exclusively tools/build arm64
 	$(PYTHON) tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
 
+.PHONY: check-aws
+check-aws: setup ## Deploy to an AWS account, copy three small images, check everything, delete it again; asks first, some cents
+	@$(PYTHON) tools/check_aws.py $(REGION:%=--region %) $(if $(YES),--yes) $(if $(KEEP),--keep)
+
 .PHONY: delete
 delete: setup ## Delete the stack STACK=name, also while a run is active; REGION=name, YES=1 does not ask
 	@test -n '$(STACK)' || { echo 'usage: make delete STACK=name [REGION=name] [YES=1]' >&2; exit 1; }
 	@$(PYTHON) tools/delete.py '$(STACK)' $(REGION:%=--region %) $(if $(YES),--yes)
 
 # Work on it
+
+.PHONY: check-aws-local
+check-aws-local: build ## Run check-aws on a local AWS
+	@$(LOCAL) check
 
 .PHONY: test
 test: setup ## Run every test: unit, documentation, and end to end on a local AWS

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     aws::{Aws, xml_text},
+    corpus::Corpus,
     error::{Error, Result},
     machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory},
     process::Program,
@@ -144,6 +145,26 @@ impl Stack {
         let stack = Self::find(aws, name).await?;
         stack.allow_for_ministack().await?;
         Ok(stack)
+    }
+
+    /// `make check-aws` for this machine, ready to be run, with the images that it copies.
+    ///
+    /// # Errors
+    /// If the images cannot be made, or a program is missing.
+    pub async fn check(machine: &Machine) -> Result<Program> {
+        let images = [("busybox", "1.36"), ("alpine", "3.19"), ("alpine", "3.20"), ("hello-world", "linux")];
+        let corpus = images.into_iter().fold(Corpus::default(), |corpus, (repository, tag)| {
+            corpus.with("public.ecr.aws", &format!("docker/library/{repository}"), tag)
+        });
+        machine.seed(corpus).await?;
+        let actions = Map::from_iter(LOCAL_ACTIONS.map(|(role, actions)| (role.to_owned(), json!(actions))));
+        let parameters = known_parameters(machine);
+        let parameters = parameters.map(|(name, value)| ["--parameter".to_owned(), format!("{name}={value}")]);
+        let program = client(machine, "python")?
+            .envs([("PATH", tools_path().as_str()), ("SAM_CLI_POLL_DELAY", "0.5")])
+            .args(["tools/check_aws.py", "--yes", "--local", &Value::from(actions).to_string()])
+            .args(parameters.into_iter().flatten());
+        Ok(program)
     }
 
     /// Deletes it as a person does, with `make delete`, and returns what the command says.

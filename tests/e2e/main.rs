@@ -106,6 +106,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         operating::an_update_keeps_the_history_and_a_deletion_keeps_what_it_was_told_to,
         operating::make_delete_deletes_a_stack_while_a_run_is_active,
         operating::make_delete_refuses_a_stack_of_somebody_else,
+        operating::the_check_for_an_aws_account_passes_on_this_machine,
         operating::a_stack_has_alarms_and_a_dashboard,
         script::the_script_copies_every_kind_of_image_and_leaves_nothing_behind,
         script::the_script_goes_on_past_an_image_that_is_missing,

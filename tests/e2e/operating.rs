@@ -219,6 +219,14 @@ pub async fn make_delete_refuses_a_stack_of_somebody_else(world: &World) -> Resu
     Ok(())
 }
 
+pub async fn the_check_for_an_aws_account_passes_on_this_machine(world: &World) -> Result {
+    let log = world.machine().directory().join("check.log");
+    let ended = Stack::check(world.machine()).await?.run(&log).await;
+    let said = std::fs::read_to_string(&log)?;
+    assert!(ended.is_ok() && said.contains("checks passed"), "{said}");
+    Ok(())
+}
+
 pub async fn a_stack_has_alarms_and_a_dashboard(world: &World) -> Result {
     let stack = &world.private_run().await?.stack;
     let home = world.machine().home()?;
