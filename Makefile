@@ -14,7 +14,8 @@ export SAM_CLI_TELEMETRY := 0
 ARCHITECTURE := arm64
 CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
-CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
+PYTHON := $(ECR_TRANSFER_TOOLS)/sam/bin/python
+CHECK := $(PYTHON) tools/check.py
 
 .DEFAULT_GOAL := help
 # The steps share one build directory; cargo and sam use every core by themselves.
@@ -22,7 +23,7 @@ CHECK := $(ECR_TRANSFER_TOOLS)/sam/bin/python tools/check.py
 
 .PHONY: help
 help: ## List these commands
-	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand --tabs=16
+	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand --tabs=26
 
 # Try it
 
@@ -49,9 +50,22 @@ deploy: setup ## Build for AWS and deploy there, with the credentials that the A
 publish: setup ## Build, upload code and template to BUCKET=name, and print the URL that CloudFormation takes; also ARCHITECTURE=x86_64
 	@test -n '$(BUCKET)' || { echo 'usage: make publish BUCKET=name [PREFIX=path] [ARCHITECTURE=x86_64]' >&2; exit 1; }
 	tools/exclusively tools/build $(ARCHITECTURE)
-	$(ECR_TRANSFER_TOOLS)/sam/bin/python tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
+	$(PYTHON) tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
+
+.PHONY: check-aws
+check-aws: setup ## Deploy to an AWS account, copy three small images, check everything, delete it again; asks first, some cents
+	@$(PYTHON) tools/check_aws.py $(REGION:%=--region %) $(if $(YES),--yes) $(if $(KEEP),--keep)
+
+.PHONY: delete
+delete: setup ## Delete the stack STACK=name, also while a run is active; REGION=name, YES=1 does not ask
+	@test -n '$(STACK)' || { echo 'usage: make delete STACK=name [REGION=name] [YES=1]' >&2; exit 1; }
+	@$(PYTHON) tools/delete.py '$(STACK)' $(REGION:%=--region %) $(if $(YES),--yes)
 
 # Work on it
+
+.PHONY: check-aws-local
+check-aws-local: build ## Run check-aws on a local AWS
+	@$(LOCAL) check
 
 .PHONY: test
 test: setup ## Run every test: unit, documentation, and end to end on a local AWS

@@ -12,7 +12,11 @@ use local::{
 };
 use oci_spec::distribution::Reference;
 use serde_json::json;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     Ending, Interruption,
@@ -44,13 +48,47 @@ const ALL_TAGS: &str = "ALL_TAGS";
 pub async fn run(images: &[String]) -> Result<Ending> {
     let directory = project().join(format!(".local/run-{}", std::process::id()));
     let ending = run_in(&directory, images).await;
+    tidy(&directory, ending)
+}
+
+/// Keeps the directory only for those who want to know why it ended so.
+fn tidy(directory: &Path, ending: Result<Ending>) -> Result<Ending> {
     match &ending {
         Ok(Ending::Bad) | Err(_) => report::line(&format!("  The logs are in {}", directory.display())),
         Ok(Ending::Good | Ending::Interrupted) => {
-            let _ = std::fs::remove_dir_all(&directory);
+            let _ = std::fs::remove_dir_all(directory);
         }
     }
     ending
+}
+
+/// Starts a machine of its own, and checks it as `make check-aws` checks an account.
+pub async fn check() -> Result<Ending> {
+    let directory = project().join(format!(".local/check-{}", std::process::id()));
+    let ending = check_in(&directory).await;
+    tidy(&directory, ending)
+}
+
+async fn check_in(directory: &Path) -> Result<Ending> {
+    let mut interruption = Interruption::listen()?;
+    let start = phase("a local AWS", Machine::start(Options::new(directory)));
+    let Some(machine) = interruption.or(start).await? else { return Ok(Ending::Interrupted) };
+    let check = async {
+        let (mut process, (output, errors)) = Stack::check(&machine).await?.start_piped().await?;
+        tokio::join!(show(output), show(errors));
+        Ok(if process.exited().await.success() { Ending::Good } else { Ending::Bad })
+    };
+    let ending = interruption.or(check).await;
+    machine.stop().await;
+    Ok(ending?.unwrap_or(Ending::Interrupted))
+}
+
+/// Prints a program's output as it comes.
+async fn show(output: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        report::line(&line);
+    }
 }
 
 async fn run_in(directory: &Path, images: &[String]) -> Result<Ending> {

@@ -421,14 +421,19 @@ async fn start_ministack(
     Ok(process)
 }
 
-/// Where the project's set-up puts a tool: below `ECR_TRANSFER_TOOLS`, or else in the user's cache.
+/// Where the project's set-up puts a tool.
 pub(crate) fn tool(environment: &str, program: &str) -> PathBuf {
+    tools_directory().join(environment).join("bin").join(program)
+}
+
+/// Where the project's set-up puts its tools: `ECR_TRANSFER_TOOLS`, or else in the user's cache.
+pub(crate) fn tools_directory() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {
         let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
         cache.unwrap_or_default().join("ecr-transfer/tools")
     };
-    set("ECR_TRANSFER_TOOLS").unwrap_or_else(cache).join(environment).join("bin").join(program)
+    set("ECR_TRANSFER_TOOLS").unwrap_or_else(cache)
 }
 
 async fn ecr(aws: &Aws, action: &str, body: Value) -> Result<Value> {

@@ -1,4 +1,4 @@
-//! `local`: the commands behind `make run`, `make up` and `make down`.
+//! `local`: the commands behind `make run`, `make check-aws-local`, `make up` and `make down`.
 
 mod background;
 mod demonstration;
@@ -26,6 +26,8 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         images: Vec<String>,
     },
+    /// Run `make check-aws` on an AWS of its own.
+    Check,
     /// Start an AWS in the background, with the stack deployed and images to copy.
     Up {
         /// The port of its endpoint.
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
     let command = async {
         match Arguments::parse().command {
             Command::Run { images } => demonstration::run(&images).await,
+            Command::Check => demonstration::check().await,
             Command::Up { port } => background::up(port).await,
             Command::Down => background::down().await,
             Command::Serve { port } => background::serve(port).await,

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     aws::{Aws, xml_text},
+    corpus::Corpus,
     error::{Error, Result},
-    machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool},
+    machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory},
     process::Program,
 };
 
@@ -67,15 +68,7 @@ impl Stack {
         if !template.is_file() {
             return Err(Error::Unexpected(format!("{} is missing: run `make build` first", template.display())));
         }
-        let network = machine.network();
-        let known = [
-            ("architecture", architecture()),
-            ("destRegion", REGION),
-            ("ecsClusterName", CLUSTER),
-            ("ecsVpcId", &network.vpc),
-            ("ecsSubnetA", &network.subnets[0]),
-            ("ecsSubnetB", &network.subnets[1]),
-        ];
+        let known = known_parameters(machine);
         // sam takes an empty value for a missing one, and so does the template.
         let overrides = known
             .iter()
@@ -152,6 +145,46 @@ impl Stack {
         let stack = Self::find(aws, name).await?;
         stack.allow_for_ministack().await?;
         Ok(stack)
+    }
+
+    /// `make check-aws` for this machine, ready to be run, with the images that it copies.
+    ///
+    /// # Errors
+    /// If the images cannot be made, or a program is missing.
+    pub async fn check(machine: &Machine) -> Result<Program> {
+        let images = [("busybox", "1.36"), ("alpine", "3.19"), ("alpine", "3.20"), ("hello-world", "linux")];
+        let corpus = images.into_iter().fold(Corpus::default(), |corpus, (repository, tag)| {
+            corpus.with("public.ecr.aws", &format!("docker/library/{repository}"), tag)
+        });
+        machine.seed(corpus).await?;
+        let actions = Map::from_iter(LOCAL_ACTIONS.map(|(role, actions)| (role.to_owned(), json!(actions))));
+        let parameters = known_parameters(machine);
+        let parameters = parameters.map(|(name, value)| ["--parameter".to_owned(), format!("{name}={value}")]);
+        let program = client(machine, "python")?
+            .envs([("PATH", tools_path().as_str()), ("SAM_CLI_POLL_DELAY", "0.5")])
+            .args(["tools/check_aws.py", "--yes", "--local", &Value::from(actions).to_string()])
+            .args(parameters.into_iter().flatten());
+        Ok(program)
+    }
+
+    /// Deletes it as a person does, with `make delete`, and returns what the command says.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with what the command says, if it fails.
+    pub async fn make_delete(self, machine: &Machine) -> Result<String> {
+        let log = machine.directory().join(format!("delete-{}.log", self.name));
+        let inherited = ["HOME", "CARGO_HOME", "RUSTUP_HOME"].into_iter();
+        let inherited = inherited.filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let tools = format!("ECR_TRANSFER_TOOLS={}", tools_directory().display());
+        Program::new("make", "install the package make")?
+            .args(["--no-print-directory", "delete", "YES=1", &tools, &format!("STACK={}", self.name)])
+            .envs(machine.env().iter().cloned())
+            .envs(NOBODYS_CONFIGURATION)
+            .envs(inherited)
+            .directory(project())
+            .run(&log)
+            .await?;
+        std::fs::read_to_string(&log).map_err(Error::file(&log))
     }
 
     /// Deletes it, and waits until it is gone.
@@ -474,11 +507,15 @@ async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
     }
 }
 
+/// The user's accounts are none of this machine's business.
+const NOBODYS_CONFIGURATION: [(&str, &str); 2] =
+    [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+
 /// A tool of the project's that talks to AWS: to this machine's, and not to the user's accounts, whatever is configured for them.
 fn client(machine: &Machine, program: &str) -> Result<Program> {
     let program = Program::new(tool("sam", program), "run `make setup`")?
         .envs(machine.env().iter().cloned())
-        .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
+        .envs(NOBODYS_CONFIGURATION)
         .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
         .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")]);
     Ok(program.directory(project()))
@@ -489,6 +526,19 @@ fn tools_path() -> String {
     let tools = tool("sam", "sam");
     let tools = tools.parent().unwrap_or(&tools).display();
     format!("{tools}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// The parameters by which the template learns of the machine.
+fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
+    let network = machine.network();
+    [
+        ("architecture", architecture()),
+        ("destRegion", REGION),
+        ("ecsClusterName", CLUSTER),
+        ("ecsVpcId", &network.vpc),
+        ("ecsSubnetA", &network.subnets[0]),
+        ("ecsSubnetB", &network.subnets[1]),
+    ]
 }
 
 /// What the Lambdas are built for here.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use local::aws::xml_text;
 use local::images::{self, Format, ImageSpec, LayerSpec};
 use local::machine::{ACCOUNT, CLUSTER, REGION, SOURCE_ACCOUNT, SOURCE_CREDENTIAL, SOURCE_REGION};
 use local::registry::contents;
@@ -9,7 +10,7 @@ use local::stack::Stack;
 use serde_json::{Value, json};
 
 use crate::comparing::tags;
-use crate::world::{Result, World, rows};
+use crate::world::{Result, World, rows, start_stalled};
 
 /// How long a test waits for an execution that something else starts.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -207,6 +208,51 @@ pub async fn an_update_keeps_the_history_and_a_deletion_keeps_what_it_was_told_t
     Ok(())
 }
 
+pub async fn make_delete_deletes_a_stack_while_a_run_is_active(world: &World) -> Result {
+    let home = world.machine().home()?;
+    let stack = world.deploy_public("removed", "busybox:1.36").await?;
+    let (execution, _stalled) = start_stalled(world, &stack, "busybox").await?;
+    let (id, tables) = (stack.id().await?, ["ImageTable", "ExecutionTable"].map(|table| stack.output(table)));
+
+    let said = stack.clone().make_delete(world.machine()).await?;
+
+    let described = home.query("cloudformation", "DescribeStacks", &[("StackName", &id)]).await?;
+    assert_eq!(xml_text(&described, "StackStatus").as_deref(), Some("DELETE_COMPLETE"));
+    assert_eq!(execution.describe().await?.status, "ABORTED");
+    let tasks = world.tasks(&stack);
+    assert!(!tasks.is_empty() && tasks.iter().all(|task| task.stopped.is_some()), "{tasks:?}");
+    // What it says stays is what stays.
+    for table in tables {
+        let table = table?;
+        home.json("dynamodb", "DynamoDB_20120810.DescribeTable", json!({ "TableName": table })).await?;
+        assert!(said.contains(&format!("delete-table --region {REGION} --table-name {table}\n")), "{said}");
+    }
+    assert!(said.contains("delete-bucket --bucket removed-planbucket"), "{said}");
+    Ok(())
+}
+
+pub async fn make_delete_refuses_a_stack_of_somebody_else(world: &World) -> Result {
+    let home = world.machine().home()?;
+    let template = json!({ "Resources": { "Topic": { "Type": "AWS::SNS::Topic" } } }).to_string();
+    home.query("cloudformation", "CreateStack", &[("StackName", "theirs"), ("TemplateBody", &template)]).await?;
+    let theirs = Stack::find(home, "theirs").await?;
+
+    let refused = theirs.clone().make_delete(world.machine()).await;
+
+    let said = refused.err().ok_or("it is deleted")?.to_string();
+    assert!(said.contains("theirs is not a stack of ecr-transfer"), "{said}");
+    assert!(theirs.resources().await?.contains_key("Topic"));
+    Ok(())
+}
+
+pub async fn the_check_for_an_aws_account_passes_on_this_machine(world: &World) -> Result {
+    let log = world.machine().directory().join("check.log");
+    let ended = Stack::check(world.machine()).await?.run(&log).await;
+    let said = std::fs::read_to_string(&log)?;
+    assert!(ended.is_ok() && said.contains("checks passed"), "{said}");
+    Ok(())
+}
+
 pub async fn a_stack_has_alarms_and_a_dashboard(world: &World) -> Result {
     let stack = &world.private_run().await?.stack;
     let home = world.machine().home()?;
@@ -218,7 +264,7 @@ pub async fn a_stack_has_alarms_and_a_dashboard(world: &World) -> Result {
     }
     let name = resources.get("Dashboard").ok_or("there is no dashboard")?;
     let dashboard = home.query("monitoring", "GetDashboard", &[("DashboardName", name)]).await?;
-    let body = local::aws::xml_text(&dashboard, "DashboardBody").ok_or("it is empty")?;
+    let body = xml_text(&dashboard, "DashboardBody").ok_or("it is empty")?;
     let body: Value = serde_json::from_str(&body)?;
     let widgets = body["widgets"].as_array().ok_or("it has no widgets")?;
     let titles: Vec<_> = widgets.iter().filter_map(|widget| widget["properties"]["title"].as_str()).collect();
