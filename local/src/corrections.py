@@ -36,11 +36,6 @@ def wrap(module, name):
     return replace
 
 
-def change(answer, correct):
-    """An answer whose content, unless it is an error, is what `correct` makes of it."""
-    return json_response(correct(json.loads(answer[2]))) if answer[0] == 200 else answer
-
-
 # Step Functions: quotas
 
 PAYLOAD_LIMIT = 262_144
@@ -260,15 +255,23 @@ def paged(request, chosen, field, items):
 
 def is_wanted(request, image):
     """Whether the filter of a listing lets an image through."""
-    wanted = {"tagStatus": "ANY", "imageStatus": "ACTIVE", **request.get("filter", {})}
+    wanted = {"tagStatus": "ANY", "imageStatus": "ACTIVE", **(request.get("filter") or {})}
     status = {"tagStatus": "TAGGED" if image.get("imageTags") else "UNTAGGED", "imageStatus": image.get("imageStatus", "ACTIVE")}
     return all(wanted[name] in ("ANY", status[name]) for name in status)
 
 
+def manifest_of(image):
+    try:
+        return dict(json.loads(image["imageManifest"]))
+    except (KeyError, TypeError, ValueError):
+        # ministack takes what is no manifest.
+        return {}
+
+
 def size(repository, image):
-    manifest = json.loads(image.get("imageManifest") or "{}")
-    children = [ecr._find_image(repository, {"imageDigest": child["digest"]}) for child in manifest.get("manifests", [])]
+    manifest = manifest_of(image)
     if image.get("imageManifestMediaType") in INDEXES:
+        children = [ecr._find_image(repository, {"imageDigest": it.get("digest")}) for it in manifest.get("manifests", [])]
         return max((size(repository, child) for child in children if child), default=0)
     return sum(blob.get("size", 0) for blob in [manifest.get("config", {}), *manifest.get("layers", [])])
 
@@ -287,7 +290,7 @@ def _(original):
             image = ecr._find_image(repository, {"imageDigest": detail["imageDigest"]})
             detail["imageSizeInBytes"] = size(repository, image)
             detail["imageStatus"] = image.get("imageStatus", "ACTIVE")
-            if subject := json.loads(image.get("imageManifest") or "{}").get("subject"):
+            if subject := manifest_of(image).get("subject"):
                 detail["subjectManifestDigest"] = subject["digest"]
             if not detail["imageTags"]:
                 del detail["imageTags"]
@@ -344,9 +347,7 @@ def _(original):
             return answer
         if not 1 <= len(ids) <= 100:
             return error("InvalidParameterException", "Invalid parameter at 'imageIds' failed to satisfy constraint: 1 to 100")
-        each = [change(original({**request, "imageIds": [it]}), lambda answer, it=it: get(request["repositoryName"], it, answer))
-                for it in ids]
-        each = [json.loads(answer[2]) for answer in each]
+        each = [get(request["repositoryName"], it, json.loads(original({**request, "imageIds": [it]})[2])) for it in ids]
         return json_response({field: [it for answer in each for it in answer[field]] for field in ("images", "failures")})
     return batch_get
 

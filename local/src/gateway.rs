@@ -6,12 +6,15 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::AUTHORIZATION,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
     request::Parts,
     uri::{Authority, Scheme},
 };
@@ -29,6 +32,7 @@ use hudsucker::{
     },
     rustls::ServerConfig,
 };
+use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
@@ -68,6 +72,7 @@ pub struct Gateway {
     address: SocketAddr,
     server: JoinHandle<()>,
     calls: Calls,
+    empty_pages: Arc<AtomicBool>,
 }
 
 impl Gateway {
@@ -83,21 +88,28 @@ impl Gateway {
         let forwarder = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         let calls = Calls::default();
         let seen = Arc::clone(&calls);
+        let empty_pages = Arc::new(AtomicBool::new(false));
+        let empty = Arc::clone(&empty_pages);
         let server = tokio::spawn(async move {
             loop {
                 // A connection that is gone before it is accepted is nobody's loss.
                 let Ok((connection, _)) = listener.accept().await else { continue };
                 let _ = connection.set_nodelay(true);
                 let (acceptor, forwarder, upstream) = (acceptor.clone(), forwarder.clone(), upstream.clone());
-                let seen = Arc::clone(&seen);
+                let (seen, empty) = (Arc::clone(&seen), Arc::clone(&empty));
                 tokio::spawn(async move {
                     let Ok(connection) = acceptor.accept(connection).await else { return };
-                    let service = service_fn(|request| forward(&forwarder, &upstream, &seen, request));
+                    let service = service_fn(|request| forward(&forwarder, &upstream, &seen, &empty, request));
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
                 });
             }
         });
-        Ok(Self { address, server, calls })
+        Ok(Self { address, server, calls, empty_pages })
+    }
+
+    /// From now on, a log that is read from its head begins with an empty page, as it may on AWS.
+    pub fn begin_logs_with_an_empty_page(&self) {
+        self.empty_pages.store(true, Ordering::Relaxed);
     }
 
     /// Where it is.
@@ -124,6 +136,7 @@ async fn forward(
     forwarder: &Forwarder,
     to: &Authority,
     calls: &Calls,
+    empty_pages: &AtomicBool,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, http::Error> {
     let refuse = |status| {
@@ -139,7 +152,7 @@ async fn forward(
     uri.authority = Some(to.clone());
     parts.uri = Uri::from_parts(uri)?;
     parts.headers.insert(FORWARDED, HeaderValue::from_static("https"));
-    let Ok(response) = forwarder.request(Request::from_parts(parts, body.into())).await else {
+    let Ok(response) = forwarder.request(Request::from_parts(parts, body.clone().into())).await else {
         return refuse(StatusCode::BAD_GATEWAY);
     };
     let count = |denied| {
@@ -152,6 +165,12 @@ async fn forward(
     };
     if response.status().is_success() {
         count(false);
+        let action = call.map(|call| call.action).unwrap_or_default();
+        if let Some(page) = empty_page(&action, &body).filter(|_| empty_pages.load(Ordering::Relaxed)) {
+            let (mut parts, _) = response.into_parts();
+            parts.headers.remove(CONTENT_LENGTH);
+            return Ok(Response::from_parts(parts, whole(Bytes::from_static(page.as_bytes()))));
+        }
         return Ok(response.map(BodyExt::boxed));
     }
     let (parts, body) = response.into_parts();
@@ -163,6 +182,13 @@ async fn forward(
 
 fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed()
+}
+
+/// An empty page, after which a log begins, for who asks for a log from its head. ministack's token for the head is `f/-`.
+fn empty_page(action: &str, request: &[u8]) -> Option<&'static str> {
+    let request: Value = serde_json::from_slice(request).ok().filter(|_| action == "logs:GetLogEvents")?;
+    (request["startFromHead"] == true && request["nextToken"].is_null())
+        .then_some(r#"{"events":[],"nextForwardToken":"f/-","nextBackwardToken":"b/-"}"#)
 }
 
 /// What a signed request asks for, and who asks. Only PutObject is known of S3, which has no other name for it.
@@ -184,6 +210,17 @@ fn call(request: &Parts, body: &[u8]) -> Option<Call> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// ["A returned page might only be partially full, or even empty." "Partially full or empty pages don't necessarily mean
+    /// that pagination is finished."](https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html)
+    #[test]
+    fn a_log_may_begin_with_an_empty_page() {
+        let page = |action, request: &str| empty_page(action, request.as_bytes()).is_some();
+        assert!(page("logs:GetLogEvents", r#"{"startFromHead":true}"#));
+        assert!(!page("logs:GetLogEvents", r#"{"startFromHead":true,"nextToken":"f/-"}"#));
+        assert!(!page("logs:GetLogEvents", "{}"));
+        assert!(!page("logs:FilterLogEvents", r#"{"startFromHead":true}"#));
+    }
 
     fn called(headers: &[(&str, &str)], method: Method, body: &str) -> Option<(String, String)> {
         let mut request = Request::builder().method(method);

@@ -245,6 +245,12 @@ impl Machine {
         self.gateway.calls()
     }
 
+    /// The door that everything but this machine itself comes through.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
     /// Where tasks run.
     #[must_use]
     pub fn fargate(&self) -> &Fargate {

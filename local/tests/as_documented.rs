@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         a_group_is_that_of_the_family_and_started_by_is_the_only_filter,
         a_task_that_is_stopped_ends_by_itself_or_is_killed,
         a_parameter_matches_its_pattern,
+        a_log_goes_on_after_the_empty_page_that_it_begins_with,
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(world) = Arc::into_inner(world).flatten() {
@@ -649,5 +650,26 @@ async fn a_parameter_matches_its_pattern(world: &World) -> Result {
     };
     put("12").await?;
     assert_eq!(put("twelve").await.unwrap_err().code(), Some("ParameterPatternMismatchException"));
+    Ok(())
+}
+
+/// ["As long as the nextBackwardToken or nextForwardToken returned is NOT equal to the nextToken that you passed into the API
+/// call, there might be more log events available."](https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html)
+/// The gateway's empty page has this token.
+async fn a_log_goes_on_after_the_empty_page_that_it_begins_with(world: &World) -> Result {
+    let logs = async |action: &str, more: Value| {
+        let mut request = json!({ "logGroupName": "documented", "logStreamName": "log" });
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.aws.json("logs", &format!("Logs_20140328.{action}"), request).await
+    };
+    logs("CreateLogGroup", json!({})).await?;
+    logs("CreateLogStream", json!({})).await?;
+    let first = logs("GetLogEvents", json!({ "startFromHead": true, "nextToken": "f/-" })).await?;
+    assert_eq!(first["nextForwardToken"], "f/-", "there is nothing");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let now = u64::try_from(now).unwrap();
+    logs("PutLogEvents", json!({ "logEvents": [{ "timestamp": now, "message": "line" }] })).await?;
+    let second = logs("GetLogEvents", json!({ "startFromHead": true, "nextToken": "f/-" })).await?;
+    assert_eq!(second["events"][0]["message"], "line");
     Ok(())
 }
