@@ -119,6 +119,7 @@ class Stack:
             region = self.cloudformation.meta.region_name
             raise Problem(f"There is no stack {name} in {region}. Check STACK and REGION.")
         self.id, self.name = described["StackId"], described["StackName"]
+        self.is_protected = described.get("EnableTerminationProtection", False)
         self.parameters = {it["ParameterKey"]: it.get("ParameterValue", "") for it in described.get("Parameters", [])}
         self.resources = {it["LogicalResourceId"]: it.get("PhysicalResourceId", "") for it in self.list_resources()}
         self.machine = self.resources.get("StateMachine", "")
@@ -138,11 +139,16 @@ class Stack:
         return pages(self.cloudformation, "list_stack_resources", "StackResourceSummaries", StackName=self.id)
 
     def check_kind(self):
-        """Refuses a stack that is not ecr-transfer's."""
+        """Refuses a stack that is not ecr-transfer's, or that nobody may delete."""
         if not self.machine.endswith(f":{self.name}-ECRReplicationSM"):
             raise Problem(
                 f"{self.name} is not a stack of ecr-transfer: it has no state machine {self.name}-ECRReplicationSM. "
                 f"If it is one whose creation failed: aws cloudformation delete-stack --stack-name {self.name}"
+            )
+        if self.is_protected:
+            raise Problem(
+                f"{self.name} is protected from deletion. To allow it: aws cloudformation update-termination-protection "
+                f"--no-enable-termination-protection --stack-name {self.name}"
             )
 
     def running_executions(self):

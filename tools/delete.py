@@ -23,13 +23,15 @@ def stop_runs(stack):
     states, ecs = stack.aws("stepfunctions"), stack.aws("ecs")
     reason = f"The stack {stack.name} is being deleted."
     began = time.monotonic()
-    tasks = []
+    seen, tasks = set(), []
 
     def all_stopped():
         # Each time anew: a schedule may start another execution meanwhile.
         executions = stack.running_executions()
         for execution in executions:
-            print(f"    stopping execution {execution.rpartition(':')[2]}", flush=True)
+            if execution not in seen:
+                print(f"    stopping execution {execution.rpartition(':')[2]}", flush=True)
+                seen.add(execution)
             try:
                 states.stop_execution(executionArn=execution, cause=reason)
             except ClientError as error:
@@ -60,9 +62,10 @@ def delete_stack(stack):
 
 
 def deletion(stack):
+    """How the deletion ended, if it has. It may take a moment until CloudFormation shows that it has begun."""
     described = stack.describe(stack.id)
     status = described["StackStatus"] if described else "DELETE_COMPLETE"
-    return status if status != "DELETE_IN_PROGRESS" else None
+    return status if status in ("DELETE_COMPLETE", "DELETE_FAILED") else None
 
 
 def progress(stack):
