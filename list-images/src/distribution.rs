@@ -1030,6 +1030,59 @@ pub mod tests {
         assert_eq!(errors.matches("answers 500 Internal Server Error").count(), 3, "{errors}");
     }
 
+    /// An error that a registry has answered with.
+    #[derive(Clone, Deserialize)]
+    struct Recorded {
+        /// What was asked for: `manifests`, `tags`, or `token`.
+        path: String,
+        status: u16,
+        code: Option<String>,
+        message: Option<String>,
+        body: Option<String>,
+        kind: String,
+        seen: String,
+    }
+
+    impl Recorded {
+        fn answer(&self) -> Answer<Body> {
+            let errors =
+                || serde_json::json!({ "errors": [{ "code": self.code, "message": self.message }] }).to_string();
+            let body = Body::from(self.body.clone().unwrap_or_else(errors));
+            Answer::builder().status(self.status).body(body).expect("it is an answer")
+        }
+    }
+
+    #[tokio::test]
+    async fn each_error_that_a_registry_has_answered_with_is_of_its_kind() {
+        let file = include_str!("../../shared/tests/data/errors.json");
+        let mut file: serde_json::Value = serde_json::from_str(file).expect("it is JSON");
+        let all: Vec<Recorded> = serde_json::from_value(file["registries"].take()).expect("they are errors");
+        for recorded in all {
+            let answer = recorded.clone();
+            let host = serve(move |request| match request.uri().path() {
+                "/v2/" if answer.path == "token" => {
+                    let host = request.headers()[HOST].to_str().unwrap_or_default();
+                    with_header(status(401), "www-authenticate", &format!("Bearer realm=\"http://{host}/token\""))
+                }
+                "/v2/" => status(200),
+                _ => answer.answer(),
+            })
+            .await;
+            let client = client();
+            let asked = async {
+                let session = client.open(&repository(&host), None).await?;
+                match recorded.path.as_str() {
+                    "tags" => session.tags().await.map(drop),
+                    _ => session.manifest(Digest::of(b"")).await.map(drop),
+                }
+            };
+            let error = asked.await.expect_err(&recorded.seen);
+            assert_eq!(format!("{:?}", error.kind()), recorded.kind, "{error} ({})", recorded.seen);
+            let message = recorded.message.unwrap_or_default();
+            assert!(error.to_string().contains(&message), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn an_error_is_cut_and_escaped() {
         let errors = refused(|_| {

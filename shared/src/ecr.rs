@@ -3,11 +3,12 @@
 mod host;
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error as StdError;
 use std::fmt;
 
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_ecr::error::SdkError;
+use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecr::operation::batch_get_image::BatchGetImageError;
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
 use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
@@ -26,7 +27,7 @@ use crate::credentials::{Identity, Stores};
 use crate::manifest::{self, Manifest};
 use crate::reference::{Digest, Invalid, RegistryHost, Repository as Origin, RepositoryName, Tag as ImageTag};
 use crate::text::Excerpt;
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 pub use self::host::{EcrHost, is_account, is_same_registry};
 
@@ -41,6 +42,8 @@ const BATCH: usize = 100;
 pub struct Registry {
     client: Client,
     id: Option<String>,
+    /// The name of the secret or parameter with the access key; `None` for a role.
+    stored: Option<String>,
 }
 
 /// The login to a registry.
@@ -120,7 +123,8 @@ impl Registry {
                 });
             }
         };
-        Ok(Self::of(base, provider, registry.region.clone(), registry.account.clone()))
+        let connected = Self::of(base, provider, registry.region.clone(), registry.account.clone());
+        Ok(connected.with_stored(credential))
     }
 
     /// The registry of `account` in `region`, reached as `provider`, or as `base` where there is none.
@@ -143,7 +147,14 @@ impl Registry {
     /// The registry `id` (an account; `None` for the client's own), reached through `client`.
     #[must_use]
     pub fn new(client: Client, id: Option<String>) -> Self {
-        Self { client, id }
+        Self { client, id, stored: None }
+    }
+
+    /// Says in errors that it was `credential` that has expired, if it can.
+    pub(crate) fn with_stored(mut self, credential: Option<&CredentialConfig>) -> Self {
+        // A role is assumed anew by each invocation.
+        self.stored = credential.filter(|it| !matches!(it, CredentialConfig::Role { .. })).map(CredentialConfig::name);
+        self
     }
 
     /// Logs in.
@@ -157,7 +168,7 @@ impl Registry {
         // the host name of a registry in another account.
         #[allow(deprecated)]
         let request = self.client.get_authorization_token().set_registry_ids(self.id.clone().map(|id| vec![id]));
-        let answer = request.send().await.map_err(Error::aws(ACTION, &subject))?;
+        let answer = request.send().await.map_err(self.error(ACTION, &subject))?;
         answer
             .authorization_data()
             .iter()
@@ -169,7 +180,7 @@ impl Registry {
             .ok_or_else(|| Error::Aws {
                 action: ACTION,
                 subject,
-                code: String::new(),
+                kind: Kind::Unavailable,
                 message: "the answer holds no token".into(),
                 source: "no authorizationData".into(),
             })
@@ -189,7 +200,7 @@ impl Registry {
             .send();
         let mut names = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(Error::aws("ecr:DescribeRepositories", "the registry"))?;
+            let page = page.map_err(self.error("ecr:DescribeRepositories", "the registry"))?;
             let all = page.repositories().iter().filter_map(|repository| repository.repository_name());
             for name in all {
                 names.push(
@@ -213,7 +224,7 @@ impl Registry {
                 })),
                 // One of them has just been deleted, and ECR tells of none: then no tag is known to be immutable.
                 Err(error) if is_missing(&error) => {}
-                Err(error) => return Err(in_repositories(names)(error)),
+                Err(error) => return Err(self.in_repositories(names)(error)),
             }
         }
         Ok(immutable)
@@ -241,7 +252,7 @@ impl Registry {
                 {
                     return Ok(None);
                 }
-                Err(error) => return Err(Error::aws("ecr:DescribeImages", repository.as_str())(error)),
+                Err(error) => return Err(self.error("ecr:DescribeImages", repository.as_str())(error)),
             };
             for image in page.image_details.unwrap_or_default() {
                 let image = Image::of(image)
@@ -279,7 +290,7 @@ impl Registry {
                 {
                     return Ok(None);
                 }
-                Err(error) => return Err(Error::aws("ecr:BatchGetImage", repository.as_str())(error)),
+                Err(error) => return Err(self.error("ecr:BatchGetImage", repository.as_str())(error)),
             };
             for image in answer.images() {
                 let Some(answered) = image.image_id() else { continue };
@@ -304,10 +315,10 @@ impl Registry {
     /// When they come from somewhere else, or ECR cannot tell.
     pub async fn check_origin(&self, arn: &str, source: &Origin) -> Result<()> {
         let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
-        let tags = tags.map_err(Error::aws("ecr:ListTagsForResource", arn))?.tags.unwrap_or_default();
+        let tags = tags.map_err(self.error("ecr:ListTagsForResource", arn))?.tags.unwrap_or_default();
         let Some(origin) = tags.iter().find(|tag| tag.key() == ORIGIN).map(Tag::value) else {
             let request = self.client.tag_resource().resource_arn(arn).tags(origin_tag(source));
-            return request.send().await.map_err(Error::aws("ecr:TagResource", arn)).map(drop);
+            return request.send().await.map_err(self.error("ecr:TagResource", arn)).map(drop);
         };
         if is_origin(origin, source) {
             return Ok(());
@@ -326,7 +337,7 @@ impl Registry {
     pub async fn arns(&self, repositories: &[RepositoryName]) -> Result<HashMap<RepositoryName, String>> {
         let mut arns = HashMap::new();
         for names in repositories.chunks(BATCH) {
-            let answer = self.describe_repositories(names).await.map_err(in_repositories(names))?;
+            let answer = self.describe_repositories(names).await.map_err(self.in_repositories(names))?;
             let arn = |it: Repository| Some((it.repository_name?.try_into().ok()?, it.repository_arn?));
             arns.extend(answer.into_iter().filter_map(arn));
         }
@@ -342,6 +353,27 @@ impl Registry {
         Ok(request.send().await?.repositories.unwrap_or_default())
     }
 
+    fn in_repositories(&self, names: &[RepositoryName]) -> impl FnOnce(SdkError<DescribeRepositoriesError>) -> Error {
+        let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
+        self.error("ecr:DescribeRepositories", names.join(", "))
+    }
+
+    /// Wraps the error of a call; for `map_err`. It says which stored session has expired.
+    fn error<E>(&self, action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E>) -> Error
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let (stored, wrap) = (self.stored.clone(), Error::aws(action, subject));
+        move |error| match (wrap(error), stored) {
+            (error, Some(name)) if error.kind() == Kind::Expired => {
+                let problem =
+                    "its session_token has expired; store a new one, or give the ARN of a role instead".into();
+                Error::Credential { name, problem, source: Some(Box::new(error)) }
+            }
+            (error, _) => error,
+        }
+    }
+
     async fn policy(&self, repository: &str) -> Result<Option<String>> {
         let request = self.client.get_repository_policy().set_registry_id(self.id.clone());
         match request.repository_name(repository).send().await {
@@ -353,7 +385,7 @@ impl Registry {
             {
                 Ok(None)
             }
-            Err(error) => Err(Error::aws("ecr:GetRepositoryPolicy", repository)(error)),
+            Err(error) => Err(self.error("ecr:GetRepositoryPolicy", repository)(error)),
         }
     }
 
@@ -393,17 +425,17 @@ impl Registry {
             {
                 return Ok(false);
             }
-            Err(error) => return Err(Error::aws("ecr:CreateRepository", repository)(error)),
+            Err(error) => return Err(self.error("ecr:CreateRepository", repository)(error)),
         }
         if let Some(policy) = &settings.lifecycle_policy {
             let request = self.client.put_lifecycle_policy().set_registry_id(self.id.clone());
             let request = request.repository_name(repository).lifecycle_policy_text(policy);
-            request.send().await.map_err(Error::aws("ecr:PutLifecyclePolicy", repository))?;
+            request.send().await.map_err(self.error("ecr:PutLifecyclePolicy", repository))?;
         }
         if let Some(policy) = &settings.policy {
             let request = self.client.set_repository_policy().set_registry_id(self.id.clone());
             let request = request.repository_name(repository).policy_text(policy);
-            request.send().await.map_err(Error::aws("ecr:SetRepositoryPolicy", repository))?;
+            request.send().await.map_err(self.error("ecr:SetRepositoryPolicy", repository))?;
         }
         Ok(true)
     }
@@ -418,7 +450,7 @@ impl Registry {
         let described = match self.describe_repositories(names).await {
             Ok(described) => described,
             Err(error) if is_missing(&error) => return Ok(None),
-            Err(error) => return Err(in_repositories(names)(error)),
+            Err(error) => return Err(self.in_repositories(names)(error)),
         };
         let Some(described) = described.first() else { return Ok(None) };
         let repository = repository.as_str();
@@ -433,12 +465,12 @@ impl Registry {
             {
                 None
             }
-            Err(error) => return Err(Error::aws("ecr:GetLifecyclePolicy", repository)(error)),
+            Err(error) => return Err(self.error("ecr:GetLifecyclePolicy", repository)(error)),
         };
         let policy = if with_policy { self.policy(repository).await? } else { None };
         let arn = described.repository_arn().unwrap_or_default();
         let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
-        let tags = tags.map_err(Error::aws("ecr:ListTagsForResource", repository))?.tags.unwrap_or_default();
+        let tags = tags.map_err(self.error("ecr:ListTagsForResource", repository))?.tags.unwrap_or_default();
         Ok(Some(RepositorySettings {
             mutability: described.image_tag_mutability().cloned().unwrap_or(ImageTagMutability::Mutable),
             mutability_exceptions: described.image_tag_mutability_exclusion_filters().to_vec(),
@@ -580,19 +612,15 @@ fn is_missing(error: &SdkError<DescribeRepositoriesError>) -> bool {
     error.as_service_error().is_some_and(DescribeRepositoriesError::is_repository_not_found_exception)
 }
 
-fn in_repositories(names: &[RepositoryName]) -> impl FnOnce(SdkError<DescribeRepositoriesError>) -> Error {
-    let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
-    Error::aws("ecr:DescribeRepositories", names.join(", "))
-}
-
 /// The error of an answer of AWS's that is not as documented.
 fn undocumented(action: &'static str, subject: &str, error: &Invalid) -> Error {
-    let message = Excerpt::new(&error.to_string());
-    Error::Aws { action, subject: subject.to_owned(), code: String::new(), message, source: error.to_string().into() }
+    let (message, kind) = (Excerpt::new(&error.to_string()), Kind::Unavailable);
+    Error::Aws { action, subject: subject.to_owned(), kind, message, source: error.to_string().into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ecr::error::ErrorMetadata;
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
     use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
     use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
@@ -650,6 +678,26 @@ mod tests {
         let digests: Vec<_> = images.iter().map(|image| image.digest).collect();
         assert_eq!(digests, [digest("1"), digest("2")]);
         assert_eq!(first.num_calls() + second.num_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_stored_session_that_has_expired_is_named_and_that_of_a_role_is_worth_another_try() {
+        let role = CredentialConfig::Role { arn: "arn:aws:iam::222222222222:role/reader".into(), external_id: None };
+        let named = "the credential \"team/key\" cannot be used: its session_token has expired";
+        for (credential, name, text) in [
+            (Some(CredentialConfig::Secret("team/key".into())), "InvalidCredential", named),
+            (Some(role), "ServiceUnavailable", "ecr:DescribeImages on app failed: ExpiredTokenException"),
+            (None, "ServiceUnavailable", "ecr:DescribeImages on app failed: ExpiredTokenException"),
+        ] {
+            let expired = mock!(Client::describe_images).then_error(|| {
+                DescribeImagesError::generic(ErrorMetadata::builder().code("ExpiredTokenException").build())
+            });
+            let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&expired]);
+            let registry = Registry::new(client, None).with_stored(credential.as_ref());
+            let error = registry.images(&self::name("app")).await.expect_err("it has expired");
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().starts_with(text), "{error}");
+        }
     }
 
     #[tokio::test]
@@ -756,9 +804,7 @@ mod tests {
         assert!(!created.expect("somebody else was faster"));
 
         let denied = mock!(Client::create_repository).then_error(|| {
-            CreateRepositoryError::generic(
-                aws_sdk_ecr::error::ErrorMetadata::builder().code("AccessDeniedException").message("no").build(),
-            )
+            CreateRepositoryError::generic(ErrorMetadata::builder().code("AccessDeniedException").message("no").build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&denied]);
         let error =

@@ -147,7 +147,7 @@ async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing)
                 listing.images.push(Listed { is_index, ..Listed::new(tag, digest.unwrap_or(found)) });
             }
             Err(error) => {
-                answers |= error.name() != "ServiceUnavailable";
+                answers |= !error.kind().is_transient();
                 listing.fail(Failed::of(tag.as_ref(), digest, &error.to_string()));
                 silence.get_or_insert(error);
             }
