@@ -85,7 +85,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 /// A client for all registries; it remembers how each wants to be asked.
 pub struct Client {
-    /// How many pulls Docker Hub still allows, as it said last; `None` where it has not said.
+    /// How many pulls Docker Hub still allows to the user that it is asked as, as it said last.
     pulls_left: Mutex<Option<u64>>,
     http: reqwest::Client,
     hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
@@ -240,8 +240,10 @@ impl Client {
         })
     }
 
-    /// How many pulls are left where they are limited, as Docker Hub's
-    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` where nobody has said so.
+    /// How many pulls the user has left, as Docker Hub's
+    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` for a user without a limit, and
+    /// where there is no user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this
+    /// function.
     #[must_use]
     pub fn pulls_left(&self) -> Option<u64> {
         *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
@@ -410,6 +412,7 @@ impl Session<'_> {
         };
         // Only Docker Hub's is a limit of Docker Hub.
         if self.repository.registry.is_docker_hub()
+            && self.login.is_some()
             && let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining"))
         {
             // 76;w=21600 is 76 within that many seconds.
@@ -960,6 +963,28 @@ pub mod tests {
         {
             let error = session.head(tag).await.expect_err(tag).to_string();
             assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pulls_that_docker_hub_allows_count_where_it_is_asked_as_a_user() {
+        let host = serve(|request| match request.uri().path() {
+            "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
+            _ => {
+                let answer = with_header(status(200), "docker-content-digest", &Digest::of(b"").to_string());
+                with_header(answer, "ratelimit-remaining", "76;w=21600")
+            }
+        })
+        .await;
+        let address = host.parse().expect("it is an address");
+        let docker_hub: Repository = "docker.io/library/nginx".parse().expect("it is a repository");
+        let login = Login { host: docker_hub.registry.clone(), token: "bWU6aHVzaA==".into(), expires_at: None };
+        for (login, left) in [(None, None), (Some(login), Some(76))] {
+            let http = reqwest::Client::builder().resolve("registry-1.docker.io", address);
+            let client = Client::with("http", http, ExponentialBuilder::default()).expect("it needs no certificates");
+            let session = client.open(&docker_hub, login).await.expect("it has answered");
+            session.head("latest").await.expect("it answers");
+            assert_eq!(client.pulls_left(), left);
         }
     }
 

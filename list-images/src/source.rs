@@ -307,8 +307,8 @@ pub fn defer(wish: &Wish, image: &Listed, allowed: u64, left: &mut u64) -> Optio
     }
     *left = 0;
     Some(image.failed(&format!(
-        "deferred to a later run: Docker Hub allows {allowed} more pulls for now, and the run needs more; it allows more with \
-         srcCredential, the user of an account there"
+        "deferred to a later run: Docker Hub allows {allowed} more pulls to the user in srcCredential for now, and the run needs \
+         more; a user with a subscription has no limit"
     )))
 }
 
