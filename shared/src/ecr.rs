@@ -17,8 +17,8 @@ use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyError;
 use aws_sdk_ecr::operation::get_repository_policy::GetRepositoryPolicyError;
 pub use aws_sdk_ecr::types::ImageTagMutability;
 use aws_sdk_ecr::types::{
-    EncryptionConfiguration, EncryptionType, ImageDetail, ImageIdentifier, ImageScanningConfiguration,
-    ImageTagMutabilityExclusionFilter, Repository, Tag,
+    DescribeImagesFilter, EncryptionConfiguration, EncryptionType, ImageDetail, ImageIdentifier,
+    ImageScanningConfiguration, ImageStatus, ImageStatusFilter, ImageTagMutabilityExclusionFilter, Repository, Tag,
 };
 use aws_sdk_ecr::{Client, config};
 
@@ -81,6 +81,9 @@ pub struct Image {
     pub is_index: bool,
     /// When it was pushed, in seconds since 1970.
     pub pushed_at: i64,
+    /// Whether it is archived: it is there, and
+    /// [cannot be pulled](https://docs.aws.amazon.com/AmazonECR/latest/userguide/archive-image.html) until it is restored.
+    pub is_archived: bool,
     /// The digest of the image that it refers to: it is a signature of it, say.
     pub subject: Option<Digest>,
 }
@@ -230,7 +233,7 @@ impl Registry {
         Ok(immutable)
     }
 
-    /// All images of a repository; `None` where there is no such repository.
+    /// All images of a repository, archived ones too; `None` where there is no such repository.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -240,6 +243,8 @@ impl Registry {
             .describe_images()
             .set_registry_id(self.id.clone())
             .repository_name(repository.as_str())
+            // Without it, [only active ones](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImagesFilter.html).
+            .filter(DescribeImagesFilter::builder().image_status(ImageStatusFilter::Any).build())
             .max_results(PAGE)
             .into_paginator()
             .send();
@@ -571,6 +576,8 @@ impl Image {
             bytes: image.image_size_in_bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
             is_index: image.image_manifest_media_type.as_deref().is_some_and(manifest::is_index),
             pushed_at: image.image_pushed_at.map(|time| time.secs()).unwrap_or_default(),
+            // Until it is restored, it is ACTIVATING.
+            is_archived: matches!(image.image_status, Some(ImageStatus::Archived | ImageStatus::Activating)),
             subject: image.subject_manifest_digest.map(|digest| digest.parse()).transpose()?,
         })
     }
@@ -707,6 +714,24 @@ mod tests {
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
         assert_eq!(Registry::new(client, None).images(&name("app")).await.expect("it is an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn archived_images_are_asked_for_and_told_apart() {
+        let all = [ImageStatus::Active, ImageStatus::Archived, ImageStatus::Activating].map(|status| {
+            let mut image = detail(status.as_str());
+            image.image_status = Some(status);
+            image
+        });
+        let rule = mock!(Client::describe_images)
+            .match_requests(|request| {
+                request.filter().and_then(DescribeImagesFilter::image_status) == Some(&ImageStatusFilter::Any)
+            })
+            .then_output(move || DescribeImagesOutput::builder().set_image_details(Some(all.to_vec())).build());
+        let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
+        let images = registry.images(&name("app")).await.expect("it can be listed").expect("it exists");
+        let archived: Vec<_> = images.iter().map(|image| image.is_archived).collect();
+        assert_eq!(archived, [false, true, true]);
     }
 
     #[tokio::test]

@@ -76,7 +76,7 @@ impl<'a> Registries<'a> {
             (wish.wanted.images.iter().cloned().collect(), listing)
         } else {
             let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
-            choose(&wish.wanted, &available, &options.rules)
+            choose(&wish.wanted, &available, &BTreeSet::new(), &options.rules)
         };
         failure.into_iter().for_each(|failed| listing.fail(failed));
         heads(&session, chosen, &mut listing).await?;
