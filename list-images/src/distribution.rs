@@ -448,7 +448,7 @@ impl Session<'_> {
     /// The digests of the images that refer to `digest`, as the registry says; none where it does not know of referrers.
     ///
     /// # Errors
-    /// When the registry does not answer to the last page, or has too many of them.
+    /// When the registry refuses, does not answer to the last page, or has too many of them.
     pub async fn referrers(&self, digest: Digest) -> Result<Vec<Digest>> {
         #[derive(Deserialize)]
         struct Referrer {
@@ -469,13 +469,17 @@ impl Session<'_> {
             pages.visit(&url).map_err(|message| self.refused(&message))?;
             let answer = match self.get(Method::GET, &url, "application/vnd.oci.image.index.v1+json", ANSWER).await {
                 Ok(answer) => answer,
-                Err(failure) if failure.is_transient() || failure.is_limit() => return Err(self.failed(failure)),
-                // Registries say in many ways that they do not know it.
-                Err(failure) => {
-                    let is_refused = matches!(failure.status, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
-                    self.host.knows_no_referrers.fetch_or(!is_refused, Ordering::Relaxed);
-                    return Ok(referrers);
-                }
+                Err(failure) => match failure.status {
+                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers), and of
+                    // some registries the others, says that it does not know of referrers: they are in a tag then, which is
+                    // copied with the image, as those of cosign are.
+                    Some(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::NOT_ACCEPTABLE) => {
+                        self.host.knows_no_referrers.store(true, Ordering::Relaxed);
+                        return Ok(referrers);
+                    }
+                    Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Ok(referrers),
+                    _ => return Err(self.failed(failure)),
+                },
             };
             next = link(&answer.headers).map(|link| self.on_host(&url, &link)).transpose()?;
             // Some answer with a page for people.
@@ -1013,6 +1017,22 @@ pub mod tests {
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
         assert_eq!(session.referrers(one).await.expect("it answers"), [two]);
         assert!(session.referrers(three).await.expect("it answers").is_empty());
+    }
+
+    #[tokio::test]
+    async fn referrers_that_the_registry_refuses_to_list_are_an_error_and_others_are_still_asked_for() {
+        let [refused, one] = ["refused", "1"].map(|content| Digest::of(content.as_bytes()));
+        let host = serve(move |request| match request.uri().path() {
+            "/v2/" => status(200),
+            path if path.ends_with(&one.to_string()) => json(&serde_json::json!({ "manifests": [{ "digest": one }] })),
+            _ => status(405),
+        })
+        .await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        let error = session.referrers(refused).await.expect_err("it is refused");
+        assert!(error.to_string().ends_with("answers 405 Method Not Allowed"), "{error}");
+        assert_eq!(session.referrers(one).await.expect("it answers"), [one]);
     }
 
     #[tokio::test]
