@@ -200,8 +200,9 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
             Err(error) => return Err(Shared::aws("logs:GetLogEvents", &log.stream)(error).into()),
         };
         copies.extend(page.events().iter().filter_map(|event| CopyReport::parse(event.message()?)));
-        // The end is where the token no longer changes.
-        if copies.len() >= REPORTS || page.next_forward_token() == token.as_deref() || page.events().is_empty() {
+        // An empty page is not the end: only a repeated token is.
+        // https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
+        if copies.len() >= REPORTS || page.next_forward_token() == token.as_deref() {
             return Ok(copies);
         }
         token = page.next_forward_token;
@@ -366,6 +367,32 @@ mod tests {
             for_task(&clients(lines, &[&answer]), &log_config(), &event).await.expect("it is answered");
             assert_eq!(answer.num_calls(), 1, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_empty_page_of_a_log_is_not_its_end() {
+        let pages = [
+            (None, "1", None),
+            (Some("1"), "2", Some("Done\td.example/a:1\t4")),
+            (Some("2"), "3", None),
+            (Some("3"), "4", Some("Done\td.example/a:2\t4")),
+            (Some("4"), "4", None),
+        ];
+        let pages = pages.map(|(token, next, line)| {
+            mock!(aws_sdk_cloudwatchlogs::Client::get_log_events)
+                .match_requests(move |request| request.next_token() == token)
+                .then_output(move || {
+                    let events = line.map(|line| OutputLogEvent::builder().message(line).build());
+                    let page = GetLogEventsOutput::builder().set_events(Some(events.into_iter().collect()));
+                    page.next_forward_token(next).build()
+                })
+        });
+        let logs = mock_client!(aws_sdk_cloudwatchlogs, RuleMode::MatchAny, pages.iter().collect::<Vec<_>>());
+        let log = Log { group: "group".into(), stream: "stream".into() };
+        let copies = read(&logs, &log).await.expect("the log can be read");
+        let images: Vec<_> = copies.iter().map(|copy| copy.destination.to_string()).collect();
+        assert_eq!(images, ["d.example/a:1", "d.example/a:2"]);
+        assert!(pages.iter().all(|page| page.num_calls() == 1), "the end is where the token no longer changes");
     }
 
     #[tokio::test]

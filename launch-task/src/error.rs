@@ -1,5 +1,7 @@
 //! What can go wrong, and the short name under which the state machine knows it.
 
+use shared::Kind;
+
 /// The task never ran, for want of its image, say.
 pub const TASK_NOT_STARTED: &str = "TaskNotStarted";
 
@@ -33,7 +35,7 @@ impl Error {
         match self {
             Self::Shared(error) => error.name(),
             Self::NoCapacity(_) => NO_CAPACITY,
-            Self::Refused(_) => "RequestRefused",
+            Self::Refused(_) => Kind::Invalid.name(),
         }
     }
 }
@@ -91,7 +93,7 @@ mod tests {
     fn every_name_that_is_retried_is_one_that_a_lambda_gives() {
         let definition = definition();
         let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
-        let given: BTreeSet<_> = shared::Error::NAMES.into_iter().chain(FAILURES).collect();
+        let given: BTreeSet<_> = Kind::ALL.map(Kind::name).into_iter().chain(FAILURES).collect();
         for state in [&copying["CopyBatch"], &copying["RecordStatus"], &definition["States"]["ListImages"]] {
             for name in retried(state) {
                 assert!(given.contains(name.as_str()), "{name}");

@@ -185,7 +185,7 @@ async fn missing(
             };
             match prepare.await {
                 Ok(()) => Ok(Ok(copy)),
-                Err(error) if error.name() == "ServiceUnavailable" => Err(error),
+                Err(error) if error.kind().is_transient() => Err(error),
                 Err(error) => {
                     let error = Excerpt::new(&format!("the repository cannot be written: {}: {error}", error.name()));
                     Ok(Err(Refusal { repository: copy.destination, error }))
@@ -284,6 +284,7 @@ mod tests {
     use aws_sdk_ecs::operation::run_task::RunTaskOutput;
     use aws_sdk_ecs::types::{Failure, Task};
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use shared::Kind;
     use shared::plan::Reason;
 
     use super::*;
@@ -401,20 +402,20 @@ mod tests {
     #[tokio::test]
     async fn a_repository_that_cannot_be_created_costs_no_other_one_unless_it_may_be_created_later() {
         let wanted = [copy("new/closed", &["1"]), copy("new/open", &["1"])];
-        let failing = async |code: &'static str| {
+        let failing = async |kind: Kind| {
             missing(&destination(""), &wanted, async |copy| match copy.destination.name.as_str() {
                 "new/closed" => Err(Shared::Aws {
                     action: "ecr:CreateRepository",
                     subject: "new/closed".into(),
-                    code: code.into(),
-                    message: code.into(),
-                    source: code.into(),
+                    kind,
+                    message: "no".into(),
+                    source: "no".into(),
                 }),
                 _ => Ok(true),
             })
             .await
         };
-        let missing = failing("AccessDeniedException").await.expect("the other one is there");
+        let missing = failing(Kind::Denied).await.expect("the other one is there");
         assert_eq!(missing.copies, [wanted[1].clone()]);
         let [refusal] = &missing.refusals[..] else { panic!("one is closed: {missing:?}") };
         assert_eq!(refusal.repository, wanted[0].destination);
@@ -423,7 +424,7 @@ mod tests {
             "{}",
             refusal.error
         );
-        let error = failing("ThrottlingException").await.expect_err("the batch is tried again");
+        let error = failing(Kind::Throttled).await.expect_err("the batch is tried again");
         assert_eq!(error.name(), "ServiceUnavailable");
     }
 

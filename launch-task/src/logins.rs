@@ -142,7 +142,8 @@ pub async fn keep_fresh(
             .send()
             .await
             .map_err(Error::aws("secretsmanager:GetSecretValue", secret))?;
-        // What the template puts there at first holds no login.
+        // What the template puts there holds no login: at first, and again when a stack update changes the secret. Neither does
+        // what anybody else has put there.
         let held: AuthFile = serde_json::from_str(current.secret_string().unwrap_or_default()).unwrap_or_default();
         let mut wanted = held.clone();
         wanted.clean(sides);
@@ -302,6 +303,20 @@ mod tests {
         let (get, put) = (held(old), taken(json!({ A: { "auth": "bmV3" } })));
         asked_for(&[&get, &put], &[A]).await;
         assert_eq!(put.num_calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_secret_whose_value_was_replaced_is_filled_again() {
+        for text in [Some("{}"), Some(""), Some("not JSON"), Some("[]"), Some(r#"{"auths": 7}"#), None] {
+            let get = mock!(Client::get_secret_value).then_output(move || {
+                GetSecretValueOutput::builder().version_id("v1").set_secret_string(text.map(str::to_owned)).build()
+            });
+            let put = taken(json!({ A: { "auth": "bmV3" }, C: { "auth": "dXNlcg==" } }));
+            for _ in 0..2 {
+                assert_eq!(asked_for(&[&get, &put], &[A, C]).await, [A, C], "{text:?}");
+            }
+            assert_eq!(put.num_calls(), 2, "{text:?}: nothing is remembered from one launch to the next");
+        }
     }
 
     #[tokio::test(start_paused = true)]

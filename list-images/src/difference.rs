@@ -79,8 +79,16 @@ mod tests {
             bytes: 1,
             is_index: false,
             pushed_at: 0,
+            is_archived: false,
             subject: None,
         }
+    }
+
+    #[test]
+    fn an_image_that_is_archived_at_the_destination_is_there() {
+        let archived = Image { is_archived: true, ..there("1", &["1"]) };
+        let difference = compare(vec![listed(Some("1"), "1")], &[archived]);
+        assert_eq!(difference, Difference { unchanged: vec![listed(Some("1"), "1")], missing: vec![] });
     }
 
     #[test]

@@ -85,7 +85,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 /// A client for all registries; it remembers how each wants to be asked.
 pub struct Client {
-    /// How many pulls Docker Hub still allows, as it said last; `None` where it has not said.
+    /// How many pulls Docker Hub still allows to the user that it is asked as, as it said last.
     pulls_left: Mutex<Option<u64>>,
     http: reqwest::Client,
     hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
@@ -240,8 +240,10 @@ impl Client {
         })
     }
 
-    /// How many pulls are left where they are limited, as Docker Hub's
-    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` where nobody has said so.
+    /// How many pulls the user has left, as Docker Hub's
+    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` for a user without a limit, and
+    /// where there is no user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this
+    /// function.
     #[must_use]
     pub fn pulls_left(&self) -> Option<u64> {
         *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
@@ -410,6 +412,7 @@ impl Session<'_> {
         };
         // Only Docker Hub's is a limit of Docker Hub.
         if self.repository.registry.is_docker_hub()
+            && self.login.is_some()
             && let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining"))
         {
             // 76;w=21600 is 76 within that many seconds.
@@ -445,7 +448,7 @@ impl Session<'_> {
     /// The digests of the images that refer to `digest`, as the registry says; none where it does not know of referrers.
     ///
     /// # Errors
-    /// When the registry does not answer to the last page, or has too many of them.
+    /// When the registry refuses, does not answer to the last page, or has too many of them.
     pub async fn referrers(&self, digest: Digest) -> Result<Vec<Digest>> {
         #[derive(Deserialize)]
         struct Referrer {
@@ -466,13 +469,17 @@ impl Session<'_> {
             pages.visit(&url).map_err(|message| self.refused(&message))?;
             let answer = match self.get(Method::GET, &url, "application/vnd.oci.image.index.v1+json", ANSWER).await {
                 Ok(answer) => answer,
-                Err(failure) if failure.is_transient() || failure.is_limit() => return Err(self.failed(failure)),
-                // Registries say in many ways that they do not know it.
-                Err(failure) => {
-                    let is_refused = matches!(failure.status, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
-                    self.host.knows_no_referrers.fetch_or(!is_refused, Ordering::Relaxed);
-                    return Ok(referrers);
-                }
+                Err(failure) => match failure.status {
+                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers), and of
+                    // some registries the others, says that it does not know of referrers: they are in a tag then, which is
+                    // copied with the image, as those of cosign are.
+                    Some(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::NOT_ACCEPTABLE) => {
+                        self.host.knows_no_referrers.store(true, Ordering::Relaxed);
+                        return Ok(referrers);
+                    }
+                    Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Ok(referrers),
+                    _ => return Err(self.failed(failure)),
+                },
             };
             next = link(&answer.headers).map(|link| self.on_host(&url, &link)).transpose()?;
             // Some answer with a page for people.
@@ -964,6 +971,28 @@ pub mod tests {
     }
 
     #[tokio::test]
+    async fn the_pulls_that_docker_hub_allows_count_where_it_is_asked_as_a_user() {
+        let host = serve(|request| match request.uri().path() {
+            "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
+            _ => {
+                let answer = with_header(status(200), "docker-content-digest", &Digest::of(b"").to_string());
+                with_header(answer, "ratelimit-remaining", "76;w=21600")
+            }
+        })
+        .await;
+        let address = host.parse().expect("it is an address");
+        let docker_hub: Repository = "docker.io/library/nginx".parse().expect("it is a repository");
+        let login = Login { host: docker_hub.registry.clone(), token: "bWU6aHVzaA==".into(), expires_at: None };
+        for (login, left) in [(None, None), (Some(login), Some(76))] {
+            let http = reqwest::Client::builder().resolve("registry-1.docker.io", address);
+            let client = Client::with("http", http, ExponentialBuilder::default()).expect("it needs no certificates");
+            let session = client.open(&docker_hub, login).await.expect("it has answered");
+            session.head("latest").await.expect("it answers");
+            assert_eq!(client.pulls_left(), left);
+        }
+    }
+
+    #[tokio::test]
     async fn a_manifest_with_another_digest_is_refused() {
         let host = serve(|_| Answer::new(Body::from("{}"))).await;
         let client = client();
@@ -988,6 +1017,22 @@ pub mod tests {
         let session = client.open(&repository(&host), None).await.expect("it needs no login");
         assert_eq!(session.referrers(one).await.expect("it answers"), [two]);
         assert!(session.referrers(three).await.expect("it answers").is_empty());
+    }
+
+    #[tokio::test]
+    async fn referrers_that_the_registry_refuses_to_list_are_an_error_and_others_are_still_asked_for() {
+        let [refused, one] = ["refused", "1"].map(|content| Digest::of(content.as_bytes()));
+        let host = serve(move |request| match request.uri().path() {
+            "/v2/" => status(200),
+            path if path.ends_with(&one.to_string()) => json(&serde_json::json!({ "manifests": [{ "digest": one }] })),
+            _ => status(405),
+        })
+        .await;
+        let client = client();
+        let session = client.open(&repository(&host), None).await.expect("it needs no login");
+        let error = session.referrers(refused).await.expect_err("it is refused");
+        assert!(error.to_string().ends_with("answers 405 Method Not Allowed"), "{error}");
+        assert_eq!(session.referrers(one).await.expect("it answers"), [one]);
     }
 
     #[tokio::test]
@@ -1028,6 +1073,59 @@ pub mod tests {
         assert_eq!(errors.matches("sends more than the 4194304 bytes that are allowed").count(), 3, "{errors}");
         let errors = refused(move |_| endless(500)).await;
         assert_eq!(errors.matches("answers 500 Internal Server Error").count(), 3, "{errors}");
+    }
+
+    /// An error that a registry has answered with.
+    #[derive(Clone, Deserialize)]
+    struct Recorded {
+        /// What was asked for: `manifests`, `tags`, or `token`.
+        path: String,
+        status: u16,
+        code: Option<String>,
+        message: Option<String>,
+        body: Option<String>,
+        kind: String,
+        seen: String,
+    }
+
+    impl Recorded {
+        fn answer(&self) -> Answer<Body> {
+            let errors =
+                || serde_json::json!({ "errors": [{ "code": self.code, "message": self.message }] }).to_string();
+            let body = Body::from(self.body.clone().unwrap_or_else(errors));
+            Answer::builder().status(self.status).body(body).expect("it is an answer")
+        }
+    }
+
+    #[tokio::test]
+    async fn each_error_that_a_registry_has_answered_with_is_of_its_kind() {
+        let file = include_str!("../../shared/tests/data/errors.json");
+        let mut file: serde_json::Value = serde_json::from_str(file).expect("it is JSON");
+        let all: Vec<Recorded> = serde_json::from_value(file["registries"].take()).expect("they are errors");
+        for recorded in all {
+            let answer = recorded.clone();
+            let host = serve(move |request| match request.uri().path() {
+                "/v2/" if answer.path == "token" => {
+                    let host = request.headers()[HOST].to_str().unwrap_or_default();
+                    with_header(status(401), "www-authenticate", &format!("Bearer realm=\"http://{host}/token\""))
+                }
+                "/v2/" => status(200),
+                _ => answer.answer(),
+            })
+            .await;
+            let client = client();
+            let asked = async {
+                let session = client.open(&repository(&host), None).await?;
+                match recorded.path.as_str() {
+                    "tags" => session.tags().await.map(drop),
+                    _ => session.manifest(Digest::of(b"")).await.map(drop),
+                }
+            };
+            let error = asked.await.expect_err(&recorded.seen);
+            assert_eq!(format!("{:?}", error.kind()), recorded.kind, "{error} ({})", recorded.seen);
+            let message = recorded.message.unwrap_or_default();
+            assert!(error.to_string().contains(&message), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use shared::naming;
 use shared::plan::{self, Object, RepositoryCopy, Row, Summary};
 use shared::reference::{RegistryHost, Repository};
 use shared::selection::Selection;
-use shared::{Error, Result};
+use shared::{Error, Kind, Result};
 use tokio::sync::Semaphore;
 
 use crate::batches::{self, Work};
@@ -340,7 +340,7 @@ impl Run<'_> {
         let immutable: HashMap<_, _> = match self.destination.immutable(&repositories).await {
             Ok(immutable) => immutable,
             // A credential that may copy, and not look: then the task finds out.
-            Err(error) if error.name() == "AccessDenied" => {
+            Err(error) if error.kind() == Kind::Denied => {
                 tracing::warn!(%error, "which tags are immutable is not known");
                 return Ok(());
             }

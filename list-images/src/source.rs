@@ -67,13 +67,15 @@ pub struct Listed {
     pub subject: Option<Digest>,
     /// The digest that the destination's tag leads to instead, once they have been compared.
     pub replaces: Option<Digest>,
+    /// Whether the source has archived it: it cannot be copied, and may be at the destination.
+    pub is_archived: bool,
 }
 
 impl Listed {
     /// An image of which no more is known.
     #[must_use]
     pub fn new(tag: Option<Tag>, digest: Digest) -> Self {
-        Self { tag, digest, bytes: 0, is_index: false, images: 0, subject: None, replaces: None }
+        Self { tag, digest, bytes: 0, is_index: false, images: 0, subject: None, replaces: None, is_archived: false }
     }
 
     /// Why it cannot be copied.
@@ -278,11 +280,14 @@ impl Source<'_> {
     /// When the source does not show its indexes.
     pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Finished> {
         match self {
-            // For a single platform, that has been done already.
-            Self::Ecr(registry, _) if options.platform.is_none() => {
-                ecr::with_indexes(registry, wish, missing).await.map(|images| (images, Vec::new()))
+            Self::Ecr(registry, _) => {
+                let (archived, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|image| image.is_archived);
+                let failures = archived.iter().map(|image| image.failed(ecr::CANNOT_PULL)).collect();
+                // For a single platform, that has been done already.
+                let is_done = options.platform.is_some();
+                let images = if is_done { missing } else { ecr::with_indexes(registry, wish, missing).await? };
+                Ok((images, failures))
             }
-            Self::Ecr(..) => Ok((missing, Vec::new())),
             Self::Public(registries) => registries.with_sizes(wish, missing).await,
         }
     }
@@ -319,8 +324,8 @@ pub fn defer(wish: &Wish, image: &Listed, allowed: u64, left: &mut u64) -> Optio
     }
     *left = 0;
     Some(image.failed(&format!(
-        "deferred to a later run: Docker Hub allows {allowed} more pulls for now, and the run needs more; it allows more with \
-         srcCredential, the user of an account there"
+        "deferred to a later run: Docker Hub allows {allowed} more pulls to the user in srcCredential for now, and the run needs \
+         more; a user with a subscription has no limit"
     )))
 }
 
@@ -364,13 +369,22 @@ pub fn check_collisions(wishes: &[Wish]) -> Result<()> {
     Ok(())
 }
 
+/// Why patterns leave out what the source has archived.
+const ARCHIVED: &str = "archived at the source";
+
 /// What of `available` the wish's patterns choose and its names add; images that a rule leaves out, and patterns that
-/// choose nothing, are told.
-fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<Named>, Listing) {
+/// choose nothing, are told. Patterns choose nothing that is `archived`.
+fn choose(
+    wanted: &Wanted,
+    available: &[Available<'_>],
+    archived: &BTreeSet<&Tag>,
+    rules: &Rules,
+) -> (Vec<Named>, Listing) {
     let mut listing = Listing::default();
     let mut chosen: BTreeSet<Named> = BTreeSet::new();
     // What is excluded is none of the newest. It is told only of what would have been chosen.
-    let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rules.excluding_tag(it.tag).is_some());
+    let rule = |tag: &Tag| rules.excluding_tag(tag).or_else(|| archived.contains(tag).then(|| ARCHIVED.to_owned()));
+    let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rule(it.tag).is_some());
     let mut excluded: BTreeSet<&Tag> = BTreeSet::new();
     for pattern in &wanted.patterns {
         let tags = pattern.select(&rest);
@@ -391,9 +405,12 @@ fn choose(wanted: &Wanted, available: &[Available<'_>], rules: &Rules) -> (Vec<N
         if image.digest.is_some() && image.tag.is_some() {
             chosen.remove(&Named { tag: image.tag.clone(), digest: None });
         }
+        if let Some(tag) = &image.tag {
+            excluded.remove(tag);
+        }
         chosen.insert(image.clone());
     }
-    let told = |tag: &Tag| Some(Excluded { tag: tag.clone(), rule: rules.excluding_tag(tag)? });
+    let told = |tag: &Tag| Some(Excluded { tag: tag.clone(), rule: rule(tag)? });
     listing.excluded.extend(excluded.into_iter().filter_map(told));
     (chosen.into_iter().collect(), listing)
 }
@@ -452,12 +469,30 @@ mod tests {
         assert!(deferred[1].as_ref().is_some_and(|it| it.error.as_str().contains("allows 5 more pulls")));
     }
 
+    #[tokio::test]
+    async fn what_the_source_has_archived_and_the_destination_lacks_fails_and_is_not_copied() {
+        let ecr = aws_smithy_mocks::mock_client!(aws_sdk_ecr, aws_smithy_mocks::RuleMode::MatchAny, []);
+        let wishes = wishes("ecr.example/app:1,ecr.example/app:2", Naming::Plain);
+        let source = Source::Ecr(Registry::new(ecr, None), wishes[0].repository.registry.clone());
+        let image = |tag: &str, is_archived| {
+            let tag: Tag = tag.parse().expect(tag);
+            Listed { is_archived, ..Listed::new(Some(tag.clone()), Digest::of(tag.as_str().as_bytes())) }
+        };
+        for platform in [None, Some("linux/arm64".parse().expect("it is one"))] {
+            let options = Options { include_untagged: true, platform, rules: Rules::default() };
+            let missing = vec![image("1", false), image("2", true)];
+            let (images, failures) = source.finish(&wishes[0], missing, &options).await.expect("there is no index");
+            assert_eq!(images, [image("1", false)]);
+            assert_eq!(failures, [Failed::new("2", ecr::CANNOT_PULL)]);
+        }
+    }
+
     fn chosen(list: &str, exclude: &str, tags: &[&str]) -> (Vec<String>, Listing) {
         let wanted = &wishes(list, Naming::Plain)[0].wanted;
         let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().expect(tag)).collect();
         let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
         let rules = Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs");
-        let (named, listing) = choose(wanted, &available, &rules);
+        let (named, listing) = choose(wanted, &available, &BTreeSet::new(), &rules);
         let print = |named: Named| {
             named.tag.map_or(String::new(), String::from) + &named.digest.map_or(String::new(), |d| format!("@{d}"))
         };

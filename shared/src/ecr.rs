@@ -3,11 +3,12 @@
 mod host;
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error as StdError;
 use std::fmt;
 
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_ecr::error::SdkError;
+use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecr::operation::batch_get_image::BatchGetImageError;
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
 use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
@@ -16,8 +17,8 @@ use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyError;
 use aws_sdk_ecr::operation::get_repository_policy::GetRepositoryPolicyError;
 pub use aws_sdk_ecr::types::ImageTagMutability;
 use aws_sdk_ecr::types::{
-    EncryptionConfiguration, EncryptionType, ImageDetail, ImageIdentifier, ImageScanningConfiguration,
-    ImageTagMutabilityExclusionFilter, Repository, Tag,
+    DescribeImagesFilter, EncryptionConfiguration, EncryptionType, ImageDetail, ImageIdentifier,
+    ImageScanningConfiguration, ImageStatus, ImageStatusFilter, ImageTagMutabilityExclusionFilter, Repository, Tag,
 };
 use aws_sdk_ecr::{Client, config};
 
@@ -26,7 +27,7 @@ use crate::credentials::{Identity, Stores};
 use crate::manifest::{self, Manifest};
 use crate::reference::{Digest, Invalid, RegistryHost, Repository as Origin, RepositoryName, Tag as ImageTag};
 use crate::text::Excerpt;
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 pub use self::host::{EcrHost, is_account, is_same_registry};
 
@@ -41,6 +42,8 @@ const BATCH: usize = 100;
 pub struct Registry {
     client: Client,
     id: Option<String>,
+    /// The name of the secret or parameter with the access key; `None` for a role.
+    stored: Option<String>,
 }
 
 /// The login to a registry.
@@ -78,6 +81,9 @@ pub struct Image {
     pub is_index: bool,
     /// When it was pushed, in seconds since 1970.
     pub pushed_at: i64,
+    /// Whether it is archived: it is there, and
+    /// [cannot be pulled](https://docs.aws.amazon.com/AmazonECR/latest/userguide/archive-image.html) until it is restored.
+    pub is_archived: bool,
     /// The digest of the image that it refers to: it is a signature of it, say.
     pub subject: Option<Digest>,
 }
@@ -120,7 +126,8 @@ impl Registry {
                 });
             }
         };
-        Ok(Self::of(base, provider, registry.region.clone(), registry.account.clone()))
+        let connected = Self::of(base, provider, registry.region.clone(), registry.account.clone());
+        Ok(connected.with_stored(credential))
     }
 
     /// The registry of `account` in `region`, reached as `provider`, or as `base` where there is none.
@@ -143,7 +150,14 @@ impl Registry {
     /// The registry `id` (an account; `None` for the client's own), reached through `client`.
     #[must_use]
     pub fn new(client: Client, id: Option<String>) -> Self {
-        Self { client, id }
+        Self { client, id, stored: None }
+    }
+
+    /// Says in errors that it was `credential` that has expired, if it can.
+    pub(crate) fn with_stored(mut self, credential: Option<&CredentialConfig>) -> Self {
+        // A role is assumed anew by each invocation.
+        self.stored = credential.filter(|it| !matches!(it, CredentialConfig::Role { .. })).map(CredentialConfig::name);
+        self
     }
 
     /// Logs in.
@@ -157,7 +171,7 @@ impl Registry {
         // the host name of a registry in another account.
         #[allow(deprecated)]
         let request = self.client.get_authorization_token().set_registry_ids(self.id.clone().map(|id| vec![id]));
-        let answer = request.send().await.map_err(Error::aws(ACTION, &subject))?;
+        let answer = request.send().await.map_err(self.error(ACTION, &subject))?;
         answer
             .authorization_data()
             .iter()
@@ -169,7 +183,7 @@ impl Registry {
             .ok_or_else(|| Error::Aws {
                 action: ACTION,
                 subject,
-                code: String::new(),
+                kind: Kind::Unavailable,
                 message: "the answer holds no token".into(),
                 source: "no authorizationData".into(),
             })
@@ -189,7 +203,7 @@ impl Registry {
             .send();
         let mut names = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(Error::aws("ecr:DescribeRepositories", "the registry"))?;
+            let page = page.map_err(self.error("ecr:DescribeRepositories", "the registry"))?;
             let all = page.repositories().iter().filter_map(|repository| repository.repository_name());
             for name in all {
                 names.push(
@@ -213,13 +227,13 @@ impl Registry {
                 })),
                 // One of them has just been deleted, and ECR tells of none: then no tag is known to be immutable.
                 Err(error) if is_missing(&error) => {}
-                Err(error) => return Err(in_repositories(names)(error)),
+                Err(error) => return Err(self.in_repositories(names)(error)),
             }
         }
         Ok(immutable)
     }
 
-    /// All images of a repository; `None` where there is no such repository.
+    /// All images of a repository, archived ones too; `None` where there is no such repository.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -229,6 +243,8 @@ impl Registry {
             .describe_images()
             .set_registry_id(self.id.clone())
             .repository_name(repository.as_str())
+            // Without it, [only active ones](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImagesFilter.html).
+            .filter(DescribeImagesFilter::builder().image_status(ImageStatusFilter::Any).build())
             .max_results(PAGE)
             .into_paginator()
             .send();
@@ -241,7 +257,7 @@ impl Registry {
                 {
                     return Ok(None);
                 }
-                Err(error) => return Err(Error::aws("ecr:DescribeImages", repository.as_str())(error)),
+                Err(error) => return Err(self.error("ecr:DescribeImages", repository.as_str())(error)),
             };
             for image in page.image_details.unwrap_or_default() {
                 let image = Image::of(image)
@@ -279,7 +295,7 @@ impl Registry {
                 {
                     return Ok(None);
                 }
-                Err(error) => return Err(Error::aws("ecr:BatchGetImage", repository.as_str())(error)),
+                Err(error) => return Err(self.error("ecr:BatchGetImage", repository.as_str())(error)),
             };
             for image in answer.images() {
                 let Some(answered) = image.image_id() else { continue };
@@ -304,10 +320,10 @@ impl Registry {
     /// When they come from somewhere else, or ECR cannot tell.
     pub async fn check_origin(&self, arn: &str, source: &Origin) -> Result<()> {
         let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
-        let tags = tags.map_err(Error::aws("ecr:ListTagsForResource", arn))?.tags.unwrap_or_default();
+        let tags = tags.map_err(self.error("ecr:ListTagsForResource", arn))?.tags.unwrap_or_default();
         let Some(origin) = tags.iter().find(|tag| tag.key() == ORIGIN).map(Tag::value) else {
             let request = self.client.tag_resource().resource_arn(arn).tags(origin_tag(source));
-            return request.send().await.map_err(Error::aws("ecr:TagResource", arn)).map(drop);
+            return request.send().await.map_err(self.error("ecr:TagResource", arn)).map(drop);
         };
         if is_origin(origin, source) {
             return Ok(());
@@ -326,7 +342,7 @@ impl Registry {
     pub async fn arns(&self, repositories: &[RepositoryName]) -> Result<HashMap<RepositoryName, String>> {
         let mut arns = HashMap::new();
         for names in repositories.chunks(BATCH) {
-            let answer = self.describe_repositories(names).await.map_err(in_repositories(names))?;
+            let answer = self.describe_repositories(names).await.map_err(self.in_repositories(names))?;
             let arn = |it: Repository| Some((it.repository_name?.try_into().ok()?, it.repository_arn?));
             arns.extend(answer.into_iter().filter_map(arn));
         }
@@ -342,6 +358,27 @@ impl Registry {
         Ok(request.send().await?.repositories.unwrap_or_default())
     }
 
+    fn in_repositories(&self, names: &[RepositoryName]) -> impl FnOnce(SdkError<DescribeRepositoriesError>) -> Error {
+        let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
+        self.error("ecr:DescribeRepositories", names.join(", "))
+    }
+
+    /// Wraps the error of a call; for `map_err`. It says which stored session has expired.
+    fn error<E>(&self, action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E>) -> Error
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let (stored, wrap) = (self.stored.clone(), Error::aws(action, subject));
+        move |error| match (wrap(error), stored) {
+            (error, Some(name)) if error.kind() == Kind::Expired => {
+                let problem =
+                    "its session_token has expired; store a new one, or give the ARN of a role instead".into();
+                Error::Credential { name, problem, source: Some(Box::new(error)) }
+            }
+            (error, _) => error,
+        }
+    }
+
     async fn policy(&self, repository: &str) -> Result<Option<String>> {
         let request = self.client.get_repository_policy().set_registry_id(self.id.clone());
         match request.repository_name(repository).send().await {
@@ -353,7 +390,7 @@ impl Registry {
             {
                 Ok(None)
             }
-            Err(error) => Err(Error::aws("ecr:GetRepositoryPolicy", repository)(error)),
+            Err(error) => Err(self.error("ecr:GetRepositoryPolicy", repository)(error)),
         }
     }
 
@@ -393,17 +430,17 @@ impl Registry {
             {
                 return Ok(false);
             }
-            Err(error) => return Err(Error::aws("ecr:CreateRepository", repository)(error)),
+            Err(error) => return Err(self.error("ecr:CreateRepository", repository)(error)),
         }
         if let Some(policy) = &settings.lifecycle_policy {
             let request = self.client.put_lifecycle_policy().set_registry_id(self.id.clone());
             let request = request.repository_name(repository).lifecycle_policy_text(policy);
-            request.send().await.map_err(Error::aws("ecr:PutLifecyclePolicy", repository))?;
+            request.send().await.map_err(self.error("ecr:PutLifecyclePolicy", repository))?;
         }
         if let Some(policy) = &settings.policy {
             let request = self.client.set_repository_policy().set_registry_id(self.id.clone());
             let request = request.repository_name(repository).policy_text(policy);
-            request.send().await.map_err(Error::aws("ecr:SetRepositoryPolicy", repository))?;
+            request.send().await.map_err(self.error("ecr:SetRepositoryPolicy", repository))?;
         }
         Ok(true)
     }
@@ -418,7 +455,7 @@ impl Registry {
         let described = match self.describe_repositories(names).await {
             Ok(described) => described,
             Err(error) if is_missing(&error) => return Ok(None),
-            Err(error) => return Err(in_repositories(names)(error)),
+            Err(error) => return Err(self.in_repositories(names)(error)),
         };
         let Some(described) = described.first() else { return Ok(None) };
         let repository = repository.as_str();
@@ -433,12 +470,12 @@ impl Registry {
             {
                 None
             }
-            Err(error) => return Err(Error::aws("ecr:GetLifecyclePolicy", repository)(error)),
+            Err(error) => return Err(self.error("ecr:GetLifecyclePolicy", repository)(error)),
         };
         let policy = if with_policy { self.policy(repository).await? } else { None };
         let arn = described.repository_arn().unwrap_or_default();
         let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
-        let tags = tags.map_err(Error::aws("ecr:ListTagsForResource", repository))?.tags.unwrap_or_default();
+        let tags = tags.map_err(self.error("ecr:ListTagsForResource", repository))?.tags.unwrap_or_default();
         Ok(Some(RepositorySettings {
             mutability: described.image_tag_mutability().cloned().unwrap_or(ImageTagMutability::Mutable),
             mutability_exceptions: described.image_tag_mutability_exclusion_filters().to_vec(),
@@ -539,6 +576,8 @@ impl Image {
             bytes: image.image_size_in_bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
             is_index: image.image_manifest_media_type.as_deref().is_some_and(manifest::is_index),
             pushed_at: image.image_pushed_at.map(|time| time.secs()).unwrap_or_default(),
+            // Until it is restored, it is ACTIVATING.
+            is_archived: matches!(image.image_status, Some(ImageStatus::Archived | ImageStatus::Activating)),
             subject: image.subject_manifest_digest.map(|digest| digest.parse()).transpose()?,
         })
     }
@@ -580,19 +619,15 @@ fn is_missing(error: &SdkError<DescribeRepositoriesError>) -> bool {
     error.as_service_error().is_some_and(DescribeRepositoriesError::is_repository_not_found_exception)
 }
 
-fn in_repositories(names: &[RepositoryName]) -> impl FnOnce(SdkError<DescribeRepositoriesError>) -> Error {
-    let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
-    Error::aws("ecr:DescribeRepositories", names.join(", "))
-}
-
 /// The error of an answer of AWS's that is not as documented.
 fn undocumented(action: &'static str, subject: &str, error: &Invalid) -> Error {
-    let message = Excerpt::new(&error.to_string());
-    Error::Aws { action, subject: subject.to_owned(), code: String::new(), message, source: error.to_string().into() }
+    let (message, kind) = (Excerpt::new(&error.to_string()), Kind::Unavailable);
+    Error::Aws { action, subject: subject.to_owned(), kind, message, source: error.to_string().into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ecr::error::ErrorMetadata;
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
     use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
     use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
@@ -653,12 +688,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stored_session_that_has_expired_is_named_and_that_of_a_role_is_worth_another_try() {
+        let role = CredentialConfig::Role { arn: "arn:aws:iam::222222222222:role/reader".into(), external_id: None };
+        let named = "the credential \"team/key\" cannot be used: its session_token has expired";
+        for (credential, name, text) in [
+            (Some(CredentialConfig::Secret("team/key".into())), "InvalidCredential", named),
+            (Some(role), "ServiceUnavailable", "ecr:DescribeImages on app failed: ExpiredTokenException"),
+            (None, "ServiceUnavailable", "ecr:DescribeImages on app failed: ExpiredTokenException"),
+        ] {
+            let expired = mock!(Client::describe_images).then_error(|| {
+                DescribeImagesError::generic(ErrorMetadata::builder().code("ExpiredTokenException").build())
+            });
+            let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&expired]);
+            let registry = Registry::new(client, None).with_stored(credential.as_ref());
+            let error = registry.images(&self::name("app")).await.expect_err("it has expired");
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().starts_with(text), "{error}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_repository_that_does_not_exist_is_not_an_error() {
         let rule = mock!(Client::describe_images).then_error(|| {
             DescribeImagesError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]);
         assert_eq!(Registry::new(client, None).images(&name("app")).await.expect("it is an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn archived_images_are_asked_for_and_told_apart() {
+        let all = [ImageStatus::Active, ImageStatus::Archived, ImageStatus::Activating].map(|status| {
+            let mut image = detail(status.as_str());
+            image.image_status = Some(status);
+            image
+        });
+        let rule = mock!(Client::describe_images)
+            .match_requests(|request| {
+                request.filter().and_then(DescribeImagesFilter::image_status) == Some(&ImageStatusFilter::Any)
+            })
+            .then_output(move || DescribeImagesOutput::builder().set_image_details(Some(all.to_vec())).build());
+        let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
+        let images = registry.images(&name("app")).await.expect("it can be listed").expect("it exists");
+        let archived: Vec<_> = images.iter().map(|image| image.is_archived).collect();
+        assert_eq!(archived, [false, true, true]);
     }
 
     #[tokio::test]
@@ -756,9 +829,7 @@ mod tests {
         assert!(!created.expect("somebody else was faster"));
 
         let denied = mock!(Client::create_repository).then_error(|| {
-            CreateRepositoryError::generic(
-                aws_sdk_ecr::error::ErrorMetadata::builder().code("AccessDeniedException").message("no").build(),
-            )
+            CreateRepositoryError::generic(ErrorMetadata::builder().code("AccessDeniedException").message("no").build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&denied]);
         let error =

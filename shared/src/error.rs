@@ -1,9 +1,10 @@
-//! What can go wrong, and the short name under which the state machine knows it.
+//! What can go wrong.
 
 use std::error::Error as StdError;
 
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 
+use crate::kind::Kind;
 use crate::text::Excerpt;
 
 /// Why a Lambda could not do its work.
@@ -91,8 +92,8 @@ pub enum Error {
         action: &'static str,
         /// What the call was about: a repository, a table, a secret.
         subject: String,
-        /// The service's error code; empty where the call never got an answer.
-        code: String,
+        /// What kind of failure it is.
+        kind: Kind,
         /// The service's message, or what kept the call from being answered.
         message: Excerpt,
         /// The whole error.
@@ -102,70 +103,44 @@ pub enum Error {
 }
 
 impl Error {
-    /// Every [name](Self::name) that there is.
-    pub const NAMES: [&str; 10] = [
-        "AccessDenied",
-        "AnotherRunIsActive",
-        "InvalidConfiguration",
-        "InvalidCredential",
-        "InvalidImageList",
-        "NotAllowed",
-        "RequestRefused",
-        "ServiceUnavailable",
-        "TooFewImages",
-        "TooMuchToCopy",
-    ];
-
     /// Wraps the error of an AWS call; for `map_err`.
-    pub fn aws<E, R>(action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E, R>) -> Self
+    pub fn aws<E>(action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E>) -> Self
     where
         E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
-        R: std::fmt::Debug + Send + Sync + 'static,
     {
         let subject = subject.into();
         move |error| {
-            let code = error.code().unwrap_or_default().to_owned();
             let message = match (error.code(), error.message()) {
                 (Some(code), Some(message)) => format!("{code}: {message}"),
                 (Some(code), None) => code.to_owned(),
                 _ => root_cause(&error),
             };
-            Self::Aws { action, subject, code, message: Excerpt::new(&message), source: Box::new(error) }
+            let (kind, message) = (Kind::of_aws(action, &error), Excerpt::new(&message));
+            Self::Aws { action, subject, kind, message, source: Box::new(error) }
         }
     }
 
-    /// The name that the state machine's Retry and Catch match on: short and stable.
+    /// The name that the state machine's Retry and Catch match on.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Configuration { .. } => "InvalidConfiguration",
-            Self::Credential { .. } => "InvalidCredential",
-            Self::Selection { .. } => "InvalidImageList",
-            Self::TooFewImages { .. } => "TooFewImages",
-            Self::NotAllowed { .. } => "NotAllowed",
-            Self::AnotherRun { .. } => "AnotherRunIsActive",
-            Self::TooMuchToCopy { .. } => "TooMuchToCopy",
-            Self::Registry { status: Some(401 | 403), .. } => "AccessDenied",
-            Self::Registry { status: None | Some(429 | 500..), .. } => "ServiceUnavailable",
-            Self::Registry { .. } => "RequestRefused",
-            Self::Aws { code, .. } if is_denied(code) => "AccessDenied",
-            Self::Aws { code, .. } if is_refused(code) => "RequestRefused",
-            Self::Aws { .. } => "ServiceUnavailable",
+            Self::Configuration { .. } => Kind::Configuration,
+            Self::Credential { .. } => Kind::Credential,
+            Self::Selection { .. } => Kind::ImageList,
+            Self::TooFewImages { .. } => Kind::TooFewImages,
+            Self::AnotherRun { .. } => Kind::AnotherRun,
+            Self::NotAllowed { .. } => Kind::NotAllowed,
+            Self::TooMuchToCopy { .. } => Kind::TooMuchToCopy,
+            Self::Registry { status, .. } => status.map_or(Kind::Unavailable, Kind::of_status),
+            Self::Aws { kind, .. } => *kind,
         }
     }
-}
-
-fn is_denied(code: &str) -> bool {
-    code.starts_with("AccessDenied")
-        || matches!(code, "UnauthorizedOperation" | "UnrecognizedClientException" | "InvalidClientTokenId")
-}
-
-/// Whether the service understood the call and said no: asking again would give the same answer.
-fn is_refused(code: &str) -> bool {
-    code.starts_with("Invalid")
-        || code.starts_with("Validation")
-        || code.contains("LimitExceeded")
-        || code.contains("NotFound")
 }
 
 fn root_cause(error: &dyn StdError) -> String {
@@ -174,31 +149,4 @@ fn root_cause(error: &dyn StdError) -> String {
         cause = source;
     }
     cause.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn aws(code: &str) -> Error {
-        let (subject, code, message) = ("app".into(), code.into(), Excerpt::default());
-        Error::Aws { action: "ecr:DescribeImages", subject, code, message, source: "refused".into() }
-    }
-
-    #[test]
-    fn a_service_that_said_no_is_told_apart_from_one_that_may_say_yes_the_next_time() {
-        for (code, name) in [
-            ("AccessDeniedException", "AccessDenied"),
-            ("UnrecognizedClientException", "AccessDenied"),
-            ("InvalidParameterException", "RequestRefused"),
-            ("RepositoryNotFoundException", "RequestRefused"),
-            ("LimitExceededException", "RequestRefused"),
-            ("ThrottlingException", "ServiceUnavailable"),
-            ("ServerException", "ServiceUnavailable"),
-            ("", "ServiceUnavailable"),
-        ] {
-            assert_eq!(aws(code).name(), name, "{code}");
-            assert!(Error::NAMES.contains(&name));
-        }
-    }
 }

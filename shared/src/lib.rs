@@ -14,6 +14,7 @@ pub mod ecr;
 mod error;
 #[cfg(test)]
 mod guide;
+mod kind;
 pub mod logins;
 pub mod manifest;
 pub mod metrics;
@@ -26,6 +27,7 @@ pub mod task;
 pub mod text;
 
 pub use error::Error;
+pub use kind::Kind;
 
 /// A `Result` whose error is this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

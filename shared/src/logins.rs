@@ -17,7 +17,7 @@ pub struct SourceLogins<'a> {
 
 enum Source {
     Ecr(Registry),
-    Public(Identity),
+    Public(Identity, Option<CredentialConfig>),
 }
 
 impl<'a> SourceLogins<'a> {
@@ -28,7 +28,7 @@ impl<'a> SourceLogins<'a> {
     pub async fn connect(base: &'a SdkConfig, stores: &Stores, source: &SourceConfig) -> Result<Self> {
         let source = match source {
             SourceConfig::Ecr(registry) => Source::Ecr(Registry::connect(base, stores, registry).await?),
-            SourceConfig::Public(config) => Source::Public(identity(stores, config).await?),
+            SourceConfig::Public(config) => Source::Public(identity(stores, config).await?, config.credential.clone()),
         };
         Ok(Self { base, source })
     }
@@ -41,15 +41,19 @@ impl<'a> SourceLogins<'a> {
     pub async fn to(&self, host: &RegistryHost) -> Result<Option<Login>> {
         match &self.source {
             Source::Ecr(registry) => token_for(registry, host).await.map(Some),
-            Source::Public(identity) => {
+            Source::Public(identity, credential) => {
                 if let Identity::Users(users) = identity
                     && let Some(login) = users.login(host)
                 {
                     return Ok(Some(login));
                 }
                 let Some(EcrHost { account, region, .. }) = EcrHost::of(host) else { return Ok(None) };
-                let provider = if let Identity::Aws(provider) = identity { Some(provider.clone()) } else { None };
-                let registry = Registry::of(self.base, provider, Some(region.to_owned()), Some(account.to_owned()));
+                let (provider, credential) = match identity {
+                    Identity::Aws(provider) => (Some(provider.clone()), credential.as_ref()),
+                    _ => (None, None),
+                };
+                let registry = Registry::of(self.base, provider, Some(region.to_owned()), Some(account.to_owned()))
+                    .with_stored(credential);
                 token_for(&registry, host).await.map(Some)
             }
         }

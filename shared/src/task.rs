@@ -180,7 +180,7 @@ impl CopyReport {
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
-        const PERMANENT: [&str; 10] = [
+        const PERMANENT: [&str; 11] = [
             // Docker Hub's: it comes back after hours.
             "pull rate limit",
             "manifest unknown",
@@ -190,6 +190,8 @@ impl CopyReport {
             "not authorized to perform",
             "tag is immutable",
             "unsupported manifest",
+            // ECR's, with 405, of a manifest that it does not take, such as some signatures and SBOMs.
+            "invalid parameter at 'imagemanifest'",
             // The signature policy's.
             "source image rejected",
             "is rejected by policy",
@@ -310,6 +312,14 @@ mod tests {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
                     reading manifest 1 in docker.io/library/nginx: toomanyrequests: You have reached your unauthenticated pull \
                     rate limit. https://www.docker.com/increase-rate-limit\"";
+        assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
+    }
+
+    #[test]
+    fn a_manifest_that_ecr_does_not_take_is_not_worth_another_try() {
+        let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"writing manifest: uploading manifest \
+                    sha256:08c1 to d.example/a: unsupported: Invalid parameter at 'ImageManifest' failed to satisfy constraint: \
+                    'Invalid JSON syntax'\"";
         assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
     }
 

@@ -98,7 +98,9 @@ fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
     let mut available: Vec<_> =
         tagged.iter().map(|(&tag, image)| Available { tag, pushed_at: image.pushed_at }).collect();
     available.sort_by_key(|it| it.tag);
-    let (chosen, mut listing) = choose(&wish.wanted, &available, &options.rules);
+    let archived: BTreeSet<&Tag> =
+        images.iter().filter(|image| image.is_archived).flat_map(|image| &image.tags).collect();
+    let (chosen, mut listing) = choose(&wish.wanted, &available, &archived, &options.rules);
     let by_digest: HashMap<Digest, &Image> = images.iter().map(|image| (image.digest, image)).collect();
     for Named { tag, digest } in chosen {
         let image = match &digest {
@@ -116,13 +118,17 @@ fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
     }
     if options.include_untagged {
         if wish.wanted.is_everything() {
-            listing.images.extend(images.iter().filter(|image| image.tags.is_empty()).map(|image| one(None, image)));
+            let untagged = images.iter().filter(|image| image.tags.is_empty() && !image.is_archived);
+            listing.images.extend(untagged.map(|image| one(None, image)));
         } else {
             companions(images, options, &mut listing);
         }
     }
     listing
 }
+
+/// Why what the list names fails where the source has archived it.
+pub const CANNOT_PULL: &str = "the source has archived it, and archived images cannot be pulled; restore it there";
 
 const NO_REPOSITORY: &str = "the source has no such repository: name unknown";
 
@@ -133,7 +139,7 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
         listing.images.iter().map(|image| (image.tag.clone(), image.digest)).collect();
     loop {
         let before = listing.images.len();
-        for image in images {
+        for image in images.iter().filter(|image| !image.is_archived) {
             let tags = image.tags.iter().filter(|tag| subject(tag).is_some_and(|digest| known.contains(&digest)));
             let mut names: Vec<_> =
                 tags.filter(|tag| options.rules.excluding_tag(tag).is_none()).map(|tag| Some(tag.clone())).collect();
@@ -154,7 +160,8 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
 }
 
 fn one(tag: Option<Tag>, image: &Image) -> Listed {
-    Listed { bytes: image.bytes, is_index: image.is_index, ..Listed::new(tag, image.digest) }
+    let Image { bytes, is_index, is_archived, .. } = *image;
+    Listed { bytes, is_index, is_archived, ..Listed::new(tag, image.digest) }
 }
 
 #[cfg(test)]
@@ -176,6 +183,7 @@ mod tests {
             bytes: 9,
             is_index: false,
             pushed_at: 0,
+            is_archived: false,
             subject: None,
         }
     }
@@ -226,6 +234,17 @@ mod tests {
         let list = |entry: &str| names(Some(&images), Some(&format!("app{entry}@{}", digest("1"))), true).0;
         assert_eq!(list(":new"), pairs(&[("new", digest("1"))]));
         assert_eq!(list(""), pairs(&[("-", digest("1"))]));
+    }
+
+    #[test]
+    fn archived_images_are_left_out_unless_they_are_named() {
+        let archived = |content: &str, tags: &[&str]| Image { is_archived: true, ..image(content, tags) };
+        let images = [image("1", &["1"]), archived("2", &["2"]), archived("3", &[])];
+        let of_1 = pairs(&[("1", digest("1"))]);
+        assert_eq!(names(Some(&images), None, true), (of_1.clone(), vec![]));
+        assert_eq!(names(Some(&images), Some("app:ALL_TAGS newest 1"), true), (of_1.clone(), vec![]));
+        let named = pairs(&[("1", digest("1")), ("2", digest("2"))]);
+        assert_eq!(names(Some(&images), Some("app:ALL_TAGS,app:2"), true), (named, vec![]));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl<'a> Registries<'a> {
             (wish.wanted.images.iter().cloned().collect(), listing)
         } else {
             let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
-            choose(&wish.wanted, &available, &options.rules)
+            choose(&wish.wanted, &available, &BTreeSet::new(), &options.rules)
         };
         failure.into_iter().for_each(|failed| listing.fail(failed));
         heads(&session, chosen, &mut listing).await?;
@@ -147,7 +147,7 @@ async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing)
                 listing.images.push(Listed { is_index, ..Listed::new(tag, digest.unwrap_or(found)) });
             }
             Err(error) => {
-                answers |= error.name() != "ServiceUnavailable";
+                answers |= !error.kind().is_transient();
                 listing.fail(Failed::of(tag.as_ref(), digest, &error.to_string()));
                 silence.get_or_insert(error);
             }
@@ -176,7 +176,7 @@ async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listi
 /// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
 ///
 /// # Errors
-/// When the registry does not tell, or has too much of it.
+/// When the registry does not tell, for one of them or at all, or has too much of it. What it does tell is added.
 async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
     let named: BTreeSet<Option<Tag>> = listing.images.iter().map(|image| image.tag.clone()).collect();
     let is_new = |tag: &&Tag| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
@@ -184,6 +184,7 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
     let mut known: BTreeSet<Digest> = BTreeSet::new();
     let mut fresh: BTreeSet<Digest> = listing.images.iter().map(|image| image.digest).collect();
     let others = listing.images.len();
+    let mut refusal = None;
     while !fresh.is_empty() {
         let (of_fresh, rest) =
             tags.into_iter().partition(|tag| subject(tag).is_some_and(|digest| fresh.contains(&digest)));
@@ -198,7 +199,15 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
             .buffered(CONCURRENCY);
         let mut new = BTreeSet::new();
         while let Some((digest, referrers)) = referrers.next().await {
-            for referrer in referrers? {
+            let referrers = match referrers {
+                // ECR refuses some of these requests, and answers others.
+                Err(error) if !error.kind().is_transient() => {
+                    refusal.get_or_insert(error);
+                    continue;
+                }
+                referrers => referrers?,
+            };
+            for referrer in referrers {
                 if !fresh.contains(&referrer) && !known.contains(&referrer) && new.insert(referrer) {
                     found.images.push(Listed { subject: Some(digest), ..Listed::new(None, referrer) });
                 }
@@ -213,16 +222,13 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
 
         known.append(&mut fresh);
         for image in found.images {
-            if known.contains(&image.digest) && image.tag.is_none() {
-                continue;
+            let is_new = !known.contains(&image.digest) && fresh.insert(image.digest);
+            if is_new || image.tag.is_some() {
+                listing.images.push(image);
             }
-            if !known.contains(&image.digest) && !fresh.insert(image.digest) && image.tag.is_none() {
-                continue;
-            }
-            listing.images.push(image);
         }
     }
-    Ok(())
+    refusal.map_or(Ok(()), Err)
 }
 
 /// Fills in the bytes of an image; of an index, those of all its images, and how many there are. An image
@@ -414,6 +420,27 @@ mod tests {
         let without = Options { include_untagged: false, ..options(None, "") };
         let listing = list(&host, "1.1", &without).await.expect("it can be listed");
         assert_eq!(pairs(&listing), expected(&[("1.1", of("signed"))]));
+    }
+
+    #[tokio::test]
+    async fn referrers_that_a_registry_refuses_to_list_are_a_failure_of_their_own_and_cost_no_image() {
+        let host = serve(|request| {
+            let refused = format!("/v2/team/app/referrers/{}", of_json(&index()));
+            if request.uri().path() == refused { status(405) } else { answer(request) }
+        })
+        .await;
+        let listing = list(&host, "1.0,1.1", &options(None, "")).await.expect("it can be listed");
+        assert_eq!(
+            pairs(&listing),
+            expected(&[
+                ("-", of_json(&sbom())),
+                ("1.0", of_json(&index())),
+                ("1.1", of("signed")),
+                (&signature(), of("signature"))
+            ])
+        );
+        let [("referrers", error)] = failures(&listing)[..] else { panic!("one is refused: {listing:?}") };
+        assert!(error.contains("answers 405 Method Not Allowed"), "{error}");
     }
 
     #[tokio::test]
