@@ -317,7 +317,7 @@ async fn an_execution_that_is_stopped_stays_aborted_and_so_are_its_children(worl
 }
 
 /// `States.DataLimitExceeded` comes ["when the output of a state is larger than payload size quota", and "is a terminal error
-/// that can't be caught by the States.ALL error type"](https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html).
+/// that cannot be caught by the States.ALL error type"](https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html).
 /// The quota is ["256 KiB of data as a UTF-8 encoded string"](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 async fn an_output_above_the_quota_fails_the_execution_and_cannot_be_caught(world: &World) -> Result {
     // With its quotes, and in bytes: 262,144 and 262,145.
@@ -403,7 +403,7 @@ async fn a_task_that_is_tried_again_has_another_token(world: &World) -> Result {
     Ok(())
 }
 
-/// ["State machine … names must be 1–80 characters in length."](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)
+/// ["Names of state machines, executions, and activity tasks must not exceed 80 characters in length."](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)
 async fn a_state_machine_has_a_name_of_80_characters_at_most(world: &World) -> Result {
     let role = format!("arn:aws:iam::{ACCOUNT}:role/states");
     let definition = machine(pass(json!({}))).to_string();
@@ -576,9 +576,9 @@ async fn an_archived_image_is_listed_only_when_asked_for_and_comes_back_with_a_p
 }
 
 /// ["If you retry a request that completed successfully using the same client token and the same parameters, the retry succeeds
-/// without performing any further actions"; if "one or more of the parameters are different", it fails "with a
-/// ConflictException"](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/ECS_Idempotency.html). ministack ignores the
-/// token.
+/// without performing any further actions."](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/ECS_Idempotency.html)
+/// ConflictException: ["The provided clientToken is already in use with a different RunTask
+/// request."](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html) ministack ignores the token.
 async fn a_request_for_a_task_with_the_same_token_starts_no_other_task(world: &World) -> Result {
     let family = world.task_definition("true").await?;
     let request = json!({ "taskDefinition": family, "clientToken": world.name() });
