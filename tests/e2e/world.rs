@@ -59,6 +59,7 @@ impl World {
         let directory =
             tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
         let machine = Machine::start(Options::new(directory.path())).await?;
+        machine.gateway().begin_logs_with_an_empty_page();
         let corpus = machine.private_corpus().await?.and(Corpus::public()).with(PRIVATE_REGISTRY, "team/tool", "1.0");
         let mut seeded = machine.seed(corpus).await?;
         add_companions(&machine, &mut seeded).await?;
