@@ -48,14 +48,14 @@ impl Failing {
         failures: &[Failed],
     ) -> (Vec<Listed>, Vec<Row>) {
         let Some(rows) = self.0.get(image) else { return Default::default() };
-        let present = |listed: &&Listed| rows.contains(&listed.failed("").name);
+        let present = |listed: &&Listed| rows.contains(&name(listed));
         let present: Vec<Listed> = unchanged.iter().filter(present).cloned().collect();
         // What could not be listed may still be wanted.
         if failures.iter().any(Failed::hides_others) {
             return (present, Vec::new());
         }
         let mut wanted: BTreeSet<Excerpt> = failures.iter().map(|failed| failed.name.clone()).collect();
-        wanted.extend(missing.iter().chain(&present).map(|listed| listed.failed("").name));
+        wanted.extend(missing.iter().chain(&present).map(name));
         let obsolete = rows.difference(&wanted).map(|tag| Row { image: image.clone(), tag: tag.clone() });
         (present, obsolete.collect())
     }
@@ -66,6 +66,11 @@ impl Failing {
         let others = self.0.iter().filter(|(image, _)| !images.contains(image));
         others.flat_map(|(image, tags)| tags.iter().map(|tag| Row { image: image.clone(), tag: tag.clone() })).collect()
     }
+}
+
+/// The name of an image's row.
+fn name(listed: &Listed) -> Excerpt {
+    listed.failed("").name
 }
 
 #[cfg(test)]
@@ -79,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    fn name(name: &str) -> RepositoryName {
+    fn repository(name: &str) -> RepositoryName {
         name.parse().expect(name)
     }
 
@@ -108,8 +113,12 @@ mod tests {
         let untagged = Listed::new(None, Digest::of(b"untagged"));
         let failing = failing(&["there", "missing", "9.*", "8.*", "deselected", "sha256:1"]).await;
         let failed = [Failed::new("9.*", "no tag matches")];
-        let (present, obsolete) =
-            failing.healed(&name("app"), &[listed("there"), listed("other"), untagged], &[listed("missing")], &failed);
+        let (present, obsolete) = failing.healed(
+            &repository("app"),
+            &[listed("there"), listed("other"), untagged],
+            &[listed("missing")],
+            &failed,
+        );
         assert_eq!(present, [listed("there")]);
         assert_eq!(tags(&obsolete), ["8.*", "deselected", "sha256:1"]);
     }
@@ -117,16 +126,17 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_obsolete_in_a_repository_that_could_not_be_listed() {
         let failing = failing(&["ALL_TAGS", "1", "2"]).await;
-        let (present, obsolete) = failing.healed(&name("app"), &[listed("1")], &[], &[Failed::unlistable("no answer")]);
+        let (present, obsolete) =
+            failing.healed(&repository("app"), &[listed("1")], &[], &[Failed::unlistable("no answer")]);
         assert_eq!((present.len(), obsolete.len()), (1, 0));
-        let (_, obsolete) = failing.healed(&name("app"), &[], &[listed("1")], &[]);
+        let (_, obsolete) = failing.healed(&repository("app"), &[], &[listed("1")], &[]);
         assert_eq!(tags(&obsolete), ["2", "ALL_TAGS"], "it has been listed");
     }
 
     #[tokio::test]
     async fn the_rows_of_a_repository_that_nobody_wants_are_obsolete() {
         let failing = failing(&["1"]).await;
-        assert_eq!(tags(&failing.of_others(&BTreeSet::from([&name("other")]))), ["1"]);
-        assert!(failing.of_others(&BTreeSet::from([&name("app")])).is_empty());
+        assert_eq!(tags(&failing.of_others(&BTreeSet::from([&repository("other")]))), ["1"]);
+        assert!(failing.of_others(&BTreeSet::from([&repository("app")])).is_empty());
     }
 }

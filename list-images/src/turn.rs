@@ -54,8 +54,7 @@ async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<Vec<Ex
     while let Some(page) = pages.next().await {
         executions.extend(page.map_err(Error::aws("states:ListExecutions", state_machine))?.executions);
     }
-    executions
-        .sort_by(|a, b| (a.start_date(), a.name()).partial_cmp(&(b.start_date(), b.name())).expect("all are dates"));
+    executions.sort_by(|a, b| (a.start_date(), a.name()).cmp(&(b.start_date(), b.name())));
     let this = executions.iter().position(|execution| execution.name() == name);
     executions.truncate(this.unwrap_or(executions.len()));
     Ok(executions)
