@@ -238,6 +238,17 @@ def check_policies(template, directory):
     return not problems
 
 
+def check_dependencies(template):
+    """What a resource waits for is in the template. AWS::LanguageExtensions does not know what SAM is going to add:
+    https://github.com/aws-cloudformation/cfn-language-discussion/issues/109"""
+    wrong = set()
+    for resource in template["Resources"].values():
+        depends = resource.get("DependsOn", [])
+        wrong.update(set([depends] if isinstance(depends, str) else depends) - template["Resources"].keys())
+    print(f"dependencies: {'FAILED, ' + ', '.join(sorted(wrong)) if wrong else 'ok'}")
+    return not wrong
+
+
 def check_image(template, text):
     """The tasks' image is named by its digest, since a tag can be moved. A comment names the tag, for people."""
     image = template["Parameters"]["skopeoImage"]["Default"]
@@ -281,6 +292,7 @@ def check_template(path):
     passed &= check_parameters(template)
     passed &= check_role_of_machine(template)
     passed &= check_wildcards(template)
+    passed &= check_dependencies(template)
     passed &= check_environments(template)
     passed &= check_image(template, text)
 

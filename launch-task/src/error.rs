@@ -83,10 +83,7 @@ mod tests {
             transient(&["NoCapacity", "ServiceUnavailable", "TaskFailed", "TaskNotStarted"])
         );
         assert_eq!(retried(&copying["RecordStatus"]), transient(&["ServiceUnavailable"]));
-        assert_eq!(
-            retried(&definition["States"]["ListImages"]),
-            transient(&["AnotherRunIsActive", "ServiceUnavailable"])
-        );
+        assert_eq!(retried(&definition["States"]["ListImages"]), transient(&["ServiceUnavailable"]));
     }
 
     #[test]

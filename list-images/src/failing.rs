@@ -38,17 +38,19 @@ impl Failing {
         Ok(failing)
     }
 
-    /// Of a repository's rows, those of images that the destination has meanwhile, and those of what is no longer wanted.
+    /// Of a repository's rows, those of images that the destination has meanwhile, and those of what is no longer wanted. Nor is
+    /// one that the destination has archived: BatchGetImage does not show it, so record-status could not settle its row.
     #[must_use]
     pub fn healed(
         &self,
         image: &RepositoryName,
         unchanged: &[Listed],
+        is_archived: impl Fn(&Listed) -> bool,
         missing: &[Listed],
         failures: &[Failed],
     ) -> (Vec<Listed>, Vec<Row>) {
         let Some(rows) = self.0.get(image) else { return Default::default() };
-        let present = |listed: &&Listed| rows.contains(&name(listed));
+        let present = |listed: &&Listed| rows.contains(&name(listed)) && !is_archived(listed);
         let present: Vec<Listed> = unchanged.iter().filter(present).cloned().collect();
         // What could not be listed may still be wanted.
         if failures.iter().any(Failed::hides_others) {
@@ -92,6 +94,10 @@ mod tests {
         Listed::new(Some(tag.parse().expect(tag)), Digest::of(tag.as_bytes()))
     }
 
+    fn is_archived(listed: &Listed) -> bool {
+        listed.tag.as_ref().is_some_and(|tag| tag.as_str() == "archived")
+    }
+
     fn tags(rows: &[Row]) -> Vec<&str> {
         rows.iter().map(|row| row.tag.as_str()).collect()
     }
@@ -111,25 +117,26 @@ mod tests {
     #[tokio::test]
     async fn a_row_is_settled_if_the_image_is_there_obsolete_if_nobody_wants_it_and_else_it_stays() {
         let untagged = Listed::new(None, Digest::of(b"untagged"));
-        let failing = failing(&["there", "missing", "9.*", "8.*", "deselected", "sha256:1"]).await;
+        let failing = failing(&["archived", "there", "missing", "9.*", "8.*", "deselected", "sha256:1"]).await;
         let failed = [Failed::new("9.*", "no tag matches")];
         let (present, obsolete) = failing.healed(
             &repository("app"),
-            &[listed("there"), listed("other"), untagged],
+            &[listed("there"), listed("other"), untagged, listed("archived")],
+            is_archived,
             &[listed("missing")],
             &failed,
         );
         assert_eq!(present, [listed("there")]);
-        assert_eq!(tags(&obsolete), ["8.*", "deselected", "sha256:1"]);
+        assert_eq!(tags(&obsolete), ["8.*", "archived", "deselected", "sha256:1"]);
     }
 
     #[tokio::test]
     async fn nothing_is_obsolete_in_a_repository_that_could_not_be_listed() {
         let failing = failing(&["ALL_TAGS", "1", "2"]).await;
         let (present, obsolete) =
-            failing.healed(&repository("app"), &[listed("1")], &[], &[Failed::unlistable("no answer")]);
+            failing.healed(&repository("app"), &[listed("1")], is_archived, &[], &[Failed::unlistable("no answer")]);
         assert_eq!((present.len(), obsolete.len()), (1, 0));
-        let (_, obsolete) = failing.healed(&repository("app"), &[], &[listed("1")], &[]);
+        let (_, obsolete) = failing.healed(&repository("app"), &[], is_archived, &[listed("1")], &[]);
         assert_eq!(tags(&obsolete), ["2", "ALL_TAGS"], "it has been listed");
     }
 

@@ -74,17 +74,23 @@ impl Clients {
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
-    let (turn, failing, source, (destination, host)) = future::try_join4(
-        whose_turn(config, clients, request, &input),
+    match whose_turn(config, clients, request, &input).await? {
+        Turn::Now => {}
+        Turn::LeftTo(execution) => {
+            tracing::info!(execution, "left to an execution that waits");
+            return Ok(Summary { left_to: Some(execution), ..Summary::default() });
+        }
+        Turn::Wait(wait) => {
+            tracing::info!(execution = wait.execution, "waiting for an execution that is active");
+            return Ok(Summary { wait: Some(wait), ..Summary::default() });
+        }
+    }
+    let (failing, source, (destination, host)) = future::try_join3(
         read_failing(config, clients, &input),
         connect_source(config, aws, clients),
         connect(&config.destination, aws, clients),
     )
     .await?;
-    if let Turn::LeftTo(execution) = turn {
-        tracing::info!(execution, "left to an execution that waits");
-        return Ok(Summary { left_to: Some(execution), ..Summary::default() });
-    }
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     let slots = Semaphore::new(CONCURRENCY);
     let run = Run {
@@ -314,7 +320,8 @@ impl Run<'_> {
         // One row says why.
         failures.sort();
         failures.dedup_by(|a, b| a.name == b.name);
-        let (present, obsolete) = self.failing.healed(&wish.name, &unchanged, &missing, &failures);
+        let is_archived = |image: &Listed| there.iter().any(|it| it.is_archived && it.digest == image.digest);
+        let (present, obsolete) = self.failing.healed(&wish.name, &unchanged, is_archived, &missing, &failures);
         let mut decisions = Vec::new();
         if self.explain {
             decisions.extend(unchanged.iter().map(|image| Decision::unchanged(&wish, self.host, image)));
@@ -382,7 +389,8 @@ async fn write(
         .send()
         .await
         .map_err(Error::aws("s3:PutObject", format!("{bucket}/{key}")))?;
-    Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), version: written.version_id })
+    let version = written.version_id.unwrap_or_else(|| "null".into());
+    Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), version })
 }
 
 /// A JSON array. Each item is dropped as soon as it is written: the two together would be the most memory of a run.
@@ -835,7 +843,7 @@ mod tests {
             .then_output(|| PutObjectOutput::builder().version_id("v1").build());
         let s3 = mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&rule]);
         let object = write(&s3, "bucket", "plans/run.json", [1, 2]).await.expect("it is written");
-        let version = Some("v1".into());
+        let version = "v1".into();
         assert_eq!(object, Object { bucket: "bucket".into(), key: "plans/run.json".into(), version });
         assert_eq!(rule.num_calls(), 1);
     }

@@ -36,6 +36,7 @@ async fn main() -> Result<(), Error> {
         if let Ok(summary) = &answer
             && summary.dry_run.is_none()
             && summary.left_to.is_none()
+            && summary.wait.is_none()
         {
             let metrics = [
                 ("ImagesListed", summary.listed),

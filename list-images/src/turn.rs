@@ -1,8 +1,12 @@
 //! Whose turn it is: of the executions of one state machine, one at a time lists and copies.
 
+use std::time::SystemTime;
+
 use aws_sdk_sfn::Client;
+use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
 use serde_json::Value;
+use shared::plan::Wait;
 use shared::{Error, Result};
 
 use crate::input::Input;
@@ -14,40 +18,54 @@ pub enum Turn {
     Now,
     /// It ends at once, since the execution with this ARN is still waiting, and will copy all that this one would.
     LeftTo(String),
+    /// It asks again later, because an earlier execution is active.
+    Wait(Wait),
 }
+
+/// The shortest pause, and the longest, in seconds. A round of the state machine adds nine events to the history, which may have
+/// [25,000](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html); with these, 30 days add some 20,000.
+const PAUSES: (i64, i64) = (60, 1_200);
 
 /// Finds out whether the execution `name` may start. The earliest one runs; the others wait, except one that has nothing to add
 /// to an earlier one that waits. Dry runs neither wait nor are waited for.
 ///
 /// # Errors
-/// [`Error::AnotherRun`] when an earlier execution is active: the state machine tries again. Or when Step Functions refuses.
+/// When Step Functions refuses.
 pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) -> Result<Turn> {
     if input.dry_run {
         return Ok(Turn::Now);
     }
+    let (earlier, started_at) = earlier(sfn, state_machine, name).await?;
     let mut active = None;
-    for execution in earlier(sfn, state_machine, name).await? {
+    for execution in earlier {
         let arn = execution.execution_arn();
         let described = sfn.describe_execution().execution_arn(arn).send().await;
         let described = described.map_err(Error::aws("states:DescribeExecution", arn))?;
         let theirs: Value = described.input().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-        // An input that cannot be used fails its execution, and then this one has its turn.
-        let theirs = Input::parse(&theirs).unwrap_or_default();
-        if theirs.dry_run || *described.status() != ExecutionStatus::Running {
+        // An input that cannot be used fails its execution: nothing is left to that one.
+        let theirs = Input::parse(&theirs).ok();
+        if theirs.as_ref().is_some_and(|it| it.dry_run) || *described.status() != ExecutionStatus::Running {
             continue;
         }
-        if active.is_some() && input.src_image_list.is_none() && theirs.src_image_list.is_none() {
+        let copies_the_same = input.src_image_list.is_none() && theirs.is_some_and(|it| it.src_image_list.is_none());
+        if active.is_some() && copies_the_same {
             return Ok(Turn::LeftTo(arn.to_owned()));
         }
         active.get_or_insert_with(|| arn.to_owned());
     }
-    active.map_or(Ok(Turn::Now), |execution| Err(Error::AnotherRun { execution }))
+    let waited = started_at.map_or(0, |start| DateTime::from(SystemTime::now()).secs() - start.secs());
+    Ok(active.map_or(Turn::Now, |execution| Turn::Wait(Wait { execution, seconds: pause(waited) })))
 }
 
-/// The running executions that were started before `name`, the earliest first. The listing is
-/// ["eventually consistent"](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html): one that
-/// is not in it yet is the latest.
-async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<Vec<ExecutionListItem>> {
+/// How long the next pause is, after so many seconds: who has waited for long can wait a little longer.
+fn pause(waited: i64) -> i64 {
+    (waited / 50).clamp(PAUSES.0, PAUSES.1)
+}
+
+/// The running executions that were started before `name`, the earliest first, and when that was started. The listing is
+/// ["eventually consistent"](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html): an
+/// execution that is not in it yet is the latest.
+async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<(Vec<ExecutionListItem>, Option<DateTime>)> {
     let running = sfn.list_executions().state_machine_arn(state_machine).status_filter(ExecutionStatus::Running);
     let mut pages = running.into_paginator().send();
     let mut executions = Vec::new();
@@ -56,15 +74,15 @@ async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<Vec<Ex
     }
     executions.sort_by(|a, b| (a.start_date(), a.name()).cmp(&(b.start_date(), b.name())));
     let this = executions.iter().position(|execution| execution.name() == name);
+    let started_at = this.map(|this| *executions[this].start_date());
     executions.truncate(this.unwrap_or(executions.len()));
-    Ok(executions)
+    Ok((executions, started_at))
 }
 
 #[cfg(test)]
 mod tests {
     use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
     use aws_sdk_sfn::operation::list_executions::ListExecutionsOutput;
-    use aws_sdk_sfn::primitives::DateTime;
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
     use serde_json::json;
 
@@ -99,7 +117,7 @@ mod tests {
 
     fn waits_for(turn: Result<Turn>) -> String {
         match turn {
-            Err(Error::AnotherRun { execution }) => execution,
+            Ok(Turn::Wait(wait)) => wait.execution,
             other => panic!("{other:?}"),
         }
     }
@@ -118,6 +136,23 @@ mod tests {
         let all = [("a", json!({})), ("b", other.clone()), ("c", json!({})), ("d", other.clone())];
         assert_eq!(waits_for(turn(&all, "c", &json!({})).await), "arn:a");
         assert_eq!(waits_for(turn(&all, "d", &other).await), "arn:a");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_to_an_execution_that_will_fail() {
+        let all = [("a", json!({})), ("b", json!({ "typo": 1 })), ("c", json!({}))];
+        assert_eq!(waits_for(turn(&all, "c", &json!({})).await), "arn:a");
+    }
+
+    #[test]
+    fn waiting_as_long_as_an_execution_may_run_leaves_room_in_its_history() {
+        let (mut waited, mut rounds) = (0, 0);
+        while waited < 2_592_000 {
+            waited += pause(waited);
+            rounds += 1;
+        }
+        assert!((1_000..2_600).contains(&rounds), "{rounds} rounds of 9 events");
+        assert_eq!((pause(0), pause(6_000), pause(1_000_000)), (60, 120, 1_200));
     }
 
     #[tokio::test]

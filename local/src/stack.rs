@@ -445,35 +445,29 @@ impl Execution {
         self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
     }
 
-    async fn history(&self) -> Result<Vec<Value>> {
-        let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
-        self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await
-    }
-
     /// The states that it has entered so far, in their order.
     ///
     /// # Errors
     /// If Step Functions does not answer.
     pub async fn states(&self) -> Result<Vec<String>> {
-        let events = self.history().await?;
+        let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
+        let events = self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await?;
         let entered = events.iter().filter_map(|event| event["stateEnteredEventDetails"]["name"].as_str());
         Ok(entered.map(str::to_owned).collect())
     }
 
-    /// Waits until one of its states has failed with this error, and it goes on.
+    /// Waits until it has entered a state.
     ///
     /// # Errors
     /// If it ends before, or Step Functions does not answer.
-    pub async fn tries_again_after(&self, error: &str) -> Result<()> {
+    pub async fn enters(&self, state: &str) -> Result<()> {
         loop {
-            let events = self.history().await?;
-            let mut details = events.iter().filter_map(Value::as_object).flat_map(Map::values);
-            if details.any(|details| details["error"] == error) {
+            if self.states().await?.iter().any(|entered| entered == state) {
                 return Ok(());
             }
             let outcome = self.describe().await?;
             if outcome.status != "RUNNING" {
-                return Err(Error::Unexpected(format!("it ended before {error}: {outcome:?}")));
+                return Err(Error::Unexpected(format!("it ended before {state}: {outcome:?}")));
             }
             tokio::time::sleep(POLL).await;
         }

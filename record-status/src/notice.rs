@@ -37,6 +37,8 @@ pub struct Detail {
     pub execution_arn: String,
     /// Its name.
     pub name: String,
+    /// How it ended: `FAILED`, say.
+    pub status: String,
 }
 
 /// The clients of AWS's services, made once.
@@ -72,7 +74,7 @@ impl Counts {
     /// The first failures, as a list.
     fn failures(&self) -> String {
         let failures = self.0.get("failures").and_then(|value| value.as_l().ok()).into_iter().flatten();
-        failures.filter_map(|failure| Some(format!("\n- {}", failure.as_s().ok()?))).collect()
+        failures.filter_map(|failure| Some(format!("\n- {}", without_links(failure.as_s().ok()?)))).collect()
     }
 
     fn text(&self) -> String {
@@ -93,19 +95,31 @@ pub async fn send(
     table: &str,
     event: &ExecutionStatusChange,
 ) -> Result<Value> {
-    let Detail { execution_arn, name } = &event.detail;
+    let Detail { execution_arn, name, status } = &event.detail;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
     let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
+    // It is "eventually consistent"
+    // (https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html), so the event may know more.
+    if ended.status().as_str() != status {
+        return Err(Error::Registry {
+            subject: execution_arn.clone(),
+            status: None,
+            message: Excerpt::new(&format!(
+                "the execution is {status}, and DescribeExecution still says {}",
+                ended.status()
+            )),
+        });
+    }
     let item = clients.dynamodb.get_item().table_name(table).key("Execution", AttributeValue::S(name.clone()));
     let item = item.consistent_read(true).send().await.map_err(Error::aws("dynamodb:GetItem", table))?;
     let counts = item.item.map(Counts);
-    let Some((what, text)) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
+    let Some(Message { what, text, words }) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
     let subject: String = format!("ecr-transfer {}: {what}", config.stack).chars().take(SUBJECT).collect();
     // The images are listed before they are counted.
     let log = if counts.is_some() { &config.task_log } else { &config.list_log };
     let message = format!(
         "{text}\n\nExecution: {}/states/home?region={region}#/v2/executions/details/{execution_arn}\n\
-         Logs: {}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{}",
+         Logs: {}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{}{words}",
         config.console,
         config.console,
         log.replace('/', "$252F"),
@@ -116,26 +130,36 @@ pub async fn send(
     Ok(json!({ "notified": name }))
 }
 
-/// What there is to say: in a few words, and in full. `None` if nothing happened that anybody needs to know.
-fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<(&'static str, String)> {
+/// What there is to say.
+struct Message {
+    /// In a few words.
+    what: &'static str,
+    /// In full.
+    text: String,
+    /// What registries and tools said. It comes last, behind our own links.
+    words: String,
+}
+
+/// The message about an execution that ended so. `None` if nothing happened that anybody needs to know.
+fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<Message> {
     let error = ended.error().unwrap_or_default();
     let cause = ended.cause().unwrap_or_default();
     // That of a Lambda's error is JSON.
     let lambda: Value = serde_json::from_str(cause).unwrap_or_default();
-    let mut cause = Excerpt::new(lambda["errorMessage"].as_str().unwrap_or(cause)).to_string();
+    let mut cause = without_links(Excerpt::new(lambda["errorMessage"].as_str().unwrap_or(cause)).as_str());
     if !error.is_empty() {
         cause = format!("{}: {cause}", Excerpt::new(error));
     }
     let so_far = || counts.map(|counts| format!("\n\n{}", counts.text())).unwrap_or_default();
-    Some(match ended.status() {
+    let (what, text) = match ended.status() {
         ExecutionStatus::Succeeded => {
             let counts = counts.filter(|counts| counts.number("toCopy") != "0")?;
             ("all images were copied", format!("{} {} bytes.", counts.text(), counts.number("bytesDone")))
         }
-        ExecutionStatus::Failed if error == NOT_COPIED => {
-            let text = counts.map(|it| format!("{} The first failures:\n{}", it.text(), it.failures()));
-            ("images were not copied", text.unwrap_or(cause))
-        }
+        ExecutionStatus::Failed if error == NOT_COPIED => (
+            "images were not copied",
+            counts.map_or(cause, |counts| format!("{} The first failures are below.", counts.text())),
+        ),
         ExecutionStatus::TimedOut => (
             "the run timed out",
             format!("The run took longer than runTimeoutSeconds. The next run copies what is missing.{}", so_far()),
@@ -145,7 +169,15 @@ fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<(
             format!("The execution was stopped. {cause}\nThe next run copies what is missing.{}", so_far()),
         ),
         _ => ("the run failed", format!("{cause}{}", so_far())),
-    })
+    };
+    let failures = counts.map(Counts::failures).unwrap_or_default();
+    let words = if failures.is_empty() { failures } else { format!("\n\nWhat registries and tools said:\n{failures}") };
+    Some(Message { what, text, words })
+}
+
+/// Text that a mail program does not make links of: a registry may send any.
+fn without_links(text: &str) -> String {
+    text.replace("://", "[:]//")
 }
 
 #[cfg(test)]
@@ -157,8 +189,8 @@ mod tests {
 
     use super::*;
 
-    fn event() -> ExecutionStatusChange {
-        let detail = json!({ "executionArn": "arn:run", "name": "run", "status": "FAILED", "input": "{}" });
+    fn event(status: &ExecutionStatus) -> ExecutionStatusChange {
+        let detail = json!({ "executionArn": "arn:run", "name": "run", "status": status.as_str(), "input": "{}" });
         serde_json::from_value(json!({ "detail-type": "Step Functions Execution Status Change", "detail": detail }))
             .expect("it is an event")
     }
@@ -176,7 +208,7 @@ mod tests {
 
     fn counts() -> HashMap<String, AttributeValue> {
         let number = |name: &str, value: &str| (name.to_owned(), AttributeValue::N(value.into()));
-        let failures = vec![AttributeValue::S("app:9: manifest unknown".into())];
+        let failures = vec![AttributeValue::S("app:9: see https://evil.example".into())];
         HashMap::from([
             number("done", "3"),
             number("toCopy", "4"),
@@ -193,6 +225,7 @@ mod tests {
         error: Option<(&'static str, &'static str)>,
         item: Option<HashMap<String, AttributeValue>>,
     ) -> Option<(String, String)> {
+        let ended = status.clone();
         let described = mock!(aws_sdk_sfn::Client::describe_execution)
             .match_requests(|request| request.execution_arn() == Some("arn:run"))
             .then_output(move || {
@@ -215,7 +248,7 @@ mod tests {
             dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&got]),
             sns: mock_client!(aws_sdk_sns, RuleMode::MatchAny, [&published]),
         };
-        send(&clients, &config(stack), "executions", &event()).await.expect("it is sent");
+        send(&clients, &config(stack), "executions", &event(&ended)).await.expect("it is sent");
         messages.try_recv().ok()
     }
 
@@ -226,9 +259,10 @@ mod tests {
         assert_eq!(subject, "ecr-transfer hub: images were not copied");
         assert_eq!(
             text,
-            "3 of 4 images were copied, 1 failed, 7 were there already. The first failures:\n\n- app:9: manifest unknown\n\n\
+            "3 of 4 images were copied, 1 failed, 7 were there already. The first failures are below.\n\n\
              Execution: https://console.aws.amazon.com/states/home?region=us-east-1#/v2/executions/details/arn:run\n\
-             Logs: https://console.aws.amazon.com/cloudwatch/home?region=us-east-1#logsV2:log-groups/log-group/tasks"
+             Logs: https://console.aws.amazon.com/cloudwatch/home?region=us-east-1#logsV2:log-groups/log-group/tasks\n\n\
+             What registries and tools said:\n\n- app:9: see https[:]//evil.example"
         );
     }
 
@@ -272,6 +306,22 @@ mod tests {
         let nothing = HashMap::from([("toCopy".to_owned(), AttributeValue::N("0".into()))]);
         assert_eq!(sent("hub", ExecutionStatus::Succeeded, None, Some(nothing)).await, None);
         assert_eq!(sent("hub", ExecutionStatus::Succeeded, None, None).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_execution_that_is_described_as_running_is_told_of_by_the_next_try() {
+        let described = mock!(aws_sdk_sfn::Client::describe_execution).then_output(|| {
+            let output = DescribeExecutionOutput::builder().execution_arn("arn:run").state_machine_arn("arn:machine");
+            let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0));
+            output.build().expect("it is complete")
+        });
+        let clients = Clients {
+            sfn: mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&described]),
+            dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, []),
+            sns: mock_client!(aws_sdk_sns, RuleMode::MatchAny, []),
+        };
+        let error = send(&clients, &config("hub"), "executions", &event(&ExecutionStatus::Failed)).await;
+        assert!(error.expect_err("nothing is sent yet").kind().is_transient());
     }
 
     #[tokio::test]

@@ -67,12 +67,6 @@ pub enum Error {
         /// What is not allowed, and what to do.
         problem: String,
     },
-    /// An earlier execution of the same state machine is active.
-    #[error("waiting for the execution {execution}")]
-    AnotherRun {
-        /// The earlier execution's ARN.
-        execution: String,
-    },
     /// A run would copy more than it may.
     #[error("the run would copy {found} {what}, and {parameter} allows {limit}; nothing was copied")]
     TooMuchToCopy {
@@ -134,7 +128,6 @@ impl Error {
             Self::Credential { .. } => Kind::Credential,
             Self::Selection { .. } => Kind::ImageList,
             Self::TooFewImages { .. } => Kind::TooFewImages,
-            Self::AnotherRun { .. } => Kind::AnotherRun,
             Self::NotAllowed { .. } => Kind::NotAllowed,
             Self::TooMuchToCopy { .. } => Kind::TooMuchToCopy,
             Self::Registry { status, .. } => status.map_or(Kind::Unavailable, Kind::of_status),

@@ -14,8 +14,6 @@ pub enum Kind {
     ImageList,
     /// The source has fewer images than `minImages`.
     TooFewImages,
-    /// An earlier execution is active.
-    AnotherRun,
     /// The stack's parameters do not allow it.
     NotAllowed,
     /// The run would copy more than `maxImages` or `maxBytes`.
@@ -37,12 +35,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Configuration,
         Self::Credential,
         Self::ImageList,
         Self::TooFewImages,
-        Self::AnotherRun,
         Self::NotAllowed,
         Self::TooMuchToCopy,
         Self::Throttled,
@@ -61,7 +58,6 @@ impl Kind {
             Self::Credential => "InvalidCredential",
             Self::ImageList => "InvalidImageList",
             Self::TooFewImages => "TooFewImages",
-            Self::AnotherRun => "AnotherRunIsActive",
             Self::NotAllowed => "NotAllowed",
             Self::TooMuchToCopy => "TooMuchToCopy",
             Self::Throttled | Self::Unavailable | Self::Expired => "ServiceUnavailable",

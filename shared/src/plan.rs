@@ -141,6 +141,9 @@ pub struct Summary {
     /// Instead of all else, the ARN of the execution that waits for its turn and copies all that this one would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_to: Option<String>,
+    /// Instead of all else, what the execution waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
     /// How many batches the plan has.
     pub batches: usize,
     /// Images that the source has, or that were asked for: those unchanged, excluded, and to be copied.
@@ -155,6 +158,15 @@ pub struct Summary {
     pub bytes: u64,
 }
 
+/// Why and for how long an execution waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// The ARN of the earlier execution, which is active.
+    pub execution: String,
+    /// After how many seconds it asks again.
+    pub seconds: i64,
+}
+
 /// An object in S3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
@@ -162,9 +174,10 @@ pub struct Object {
     pub bucket: String,
     /// The object's key.
     pub key: String,
-    /// The version that was written: what somebody else writes there is not read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+    /// The version that was written: what somebody else writes there is not read. It is
+    /// [`null`](https://docs.aws.amazon.com/AmazonS3/latest/userguide/AddingObjectstoVersionSuspendedBuckets.html) where the bucket
+    /// keeps no versions, as a new one may for some minutes.
+    pub version: String,
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub async fn an_execution_waits_for_an_earlier_one_and_a_third_leaves_it_to_the_
     let stack = world.deploy_public("overlapping", "busybox:1.37").await?;
     let (first, stalled) = start_stalled(world, &stack, "busybox").await?;
     let second = stack.start(&json!({})).await?;
-    second.tries_again_after("AnotherRunIsActive").await?;
+    second.enters("WaitForTurn").await?;
 
     let third = stack.start(&json!({})).await?;
     let outcome = third.wait().await?;
