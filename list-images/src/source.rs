@@ -97,8 +97,8 @@ pub struct Failed {
 /// The most characters of the name of what fails; tags have 128.
 const NAME: usize = 200;
 
-/// What stands for all that refers to a repository's images.
-const REFERRERS: &str = "referrers";
+/// What stands for all that refers to a repository's images. Like the next one it has a space, which no tag has.
+const REFERRERS: &str = "all referrers";
 
 /// What stands for the failures of a repository that are too many to be told one by one.
 const MORE: &str = "more failures";

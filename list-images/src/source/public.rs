@@ -439,7 +439,7 @@ mod tests {
                 (&signature(), of("signature"))
             ])
         );
-        let [("referrers", error)] = failures(&listing)[..] else { panic!("one is refused: {listing:?}") };
+        let [("all referrers", error)] = failures(&listing)[..] else { panic!("one is refused: {listing:?}") };
         assert!(error.contains("answers 405 Method Not Allowed"), "{error}");
     }
 
@@ -480,7 +480,7 @@ mod tests {
         .await;
         let listing = list(&host, "ALL_TAGS", &options(None, "")).await.expect("it can be listed");
         assert_eq!(listing.images.len(), 12);
-        let [("referrers", error)] = failures(&listing)[..] else { panic!("there are too many: {listing:?}") };
+        let [("all referrers", error)] = failures(&listing)[..] else { panic!("there are too many: {listing:?}") };
         assert!(error.contains("more than the 10000 images that are allowed refer to others"), "{error}");
     }
 
