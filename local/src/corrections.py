@@ -442,6 +442,21 @@ def _(original):
     return stop
 
 
+def associate(logical_id, properties, stack):
+    """AWS::ECS::ClusterCapacityProviderAssociations."""
+    strategy = provisioners._pascal_to_camel(properties["DefaultCapacityProviderStrategy"])
+    ecs._put_cluster_capacity_providers({
+        "cluster": properties["Cluster"], "capacityProviders": properties["CapacityProviders"],
+        "defaultCapacityProviderStrategy": strategy,
+    })
+    return properties["Cluster"], {}
+
+
+provisioners._RESOURCE_HANDLERS["AWS::ECS::ClusterCapacityProviderAssociations"] = {
+    "create": associate, "delete": lambda cluster, properties: None,
+}
+
+
 # Systems Manager
 
 @wrap(ssm, "_put_parameter")

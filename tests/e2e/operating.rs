@@ -86,7 +86,7 @@ pub async fn parameters_that_contradict_each_other_are_refused_at_deployment(wor
         (&[("taskCpu", "256"), ("taskMemory", "8192")], "Fargate offers taskCpu 256"),
         (
             &[("sourceType", "Public"), ("srcList", "SELECTED"), ("srcImageList", "alpine"), ("copyOnPush", "true")],
-            "tells of pushed images",
+            "sends events for pushed images",
         ),
         (&[("schedule", "daily")], "schedule"),
         (&[("srcRegion", "Frankfurt")], "srcRegion"),
@@ -128,9 +128,10 @@ pub async fn images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_n
         home.json("ecr", &format!("AmazonEC2ContainerRegistry_V20150921.{action}"), request).await
     };
     ecr("CreateRepository", json!({ "repositoryName": "upstream/app" })).await?;
-    // Cluster and network are the stack's own.
+    // Cluster and network are the stack's own, and so are the cluster's capacity providers.
     let blank = ["ecsClusterName", "ecsVpcId", "ecsSubnetA", "ecsSubnetB"].map(|name| (name, ""));
-    let parameters = [("includeRepositories", "upstream/"), ("copyOnPush", "true"), ("schedule", "once")];
+    let parameters =
+        [("includeRepositories", "upstream/"), ("copyOnPush", "true"), ("fargateSpot", "true"), ("schedule", "once")];
     let stack = world.deploy("pushed", &[&blank[..], &parameters].concat()).await?;
     let registry = world.machine().ecr(ACCOUNT, REGION).await?;
     let pushed = |tag: &str| {
