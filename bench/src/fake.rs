@@ -174,6 +174,8 @@ impl Shared {
             "BatchGetImage" => with_repository(registry, &request, batch_get_image),
             // Of other services, as little as there can be.
             "DescribeTasks" => answered(json!({ "tasks": [], "failures": [] }).to_string()),
+            "ListExecutions" => answered(json!({ "executions": [] }).to_string()),
+            "Scan" => answered(json!({ "Items": [], "Count": 0, "ScannedCount": 0 }).to_string()),
             "UpdateItem" => answered("{}".into()),
             _ => error("UnknownOperationException", &format!("this AWS does not know {action}")),
         }

@@ -89,7 +89,7 @@ async fn run(settings: &Settings<'_>, scenario: &Scenario, registries: Arc<Regis
 
 /// What the stack's parameters and Lambda put into the function's environment.
 #[must_use]
-pub fn environment(aws: &Aws) -> [(&'static str, String); 13] {
+pub fn environment(aws: &Aws) -> [(&'static str, String); 15] {
     [
         ("AWS_ENDPOINT_URL", format!("http://{}", aws.server.address)),
         ("AWS_REGION", DESTINATION.1.into()),
@@ -104,6 +104,8 @@ pub fn environment(aws: &Aws) -> [(&'static str, String); 13] {
         ("DEST_REGION", DESTINATION.1.into()),
         ("DEST_ACCOUNT_ID", DESTINATION.0.into()),
         ("PLAN_BUCKET", "plans".into()),
+        ("STATE_MACHINE", "machine".into()),
+        ("IMAGE_TABLE", "images".into()),
         ("MAX_CONCURRENCY", "10".into()),
     ]
 }

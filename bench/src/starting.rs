@@ -156,7 +156,7 @@ impl Report {
 }
 
 /// What launch-task and record-status have in their environment besides what list-images has.
-const VARIABLES: [(&str, &str); 13] = [
+const VARIABLES: [(&str, &str); 11] = [
     ("AWS_DEFAULT_REGION", "us-east-1"),
     ("CLUSTER", "cluster"),
     ("TASK_DEFINITION", "definition"),
@@ -166,8 +166,6 @@ const VARIABLES: [(&str, &str); 13] = [
     ("REGISTRY_AUTH_SECRET", "secret"),
     ("LOG_GROUP", "logs"),
     ("LOG_STREAM_PREFIX", "copy"),
-    ("STATE_MACHINE", "machine"),
-    ("IMAGE_TABLE", "images"),
     ("EXECUTION_TABLE", "executions"),
     ("STACK_NAME", "bench"),
 ];
