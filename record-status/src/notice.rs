@@ -10,7 +10,7 @@ use aws_sdk_sfn::types::ExecutionStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::text::Excerpt;
-use shared::{Error, Result};
+use shared::{Error, Kind, Result};
 
 use crate::config::NoticeConfig;
 
@@ -101,13 +101,12 @@ pub async fn send(
     // It is "eventually consistent"
     // (https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html), so the event may know more.
     if ended.status().as_str() != status {
-        return Err(Error::Registry {
+        return Err(Error::Aws {
+            action: "states:DescribeExecution",
             subject: execution_arn.clone(),
-            status: None,
-            message: Excerpt::new(&format!(
-                "the execution is {status}, and DescribeExecution still says {}",
-                ended.status()
-            )),
+            kind: Kind::Unavailable,
+            message: Excerpt::new(&format!("the execution is {status}, and still described as {}", ended.status())),
+            source: "the answer is behind the event".into(),
         });
     }
     let item = clients.dynamodb.get_item().table_name(table).key("Execution", AttributeValue::S(name.clone()));
@@ -156,10 +155,9 @@ fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<M
             let counts = counts.filter(|counts| counts.number("toCopy") != "0")?;
             ("all images were copied", format!("{} {} bytes.", counts.text(), counts.number("bytesDone")))
         }
-        ExecutionStatus::Failed if error == NOT_COPIED => (
-            "images were not copied",
-            counts.map_or(cause, |counts| format!("{} The first failures are below.", counts.text())),
-        ),
+        ExecutionStatus::Failed if error == NOT_COPIED => {
+            ("images were not copied", counts.map_or(cause, Counts::text))
+        }
         ExecutionStatus::TimedOut => (
             "the run timed out",
             format!("The run took longer than runTimeoutSeconds. The next run copies what is missing.{}", so_far()),
@@ -171,7 +169,11 @@ fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<M
         _ => ("the run failed", format!("{cause}{}", so_far())),
     };
     let failures = counts.map(Counts::failures).unwrap_or_default();
-    let words = if failures.is_empty() { failures } else { format!("\n\nWhat registries and tools said:\n{failures}") };
+    let words = if failures.is_empty() {
+        failures
+    } else {
+        format!("\n\nThe first failures, in the words of registries and tools:\n{failures}")
+    };
     Some(Message { what, text, words })
 }
 
@@ -259,10 +261,10 @@ mod tests {
         assert_eq!(subject, "ecr-transfer hub: images were not copied");
         assert_eq!(
             text,
-            "3 of 4 images were copied, 1 failed, 7 were there already. The first failures are below.\n\n\
+            "3 of 4 images were copied, 1 failed, 7 were there already.\n\n\
              Execution: https://console.aws.amazon.com/states/home?region=us-east-1#/v2/executions/details/arn:run\n\
              Logs: https://console.aws.amazon.com/cloudwatch/home?region=us-east-1#logsV2:log-groups/log-group/tasks\n\n\
-             What registries and tools said:\n\n- app:9: see https[:]//evil.example"
+             The first failures, in the words of registries and tools:\n\n- app:9: see https[:]//evil.example"
         );
     }
 
