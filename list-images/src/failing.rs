@@ -8,6 +8,7 @@ use shared::reference::RepositoryName;
 use shared::text::Excerpt;
 use shared::{Error, Result};
 
+use crate::difference::planned;
 use crate::source::{Failed, Listed};
 
 /// The table's index of failing rows: only these have its key.
@@ -72,7 +73,7 @@ impl Failing {
 
 /// The name of an image's row.
 fn name(listed: &Listed) -> Excerpt {
-    listed.failed("").name
+    planned(listed).name().into()
 }
 
 #[cfg(test)]

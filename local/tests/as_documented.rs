@@ -349,7 +349,7 @@ async fn what_all_children_return_counts_even_where_it_is_dropped(world: &World)
 /// equivalent to having set Transformation to NONE."](https://docs.aws.amazon.com/step-functions/latest/dg/input-output-resultwriter.html)
 /// ministack returns `null`.
 async fn a_failed_child_is_returned_with_its_input(world: &World) -> Result {
-    let child = json!({ "Type": "Fail", "Error": "Broken", "Cause": "so be it" });
+    let child = json!({ "Type": "Fail", "Error": "Broken", "Cause": "it is broken" });
     let ended = world.run(map(&json!(["item"]), child, json!({ "ToleratedFailurePercentage": 100 }))).await?;
     let output: Value = serde_json::from_str(&text(&ended["output"])).unwrap();
     let (input, error) = (&output[0]["Input"], &output[0]["Error"]);
@@ -429,7 +429,7 @@ fn tags(names: &[&str]) -> Vec<String> {
 /// `maxResults` ["can be between 1 and 1000. If this parameter is not used, then DescribeImages returns up to 100 results and a
 /// nextToken value, if applicable. This option cannot be used when you specify images with
 /// imageIds."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImages.html) ListImages and
-/// DescribeRepositories are documented alike. ministack knows no pages.
+/// DescribeRepositories are documented alike. ministack returns no pages.
 async fn a_listing_comes_in_pages(world: &World) -> Result {
     let (repository, registry) = world.repository().await?;
     let many: Vec<String> = (0..101).map(|tag| format!("t{tag}")).collect();
@@ -465,7 +465,7 @@ async fn a_listing_comes_in_pages(world: &World) -> Result {
 /// `imageSizeInBytes`: ["If the image is a manifest list, this will be the max size of all manifests in the list."
 /// `subjectManifestDigest`: "The digest of the subject manifest for images that are
 /// referrers."](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ImageDetail.html) ministack says how long the
-/// manifest is, and knows no subject.
+/// manifest is, and leaves out the subject.
 async fn an_image_is_described_with_its_size_and_what_it_refers_to(world: &World) -> Result {
     let (repository, registry) = world.repository().await?;
     let index = image("a", &["amd64", "arm64"]);

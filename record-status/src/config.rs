@@ -16,7 +16,7 @@ pub struct Config {
     pub execution_table: String,
 }
 
-/// What a notification is made of.
+/// What a notification is made of. It is read by itself: a parameter that fails a run must not fail the message about that run.
 #[derive(Debug)]
 pub struct NoticeConfig {
     /// The stack's name.
@@ -27,6 +27,8 @@ pub struct NoticeConfig {
     pub console: String,
     /// The ARN of the topic that takes notifications.
     pub topic: String,
+    /// The table with an item for each execution.
+    pub execution_table: String,
     /// The log group of list-images.
     pub list_log: String,
     /// The log group of the tasks.
@@ -45,6 +47,7 @@ impl NoticeConfig {
             region: required("AWS_REGION")?,
             console: required("CONSOLE")?,
             topic: required("TOPIC")?,
+            execution_table: required("EXECUTION_TABLE")?,
             list_log: required("LIST_IMAGES_LOG")?,
             task_log: required("TASK_LOG")?,
         })
@@ -63,5 +66,28 @@ impl Config {
             image_table: environment.required("IMAGE_TABLE")?.to_owned(),
             execution_table: environment.required("EXECUTION_TABLE")?.to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_fails_a_run_does_not_fail_the_message_about_it() {
+        let environment = [
+            ("DEST_ACCOUNT_ID", "12345"),
+            ("STACK_NAME", "hub"),
+            ("AWS_REGION", "us-east-1"),
+            ("CONSOLE", "https://console.aws.amazon.com"),
+            ("TOPIC", "arn:topic"),
+            ("IMAGE_TABLE", "images"),
+            ("EXECUTION_TABLE", "executions"),
+            ("LIST_IMAGES_LOG", "list"),
+            ("TASK_LOG", "tasks"),
+        ];
+        let environment = environment.into_iter().collect();
+        Config::read(&environment).expect_err("an account has 12 digits");
+        NoticeConfig::read(&environment).expect("it does not need the account");
     }
 }

@@ -24,17 +24,15 @@ async fn main() -> Result<(), Error> {
     let stores = Stores::new(&aws);
     let clients = notice::Clients::new(&aws);
     run(service_fn(async |event: LambdaEvent<Value>| {
-        let config = Config::read(&environment).map_err(|error| failed(&error))?;
         // Only EventBridge's events have a type. The others come from the state machine.
         if event.payload.get("detail-type").is_some() {
             let change = parse(event.payload)?;
-            let notice = async {
-                notice::send(&clients, &NoticeConfig::read(&environment)?, &config.execution_table, &change).await
-            };
+            let notice = async { notice::send(&clients, &NoticeConfig::read(&environment)?, &change).await };
             return notice.await.map_err(|error| failed(&error));
         }
         let request = parse(event.payload)?;
         let recorded = async {
+            let config = Config::read(&environment)?;
             let destination = Registry::connect(&aws, &stores, &config.destination).await?;
             let outcomes = outcome::of_batch(&destination, &request).await?;
             Tables::new(&clients.dynamodb, &config).record(&request, &outcomes).await

@@ -89,12 +89,7 @@ impl Counts {
 /// # Errors
 /// When the execution or its item cannot be read, or the message not be sent: Lambda tries again, and then sends what it knows to
 /// the same topic by itself.
-pub async fn send(
-    clients: &Clients,
-    config: &NoticeConfig,
-    table: &str,
-    event: &ExecutionStatusChange,
-) -> Result<Value> {
+pub async fn send(clients: &Clients, config: &NoticeConfig, event: &ExecutionStatusChange) -> Result<Value> {
     let Detail { execution_arn, name, status } = &event.detail;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
     let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
@@ -109,20 +104,20 @@ pub async fn send(
             source: "the answer is behind the event".into(),
         });
     }
+    let table = &config.execution_table;
     let item = clients.dynamodb.get_item().table_name(table).key("Execution", AttributeValue::S(name.clone()));
     let item = item.consistent_read(true).send().await.map_err(Error::aws("dynamodb:GetItem", table))?;
     let counts = item.item.map(Counts);
     let Some(Message { what, text, words }) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
     let subject: String = format!("ecr-transfer {}: {what}", config.stack).chars().take(SUBJECT).collect();
+    let NoticeConfig { console, region, .. } = config;
     // The images are listed before they are counted.
     let log = if counts.is_some() { &config.task_log } else { &config.list_log };
+    // As the console has it in its own links.
+    let log = log.replace('/', "$252F");
     let message = format!(
-        "{text}\n\nExecution: {}/states/home?region={region}#/v2/executions/details/{execution_arn}\n\
-         Logs: {}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{}{words}",
-        config.console,
-        config.console,
-        log.replace('/', "$252F"),
-        region = config.region,
+        "{text}\n\nExecution: {console}/states/home?region={region}#/v2/executions/details/{execution_arn}\n\
+         Logs: {console}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{log}{words}",
     );
     let sent = clients.sns.publish().topic_arn(&config.topic).subject(subject).message(message).send().await;
     sent.map_err(Error::aws("sns:Publish", &config.topic))?;
@@ -203,6 +198,7 @@ mod tests {
             region: "us-east-1".into(),
             console: "https://console.aws.amazon.com".into(),
             topic: "arn:topic".into(),
+            execution_table: "executions".into(),
             list_log: "/aws/lambda/list".into(),
             task_log: "tasks".into(),
         }
@@ -250,7 +246,7 @@ mod tests {
             dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&got]),
             sns: mock_client!(aws_sdk_sns, RuleMode::MatchAny, [&published]),
         };
-        send(&clients, &config(stack), "executions", &event(&ended)).await.expect("it is sent");
+        send(&clients, &config(stack), &event(&ended)).await.expect("it is sent");
         messages.try_recv().ok()
     }
 
@@ -322,7 +318,7 @@ mod tests {
             dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, []),
             sns: mock_client!(aws_sdk_sns, RuleMode::MatchAny, []),
         };
-        let error = send(&clients, &config("hub"), "executions", &event(&ExecutionStatus::Failed)).await;
+        let error = send(&clients, &config("hub"), &event(&ExecutionStatus::Failed)).await;
         assert!(error.expect_err("nothing is sent yet").kind().is_transient());
     }
 
