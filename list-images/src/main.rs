@@ -1,24 +1,12 @@
 //! Lambda: decides what a run must copy, and writes the plan.
 
-mod batches;
-mod config;
-mod difference;
-mod distribution;
-mod dry_run;
-mod failing;
-mod handler;
-mod input;
-mod rules;
-mod source;
-mod turn;
-
 use aws_config::retry::RetryConfig;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn, tracing};
 use shared::config::Environment;
 use shared::metrics::{self, Unit};
 
-use crate::config::Config;
-use crate::handler::{Clients, Request};
+use list_images::config::Config;
+use list_images::handler::{self, Clients, Request};
 
 /// How often a call is tried before it has failed.
 const ATTEMPTS: u32 = 10;
