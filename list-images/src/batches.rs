@@ -12,7 +12,7 @@ use shared::reference::RegistryHost;
 use shared::task::{self, BARRIER_LENGTH, COPIES_LIMIT};
 
 use crate::difference::planned;
-use crate::source::Listed;
+use crate::source::SourceImage;
 
 /// What a copy costs besides its bytes, in the bytes that could be moved meanwhile: its requests.
 const COPY_OVERHEAD: u64 = 16 << 20;
@@ -28,7 +28,7 @@ const ROWS: usize = 100;
 #[derive(Default)]
 pub struct Work {
     /// The images of repositories, each with its copy that still has none.
-    pub copies: Vec<(RepositoryCopy, Vec<Listed>)>,
+    pub copies: Vec<(RepositoryCopy, Vec<SourceImage>)>,
     /// What cannot be copied.
     pub failures: Vec<Failure>,
     /// Images that the destination has, and whose rows say otherwise, one by one.
@@ -70,7 +70,7 @@ impl Packing {
 /// Images that stay together: of one repository, by its index, and within the limits of one task.
 struct Chunk {
     repository: usize,
-    images: Vec<Listed>,
+    images: Vec<SourceImage>,
     weight: u64,
     characters: usize,
 }
@@ -161,12 +161,12 @@ fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Ba
     Batch { id, bytes, pace, repositories, failures: bin.failures, present: bin.present, obsolete: bin.obsolete }
 }
 
-fn weight(image: &Listed) -> u64 {
+fn weight(image: &SourceImage) -> u64 {
     image.bytes + COPY_OVERHEAD
 }
 
 /// Splits what belongs to one repository only where it is more than a task's share, or more than a task can be told.
-fn split(copies: &[RepositoryCopy], images: Vec<Vec<Listed>>, share: u64, packing: &Packing) -> Vec<Chunk> {
+fn split(copies: &[RepositoryCopy], images: Vec<Vec<SourceImage>>, share: u64, packing: &Packing) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     for (repository, (copy, images)) in copies.iter().zip(images).enumerate() {
         for image in images {
@@ -201,19 +201,22 @@ mod tests {
     use shared::reference::{Digest, Repository};
 
     use super::*;
-    use crate::source::Failed;
+    use crate::source::ListingFailure;
 
     const GIB: u64 = 1 << 30;
 
-    type Copies = Vec<(RepositoryCopy, Vec<Listed>)>;
+    type Copies = Vec<(RepositoryCopy, Vec<SourceImage>)>;
 
-    fn repository(name: &str, count: usize, bytes: u64) -> (RepositoryCopy, Vec<Listed>) {
+    fn repository(name: &str, count: usize, bytes: u64) -> (RepositoryCopy, Vec<SourceImage>) {
         let source: Repository = format!("222222222222.dkr.ecr.us-west-2.amazonaws.com/{name}").parse().expect(name);
         let destination = format!("111111111111.dkr.ecr.us-east-1.amazonaws.com/{name}").parse().expect(name);
         let copy = RepositoryCopy { image: source.name.clone(), source, destination, images: Vec::new() };
         let image = |number: usize| {
             let tag = number.to_string();
-            Listed { bytes, ..Listed::new(Some(tag.parse().expect("it is a tag")), Digest::of(tag.as_bytes())) }
+            SourceImage {
+                bytes,
+                ..SourceImage::new(Some(tag.parse().expect("it is a tag")), Digest::of(tag.as_bytes()))
+            }
         };
         (copy, (0..count).map(image).collect())
     }
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn a_batch_of_failures_fits_through_the_state_machine_however_long_they_are() {
         for text in ["\u{1b}", "😀", "\"", "ü"] {
-            let long = Failed::new(&text.repeat(1_000), &text.repeat(1_000));
+            let long = ListingFailure::new(&text.repeat(1_000), &text.repeat(1_000));
             let long = Failure { tag: long.name, error: long.error, ..failure(1) };
             let batches: Vec<_> = pack(Work { failures: vec![long; FAILURES], ..Work::default() }, &PACKING).collect();
             assert!(serde_json::to_string(&batches[0]).expect("a batch is JSON").len() < 200 << 10, "{text}");

@@ -19,7 +19,7 @@ pub struct Config {
     /// Which sources may be read.
     pub allowed: Allowed,
     /// Which images are copied.
-    pub choice: Choice,
+    pub scope: Scope,
     /// Whether an execution's input may name other images.
     pub allows_input_images: bool,
     /// What is asked of every listing.
@@ -48,7 +48,7 @@ pub struct Config {
 
 /// Which images of the source.
 #[derive(Debug)]
-pub enum Choice {
+pub enum Scope {
     /// All of them.
     All,
     /// Those in the list that this parameter of the Parameter Store holds, and those below its path.
@@ -66,9 +66,9 @@ impl Config {
         let source = SourceConfig::read(environment)?;
         let rules = Rules::read(environment)?;
         let all = environment.choice("SRC_LIST", &[("ALL", true), ("SELECTED", false)])?;
-        let choice = match (all, &source) {
-            (true, SourceConfig::Ecr(_)) => Choice::All,
-            (true, SourceConfig::Public(_)) => Choice::Nothing,
+        let scope = match (all, &source) {
+            (true, SourceConfig::Ecr(_)) => Scope::All,
+            (true, SourceConfig::Public(_)) => Scope::Nothing,
             (false, _) if rules.choose_repositories() => {
                 return Err(Error::Configuration {
                     variable: "SRC_LIST".into(),
@@ -79,13 +79,13 @@ impl Config {
                             .into(),
                 });
             }
-            (false, _) => Choice::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
+            (false, _) => Scope::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
         };
         let at_most = |variable: &str| environment.count(variable, 0).map(|count| (count > 0).then_some(count as u64));
         Ok(Self {
             allowed: Allowed::read(environment, &source)?,
             source,
-            choice,
+            scope,
             allows_input_images: environment.flag("ALLOW_INPUT_IMAGES", true)?,
             options: Options {
                 // Signatures come with their images where these are checked, and what else refers to them is not signed.
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_defaults_copy_everything_from_ecr() {
         let config = read(&[]).expect("it is complete");
-        assert!(matches!((config.source, config.choice), (SourceConfig::Ecr(_), Choice::All)));
+        assert!(matches!((config.source, config.scope), (SourceConfig::Ecr(_), Scope::All)));
         assert!(config.options.include_untagged && config.options.platform.is_none());
         assert_eq!((config.naming, config.min_images, config.packing.tasks), (Naming::Plain, 0, 10));
     }

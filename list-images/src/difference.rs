@@ -6,20 +6,20 @@ use shared::ecr::{Image, Immutable};
 use shared::plan::{self, Reason};
 use shared::reference::{Digest, Tag};
 
-use crate::source::{Failed, Listed};
+use crate::source::{ListingFailure, SourceImage};
 
 /// A listing, compared with the destination.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// What the destination has already, tag and digest alike.
-    pub unchanged: Vec<Listed>,
+    pub unchanged: Vec<SourceImage>,
     /// What it lacks, or has another image for.
-    pub missing: Vec<Listed>,
+    pub missing: Vec<SourceImage>,
 }
 
 /// Compares a listing with what the destination's repository holds; a repository that does not exist holds nothing.
 #[must_use]
-pub fn compare(listed: Vec<Listed>, destination: &[Image]) -> Difference {
+pub fn compare(listed: Vec<SourceImage>, destination: &[Image]) -> Difference {
     let digests: HashSet<Digest> = destination.iter().map(|image| image.digest).collect();
     let tags: HashMap<&Tag, Digest> =
         destination.iter().flat_map(|image| image.tags.iter().map(|tag| (tag, image.digest))).collect();
@@ -41,7 +41,7 @@ pub fn compare(listed: Vec<Listed>, destination: &[Image]) -> Difference {
 
 /// The failure of an image whose tag would have to be moved, and cannot.
 #[must_use]
-pub fn refuse_immutable(image: &Listed, immutable: &Immutable) -> Option<Failed> {
+pub fn refuse_immutable(image: &SourceImage, immutable: &Immutable) -> Option<ListingFailure> {
     let (Some(tag), Some(there)) = (&image.tag, image.replaces) else { return None };
     let hint = "delete it there to have it copied";
     let error = || format!("the tag is immutable at the destination, and leads to {there} there; {hint}");
@@ -50,7 +50,7 @@ pub fn refuse_immutable(image: &Listed, immutable: &Immutable) -> Option<Failed>
 
 /// An image of the plan.
 #[must_use]
-pub fn planned(image: &Listed) -> plan::Image {
+pub fn planned(image: &SourceImage) -> plan::Image {
     plan::Image {
         digest: image.digest,
         tag: image.tag.clone(),
@@ -68,8 +68,8 @@ mod tests {
         Digest::of(content.as_bytes())
     }
 
-    fn listed(tag: Option<&str>, content: &str) -> Listed {
-        Listed::new(tag.map(|tag| tag.parse().expect(tag)), digest(content))
+    fn listed(tag: Option<&str>, content: &str) -> SourceImage {
+        SourceImage::new(tag.map(|tag| tag.parse().expect(tag)), digest(content))
     }
 
     fn there(content: &str, tags: &[&str]) -> Image {
@@ -109,7 +109,7 @@ mod tests {
             Difference {
                 unchanged: vec![listed(Some("1"), "1"), listed(None, "3")],
                 missing: vec![
-                    Listed { replaces: Some(digest("1")), ..listed(Some("latest"), "2") },
+                    SourceImage { replaces: Some(digest("1")), ..listed(Some("latest"), "2") },
                     listed(Some("new"), "3"),
                     listed(None, "4"),
                 ],

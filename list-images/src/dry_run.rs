@@ -6,7 +6,7 @@ use shared::reference::{RegistryHost, Repository};
 use shared::text::Excerpt;
 
 use crate::difference;
-use crate::source::{Excluded, Failed, Listed, Wish};
+use crate::source::{Excluded, ListingFailure, RepositoryRequest, SourceImage};
 
 /// What a run would do with an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -36,36 +36,36 @@ impl Decision {
 
     /// Of a tag that a rule leaves out.
     #[must_use]
-    pub fn excluded(wish: &Wish, excluded: &Excluded) -> Self {
-        let source = format!("{}:{}", wish.repository, excluded.tag);
+    pub fn excluded(request: &RepositoryRequest, excluded: &Excluded) -> Self {
+        let source = format!("{}:{}", request.repository, excluded.tag);
         Self { reason: "excluded", source, rule: Some(excluded.rule.clone()), ..Self::default() }
     }
 
     /// Of something that cannot be copied.
     #[must_use]
-    pub fn failed(wish: &Wish, failed: &Failed) -> Self {
+    pub fn failed(request: &RepositoryRequest, failed: &ListingFailure) -> Self {
         let separator = if failed.name.as_str().starts_with("sha256:") { '@' } else { ':' };
-        let source = format!("{}{separator}{}", wish.repository, failed.name);
+        let source = format!("{}{separator}{}", request.repository, failed.name);
         Self { reason: "failed", source, error: Some(failed.error.clone()), ..Self::default() }
     }
 
     /// Of an image that the destination has.
     #[must_use]
-    pub fn unchanged(wish: &Wish, host: &RegistryHost, image: &Listed) -> Self {
-        Self { reason: "unchanged", ..Self::copy(wish, host, image) }
+    pub fn unchanged(request: &RepositoryRequest, host: &RegistryHost, image: &SourceImage) -> Self {
+        Self { reason: "unchanged", ..Self::copy(request, host, image) }
     }
 
     /// Of an image that would be copied.
     #[must_use]
-    pub fn copy(wish: &Wish, host: &RegistryHost, image: &Listed) -> Self {
+    pub fn copy(request: &RepositoryRequest, host: &RegistryHost, image: &SourceImage) -> Self {
         let image: Image = difference::planned(image);
-        let destination = Repository { registry: host.clone(), name: wish.destination.clone() };
+        let destination = Repository { registry: host.clone(), name: request.destination.clone() };
         Self {
             reason: match image.reason {
                 Reason::New => "new",
                 Reason::Changed => "changed",
             },
-            source: image.by_digest(&wish.repository).to_string(),
+            source: image.by_digest(&request.repository).to_string(),
             destination: Some(image.at(&destination).to_string()),
             rule: None,
             error: None,

@@ -9,7 +9,7 @@ use shared::text::Excerpt;
 use shared::{Error, Result};
 
 use crate::difference::planned;
-use crate::source::{Failed, Listed};
+use crate::source::{ListingFailure, SourceImage};
 
 /// The table's index of failing rows: only these have its key.
 const INDEX: &str = "Failing";
@@ -45,16 +45,16 @@ impl Failing {
     pub fn healed(
         &self,
         image: &RepositoryName,
-        unchanged: &[Listed],
-        is_archived: impl Fn(&Listed) -> bool,
-        missing: &[Listed],
-        failures: &[Failed],
-    ) -> (Vec<Listed>, Vec<Row>) {
+        unchanged: &[SourceImage],
+        is_archived: impl Fn(&SourceImage) -> bool,
+        missing: &[SourceImage],
+        failures: &[ListingFailure],
+    ) -> (Vec<SourceImage>, Vec<Row>) {
         let Some(rows) = self.0.get(image) else { return Default::default() };
-        let present = |listed: &&Listed| rows.contains(&name(listed)) && !is_archived(listed);
-        let present: Vec<Listed> = unchanged.iter().filter(present).cloned().collect();
+        let present = |listed: &&SourceImage| rows.contains(&name(listed)) && !is_archived(listed);
+        let present: Vec<SourceImage> = unchanged.iter().filter(present).cloned().collect();
         // What could not be listed may still be wanted.
-        if failures.iter().any(Failed::hides_others) {
+        if failures.iter().any(ListingFailure::hides_others) {
             return (present, Vec::new());
         }
         let mut wanted: BTreeSet<Excerpt> = failures.iter().map(|failed| failed.name.clone()).collect();
@@ -72,7 +72,7 @@ impl Failing {
 }
 
 /// The name of an image's row.
-fn name(listed: &Listed) -> Excerpt {
+fn name(listed: &SourceImage) -> Excerpt {
     planned(listed).name().into()
 }
 
@@ -91,11 +91,11 @@ mod tests {
         name.parse().expect(name)
     }
 
-    fn listed(tag: &str) -> Listed {
-        Listed::new(Some(tag.parse().expect(tag)), Digest::of(tag.as_bytes()))
+    fn listed(tag: &str) -> SourceImage {
+        SourceImage::new(Some(tag.parse().expect(tag)), Digest::of(tag.as_bytes()))
     }
 
-    fn is_archived(listed: &Listed) -> bool {
+    fn is_archived(listed: &SourceImage) -> bool {
         listed.tag.as_ref().is_some_and(|tag| tag.as_str() == "archived")
     }
 
@@ -117,9 +117,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_row_is_settled_if_the_image_is_there_obsolete_if_nobody_wants_it_and_else_it_stays() {
-        let untagged = Listed::new(None, Digest::of(b"untagged"));
+        let untagged = SourceImage::new(None, Digest::of(b"untagged"));
         let failing = failing(&["archived", "there", "missing", "9.*", "8.*", "deselected", "sha256:1"]).await;
-        let failed = [Failed::new("9.*", "no tag matches")];
+        let failed = [ListingFailure::new("9.*", "no tag matches")];
         let (present, obsolete) = failing.healed(
             &repository("app"),
             &[listed("there"), listed("other"), untagged, listed("archived")],
@@ -134,8 +134,13 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_obsolete_in_a_repository_that_could_not_be_listed() {
         let failing = failing(&["ALL_TAGS", "1", "2"]).await;
-        let (present, obsolete) =
-            failing.healed(&repository("app"), &[listed("1")], is_archived, &[], &[Failed::unlistable("no answer")]);
+        let (present, obsolete) = failing.healed(
+            &repository("app"),
+            &[listed("1")],
+            is_archived,
+            &[],
+            &[ListingFailure::unlistable("no answer")],
+        );
         assert_eq!((present.len(), obsolete.len()), (1, 0));
         let (_, obsolete) = failing.healed(&repository("app"), &[], is_archived, &[listed("1")], &[]);
         assert_eq!(tags(&obsolete), ["2", "ALL_TAGS"], "it has been listed");

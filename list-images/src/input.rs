@@ -7,7 +7,7 @@ use shared::reference::RegistryHost;
 use shared::selection::{self, Selection};
 use shared::{Error, Result};
 
-use crate::config::{Choice, Config};
+use crate::config::{Config, Scope};
 
 /// What the input of an execution may ask for, for that run.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,7 +56,7 @@ impl Input {
                     .into(),
             });
         }
-        if self.src_image_list.is_some() || !matches!(config.choice, Choice::Nothing) {
+        if self.src_image_list.is_some() || !matches!(config.scope, Scope::Nothing) {
             return Ok(());
         }
         Err(Error::Configuration {
@@ -80,9 +80,9 @@ pub async fn select(
     if let Some(list) = &input.src_image_list {
         return selection::parse([("the execution's srcImageList", list.as_str())], source).map(Some);
     }
-    match &config.choice {
-        Choice::All | Choice::Nothing => Ok(None),
-        Choice::Selected(parameter) => {
+    match &config.scope {
+        Scope::All | Scope::Nothing => Ok(None),
+        Scope::Selected(parameter) => {
             let parts = selection::read(ssm, parameter).await?;
             selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), source).map(Some)
         }

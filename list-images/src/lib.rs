@@ -3,6 +3,7 @@
 //! [`handler::list`] is the work of one execution; `main.rs` runs it as a Lambda.
 
 pub mod batches;
+mod comparison;
 pub mod config;
 mod difference;
 mod distribution;

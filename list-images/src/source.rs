@@ -11,7 +11,7 @@ use shared::ecr::Registry;
 use shared::manifest::{Descriptor, Manifest, Platform};
 use shared::naming::{Naming, destination_name};
 use shared::reference::{Digest, RegistryHost, Repository, RepositoryName, Tag};
-use shared::selection::{Named, Selection, Wanted};
+use shared::selection::{NamedImage, Selection, Wanted};
 use shared::tags::{ALL_TAGS, Available};
 use shared::text::Excerpt;
 use shared::{Error, Result};
@@ -27,7 +27,7 @@ const REGISTRIES: usize = 100;
 
 /// A repository that the run copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct RepositoryRequest {
     /// Where it is.
     pub repository: Repository,
     /// Its name in the table.
@@ -52,7 +52,7 @@ pub struct Options {
 
 /// An image that is to be at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct SourceImage {
     /// The tag; `None` for an untagged image.
     pub tag: Option<Tag>,
     /// The digest.
@@ -71,7 +71,7 @@ pub struct Listed {
     pub is_archived: bool,
 }
 
-impl Listed {
+impl SourceImage {
     /// An image of which no more is known.
     #[must_use]
     pub fn new(tag: Option<Tag>, digest: Digest) -> Self {
@@ -80,14 +80,14 @@ impl Listed {
 
     /// Why it cannot be copied.
     #[must_use]
-    pub fn failed(&self, error: &str) -> Failed {
-        Failed::of(self.tag.as_ref(), Some(self.digest), error)
+    pub fn failed(&self, error: &str) -> ListingFailure {
+        ListingFailure::of(self.tag.as_ref(), Some(self.digest), error)
     }
 }
 
 /// Something that is wanted and cannot be copied.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Failed {
+pub struct ListingFailure {
     /// The tag, the digest, or the pattern.
     pub name: Excerpt,
     /// What is wrong.
@@ -103,7 +103,7 @@ const REFERRERS: &str = "all referrers";
 /// What stands for the failures of a repository that are too many to be told one by one.
 const MORE: &str = "more failures";
 
-impl Failed {
+impl ListingFailure {
     /// Whatever `name` stands for fails.
     #[must_use]
     pub fn new(name: &str, error: &str) -> Self {
@@ -149,9 +149,9 @@ pub struct Excluded {
 #[derive(Debug, Default)]
 pub struct Listing {
     /// What is to be at the destination.
-    pub images: Vec<Listed>,
+    pub images: Vec<SourceImage>,
     /// What cannot be copied.
-    pub failures: Vec<Failed>,
+    pub failures: Vec<ListingFailure>,
     /// What a rule left out.
     pub excluded: Vec<Excluded>,
     /// Why the repository could not be listed. It costs no other one.
@@ -165,11 +165,11 @@ impl Listing {
     /// Stands for a repository that could not be listed.
     #[must_use]
     pub fn failed(error: Error) -> Self {
-        Self { failures: vec![Failed::unlistable(&error.to_string())], failure: Some(error), ..Self::default() }
+        Self { failures: vec![ListingFailure::unlistable(&error.to_string())], failure: Some(error), ..Self::default() }
     }
 
     /// Adds images, and those that fail.
-    pub fn add(&mut self, images: impl IntoIterator<Item = Result<Listed, Failed>>) {
+    pub fn add(&mut self, images: impl IntoIterator<Item = Result<SourceImage, ListingFailure>>) {
         for image in images {
             match image {
                 Ok(image) => self.images.push(image),
@@ -179,11 +179,11 @@ impl Listing {
     }
 
     /// Adds what fails, unless there is very much of it already: then only that there is more.
-    pub fn fail(&mut self, failed: Failed) {
+    pub fn fail(&mut self, failed: ListingFailure) {
         match self.failures.len() {
             0..FAILURES => self.failures.push(failed),
             FAILURES => {
-                self.failures.push(Failed::new(MORE, "more of its images fail than are listed one by one"));
+                self.failures.push(ListingFailure::new(MORE, "more of its images fail than are listed one by one"));
             }
             _ => {}
         }
@@ -214,14 +214,14 @@ impl Source<'_> {
     /// # Errors
     /// When they cannot be listed, the selection names one that is not allowed, or one of them would have a name at the
     /// destination that ECR does not allow.
-    pub async fn wishes(
+    pub async fn requests(
         &self,
         selection: Option<Selection>,
         allowed: &Allowed,
         rules: &Rules,
         naming: Naming,
         prefix: Option<&RepositoryName>,
-    ) -> Result<(Vec<Wish>, Vec<(Repository, String)>)> {
+    ) -> Result<(Vec<RepositoryRequest>, Vec<(Repository, String)>)> {
         let mut excluded = Vec::new();
         let selection = match (self, selection) {
             (_, Some(selection)) => {
@@ -253,22 +253,22 @@ impl Source<'_> {
                 all
             }
         };
-        let wish = |(repository, wanted)| {
+        let request = |(repository, wanted)| {
             let name =
                 if self.host().is_some() { naming.name_in_source(&repository) } else { naming.name(&repository) };
             let destination = destination_name(prefix, &name)?;
             let name = RepositoryName::try_from(name).expect("it is the end of a name");
-            Ok(Wish { destination, name, repository, wanted })
+            Ok(RepositoryRequest { destination, name, repository, wanted })
         };
-        Ok((selection.into_iter().map(wish).collect::<Result<_>>()?, excluded))
+        Ok((selection.into_iter().map(request).collect::<Result<_>>()?, excluded))
     }
 
     /// The images of one repository that the run wants. What is wrong with one of them, or with the repository, is told
     /// in its place: it costs no other image.
-    pub async fn list(&self, wish: &Wish, options: &Options) -> Listing {
+    pub async fn list(&self, request: &RepositoryRequest, options: &Options) -> Listing {
         let listing = match self {
-            Self::Ecr(registry, _) => ecr::list(registry, wish, options).await,
-            Self::Public(registries) => registries.list(wish, options).await,
+            Self::Ecr(registry, _) => ecr::list(registry, request, options).await,
+            Self::Public(registries) => registries.list(request, options).await,
         };
         listing.unwrap_or_else(Listing::failed)
     }
@@ -278,28 +278,33 @@ impl Source<'_> {
     ///
     /// # Errors
     /// When the source does not show its indexes.
-    pub async fn finish(&self, wish: &Wish, missing: Vec<Listed>, options: &Options) -> Result<Finished> {
+    pub async fn finish(
+        &self,
+        request: &RepositoryRequest,
+        missing: Vec<SourceImage>,
+        options: &Options,
+    ) -> Result<Finished> {
         match self {
             Self::Ecr(registry, _) => {
                 let (archived, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|image| image.is_archived);
                 let failures = archived.iter().map(|image| image.failed(ecr::CANNOT_PULL)).collect();
                 // For a single platform, that has been done already.
                 let is_done = options.platform.is_some();
-                let images = if is_done { missing } else { ecr::with_indexes(registry, wish, missing).await? };
+                let images = if is_done { missing } else { ecr::with_indexes(registry, request, missing).await? };
                 Ok((images, failures))
             }
-            Self::Public(registries) => registries.with_sizes(wish, missing).await,
+            Self::Public(registries) => registries.with_sizes(request, missing).await,
         }
     }
 }
 
 /// What can be copied, and what cannot.
-pub type Finished = (Vec<Listed>, Vec<Failed>);
+pub type Finished = (Vec<SourceImage>, Vec<ListingFailure>);
 
 /// How many images an index is reckoned to have where nobody tells.
 const IMAGES_OF_INDEX: u32 = 4;
 
-impl Listed {
+impl SourceImage {
     /// How many manifests it comes with: its own, and those of an index's images.
     #[must_use]
     pub fn manifests(&self) -> u32 {
@@ -311,10 +316,10 @@ impl Listed {
     }
 }
 
-/// The image of `wish` that Docker Hub would not let us pull any more, of `left` pulls that it allows: it would only fail.
+/// The image of `request` that Docker Hub would not let us pull any more, of `left` pulls that it allows: it would only fail.
 /// Otherwise there are fewer left.
-pub fn defer(wish: &Wish, image: &Listed, allowed: u64, left: &mut u64) -> Option<Failed> {
-    if !wish.repository.registry.is_docker_hub() {
+pub fn defer(request: &RepositoryRequest, image: &SourceImage, allowed: u64, left: &mut u64) -> Option<ListingFailure> {
+    if !request.repository.registry.is_docker_hub() {
         return None;
     }
     // Each manifest is a pull.
@@ -334,15 +339,19 @@ pub fn defer(wish: &Wish, image: &Listed, allowed: u64, left: &mut u64) -> Optio
 ///
 /// # Errors
 /// With the first error of `work`.
-pub async fn for_each<T, W>(repositories: Vec<Wish>, work: impl Fn(Wish) -> W) -> Result<Vec<T>>
+pub async fn for_each<T, W>(
+    repositories: Vec<RepositoryRequest>,
+    work: impl Fn(RepositoryRequest) -> W,
+) -> Result<Vec<T>>
 where
     W: Future<Output = Result<T, Error>>,
 {
-    let mut registries: BTreeMap<RegistryHost, Vec<Wish>> = BTreeMap::new();
-    for wish in repositories {
-        registries.entry(wish.repository.registry.clone()).or_default().push(wish);
+    let mut registries: BTreeMap<RegistryHost, Vec<RepositoryRequest>> = BTreeMap::new();
+    for request in repositories {
+        registries.entry(request.repository.registry.clone()).or_default().push(request);
     }
-    let of_registry = |wishes| stream::iter(wishes).map(&work).buffer_unordered(CONCURRENCY).try_collect::<Vec<T>>();
+    let of_registry =
+        |requests| stream::iter(requests).map(&work).buffer_unordered(CONCURRENCY).try_collect::<Vec<T>>();
     let done = future::try_join_all(registries.into_values().map(of_registry)).await?;
     Ok(done.into_iter().flatten().collect())
 }
@@ -351,17 +360,17 @@ where
 ///
 /// # Errors
 /// When there are such.
-pub fn check_collisions(wishes: &[Wish]) -> Result<()> {
+pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
     let mut sources: HashMap<&RepositoryName, &Repository> = HashMap::new();
-    for wish in wishes {
-        if let Some(other) = sources.insert(&wish.destination, &wish.repository) {
+    for request in requests {
+        if let Some(other) = sources.insert(&request.destination, &request.repository) {
             return Err(Error::Selection {
-                entry: Excerpt::new(&wish.repository.to_string()),
+                entry: Excerpt::new(&request.repository.to_string()),
                 place: None,
                 problem: format!(
                     "it would have the same name at the destination, {}, as {other}; leave one of them out, or choose another \
                      naming",
-                    wish.destination
+                    request.destination
                 ),
             });
         }
@@ -372,16 +381,16 @@ pub fn check_collisions(wishes: &[Wish]) -> Result<()> {
 /// Why patterns leave out what the source has archived.
 const ARCHIVED: &str = "archived at the source";
 
-/// What of `available` the wish's patterns choose and its names add; images that a rule leaves out, and patterns that
+/// What of `available` the request's patterns choose and its names add; images that a rule leaves out, and patterns that
 /// choose nothing, are told. Patterns choose nothing that is `archived`.
 fn choose(
     wanted: &Wanted,
     available: &[Available<'_>],
     archived: &BTreeSet<&Tag>,
     rules: &Rules,
-) -> (Vec<Named>, Listing) {
+) -> (Vec<NamedImage>, Listing) {
     let mut listing = Listing::default();
-    let mut chosen: BTreeSet<Named> = BTreeSet::new();
+    let mut chosen: BTreeSet<NamedImage> = BTreeSet::new();
     // What is excluded is none of the newest. It is told only of what would have been chosen.
     let rule = |tag: &Tag| rules.excluding_tag(tag).or_else(|| archived.contains(tag).then(|| ARCHIVED.to_owned()));
     let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rule(it.tag).is_some());
@@ -391,19 +400,19 @@ fn choose(
         let left_out = pattern.without_limit().select(&out);
         if tags.is_empty() && left_out.is_empty() && !pattern.is_everything() {
             let error = format!("no tag of {} matches", available.len());
-            listing.failures.push(Failed::new(pattern.as_str(), &error));
+            listing.failures.push(ListingFailure::new(pattern.as_str(), &error));
         }
         excluded.extend(left_out);
-        chosen.extend(tags.into_iter().map(|tag| Named { tag: Some(tag.clone()), digest: None }));
+        chosen.extend(tags.into_iter().map(|tag| NamedImage { tag: Some(tag.clone()), digest: None }));
     }
     for image in &wanted.images {
         if let Some(tag) = image.tag.as_ref().filter(|tag| rules.excluding_tag(tag).is_some()) {
             excluded.insert(tag);
             continue;
         }
-        // The same tag with a digest is a wish for that image.
+        // The same tag with a digest is a request for that image.
         if image.digest.is_some() && image.tag.is_some() {
-            chosen.remove(&Named { tag: image.tag.clone(), digest: None });
+            chosen.remove(&NamedImage { tag: image.tag.clone(), digest: None });
         }
         if let Some(tag) = &image.tag {
             excluded.remove(tag);
@@ -433,13 +442,13 @@ mod tests {
     use super::*;
     use shared::selection;
 
-    fn wishes(list: &str, naming: Naming) -> Vec<Wish> {
+    fn requests(list: &str, naming: Naming) -> Vec<RepositoryRequest> {
         let selection = selection::parse([("the list", list)], None).expect("it is a list");
-        let wish = |(repository, wanted)| {
+        let request = |(repository, wanted)| {
             let name: RepositoryName = naming.name(&repository).parse().expect("it is a name");
-            Wish { destination: name.clone(), name, repository, wanted }
+            RepositoryRequest { destination: name.clone(), name, repository, wanted }
         };
-        selection.into_iter().map(wish).collect()
+        selection.into_iter().map(request).collect()
     }
 
     #[test]
@@ -449,21 +458,21 @@ mod tests {
             ("gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
             ("gcr.io/p/app:1.*,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
         ] {
-            let error = check_collisions(&wishes(list, Naming::Registry)).expect_err(list);
+            let error = check_collisions(&requests(list, Naming::Registry)).expect_err(list);
             assert!(error.to_string().contains(first) && error.to_string().contains(second), "{error}");
             assert_eq!(error.name(), "InvalidImageList");
         }
-        check_collisions(&wishes("gcr.io/p/app:1,quay.io/p/app:1", Naming::Registry)).expect("they have two names");
+        check_collisions(&requests("gcr.io/p/app:1,quay.io/p/app:1", Naming::Registry)).expect("they have two names");
     }
 
     #[test]
     fn what_docker_hub_would_not_let_us_pull_is_deferred() {
-        let wishes = wishes("nginx,redis,quay.io/coreos/etcd", Naming::Plain);
-        let image = |is_index| Listed { is_index, ..Listed::new(None, Digest::of(b"")) };
+        let requests = requests("nginx,redis,quay.io/coreos/etcd", Naming::Plain);
+        let image = |is_index| SourceImage { is_index, ..SourceImage::new(None, Digest::of(b"")) };
         let images = [image(true), image(false), image(false)];
         let mut left = 5;
         let deferred: Vec<_> =
-            wishes.iter().zip(&images).map(|(wish, image)| defer(wish, image, 5, &mut left)).collect();
+            requests.iter().zip(&images).map(|(request, image)| defer(request, image, 5, &mut left)).collect();
         let which: Vec<_> = deferred.iter().map(Option::is_some).collect();
         assert_eq!(which, [false, true, false], "the index takes them all, and the third is not Docker Hub's");
         assert!(deferred[1].as_ref().is_some_and(|it| it.error.as_str().contains("allows 5 more pulls")));
@@ -472,28 +481,28 @@ mod tests {
     #[tokio::test]
     async fn what_the_source_has_archived_and_the_destination_lacks_fails_and_is_not_copied() {
         let ecr = aws_smithy_mocks::mock_client!(aws_sdk_ecr, aws_smithy_mocks::RuleMode::MatchAny, []);
-        let wishes = wishes("ecr.example/app:1,ecr.example/app:2", Naming::Plain);
-        let source = Source::Ecr(Registry::new(ecr, None), wishes[0].repository.registry.clone());
+        let requests = requests("ecr.example/app:1,ecr.example/app:2", Naming::Plain);
+        let source = Source::Ecr(Registry::new(ecr, None), requests[0].repository.registry.clone());
         let image = |tag: &str, is_archived| {
             let tag: Tag = tag.parse().expect(tag);
-            Listed { is_archived, ..Listed::new(Some(tag.clone()), Digest::of(tag.as_str().as_bytes())) }
+            SourceImage { is_archived, ..SourceImage::new(Some(tag.clone()), Digest::of(tag.as_str().as_bytes())) }
         };
         for platform in [None, Some("linux/arm64".parse().expect("it is one"))] {
             let options = Options { include_untagged: true, platform, rules: Rules::default() };
             let missing = vec![image("1", false), image("2", true)];
-            let (images, failures) = source.finish(&wishes[0], missing, &options).await.expect("there is no index");
+            let (images, failures) = source.finish(&requests[0], missing, &options).await.expect("there is no index");
             assert_eq!(images, [image("1", false)]);
-            assert_eq!(failures, [Failed::new("2", ecr::CANNOT_PULL)]);
+            assert_eq!(failures, [ListingFailure::new("2", ecr::CANNOT_PULL)]);
         }
     }
 
     fn chosen(list: &str, exclude: &str, tags: &[&str]) -> (Vec<String>, Listing) {
-        let wanted = &wishes(list, Naming::Plain)[0].wanted;
+        let wanted = &requests(list, Naming::Plain)[0].wanted;
         let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().expect(tag)).collect();
         let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
         let rules = Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs");
         let (named, listing) = choose(wanted, &available, &BTreeSet::new(), &rules);
-        let print = |named: Named| {
+        let print = |named: NamedImage| {
             named.tag.map_or(String::new(), String::from) + &named.digest.map_or(String::new(), |d| format!("@{d}"))
         };
         (named.into_iter().map(print).collect(), listing)
@@ -513,7 +522,7 @@ mod tests {
     fn a_pattern_that_chooses_nothing_is_told() {
         let (named, listing) = chosen("app:9.*,app:1.*", "", &["1.0"]);
         assert_eq!(named, ["1.0"]);
-        assert_eq!(listing.failures, [Failed::new("9.*", "no tag of 1 matches")]);
+        assert_eq!(listing.failures, [ListingFailure::new("9.*", "no tag of 1 matches")]);
     }
 
     #[test]
@@ -544,15 +553,15 @@ mod tests {
     #[tokio::test]
     async fn a_registry_that_does_not_answer_keeps_no_other_one_waiting() {
         let silent: Vec<_> = (0..CONCURRENCY + 1).map(|number| format!("silent.example/a{number}")).collect();
-        let wishes = wishes(&format!("{},honest.example/b", silent.join(",")), Naming::Plain);
-        let work = async |wish: Wish| {
-            if wish.repository.registry.as_str() == "honest.example" {
+        let requests = requests(&format!("{},honest.example/b", silent.join(",")), Naming::Plain);
+        let work = async |request: RepositoryRequest| {
+            if request.repository.registry.as_str() == "honest.example" {
                 return Err(Error::NotAllowed { subject: "the end".into(), problem: "of the test".into() });
             }
             future::pending::<()>().await;
             Ok(())
         };
-        let ended = for_each(wishes, work).await;
+        let ended = for_each(requests, work).await;
         assert_eq!(ended.expect_err("it ends").to_string(), "the end: of the test");
     }
 }

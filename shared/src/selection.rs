@@ -24,12 +24,12 @@ pub struct Wanted {
     /// Tags by pattern.
     pub patterns: Vec<Tags>,
     /// Images by name, each once.
-    pub images: BTreeSet<Named>,
+    pub images: BTreeSet<NamedImage>,
 }
 
 /// An image that is wanted by name. It has a tag or a digest, or both: then the digest is copied to the tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Named {
+pub struct NamedImage {
     /// The tag.
     pub tag: Option<Tag>,
     /// The digest.
@@ -137,14 +137,14 @@ fn split(reference: &str) -> (&str, Option<&str>) {
 }
 
 /// Parses a reference without patterns, to its repository and the image in it.
-fn parse_reference(text: &str, source: Option<&RegistryHost>) -> Result<(Repository, Named), String> {
+fn parse_reference(text: &str, source: Option<&RegistryHost>) -> Result<(Repository, NamedImage), String> {
     let parse = |text: &str| text.parse::<ImageReference>().map_err(|error| format!("{error}; {EXPECTED}"));
     let ImageReference { repository, tag, digest } = match source {
         None => parse(text)?,
         Some(source) => parse(&format!("{source}/{}", without_host(text, source)?))?,
     };
     let latest = || (digest.is_none()).then(|| "latest".parse().expect("it is a tag"));
-    Ok((repository, Named { tag: tag.or_else(latest), digest }))
+    Ok((repository, NamedImage { tag: tag.or_else(latest), digest }))
 }
 
 /// A reference to an image of the registry `source`, whose host it may begin with.
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn names(list: &str) -> Vec<String> {
-        let print = |repository: &Repository, image: &Named| {
+        let print = |repository: &Repository, image: &NamedImage| {
             ImageReference { repository: repository.clone(), tag: image.tag.clone(), digest: image.digest }.to_string()
         };
         let selection = parsed(list);

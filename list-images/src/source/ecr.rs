@@ -6,20 +6,20 @@ use shared::Result;
 use shared::ecr::{Image, ImageId, Registry};
 use shared::manifest::Manifest;
 use shared::reference::{Digest, Tag};
-use shared::selection::Named;
+use shared::selection::NamedImage;
 use shared::tags::{Available, subject};
 
-use super::{Failed, Listed, Listing, Options, Wish, choose, on_platform};
+use super::{Listing, ListingFailure, Options, RepositoryRequest, SourceImage, choose, on_platform};
 
 /// Lists what the run wants of a repository.
 ///
 /// # Errors
 /// When it cannot be listed.
-pub async fn list(registry: &Registry, wish: &Wish, options: &Options) -> Result<Listing> {
-    let images = registry.images(&wish.repository.name).await?;
-    let mut listing = listed(images.as_deref(), wish, options);
+pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
+    let images = registry.images(&request.repository.name).await?;
+    let mut listing = listed(images.as_deref(), request, options);
     if options.platform.is_some() {
-        resolve(registry, wish, options, images.as_deref().unwrap_or_default(), &mut listing).await?;
+        resolve(registry, request, options, images.as_deref().unwrap_or_default(), &mut listing).await?;
     }
     Ok(listing)
 }
@@ -29,8 +29,12 @@ pub async fn list(registry: &Registry, wish: &Wish, options: &Options) -> Result
 ///
 /// # Errors
 /// When the source does not show its indexes.
-pub async fn with_indexes(registry: &Registry, wish: &Wish, mut missing: Vec<Listed>) -> Result<Vec<Listed>> {
-    let indexes = indexes(registry, wish, &missing).await?;
+pub async fn with_indexes(
+    registry: &Registry,
+    request: &RepositoryRequest,
+    mut missing: Vec<SourceImage>,
+) -> Result<Vec<SourceImage>> {
+    let indexes = indexes(registry, request, &missing).await?;
     let children = children(&indexes);
     missing.retain(|image| image.tag.is_some() || !children.contains(&image.digest));
     for image in &mut missing {
@@ -43,13 +47,13 @@ pub async fn with_indexes(registry: &Registry, wish: &Wish, mut missing: Vec<Lis
 /// Puts in place of each index its image for the platform. The others of its images are not copied by themselves.
 async fn resolve(
     registry: &Registry,
-    wish: &Wish,
+    request: &RepositoryRequest,
     options: &Options,
     images: &[Image],
     listing: &mut Listing,
 ) -> Result<()> {
     let Some(platform) = &options.platform else { return Ok(()) };
-    let manifests = indexes(registry, wish, &listing.images).await?;
+    let manifests = indexes(registry, request, &listing.images).await?;
     let children = children(&manifests);
     let bytes: HashMap<Digest, u64> = images.iter().map(|image| (image.digest, image.bytes)).collect();
     listing.images.retain(|image| image.tag.is_some() || !children.contains(&image.digest));
@@ -72,10 +76,14 @@ async fn resolve(
 }
 
 /// The manifests of those that are indexes.
-async fn indexes(registry: &Registry, wish: &Wish, listed: &[Listed]) -> Result<HashMap<Digest, Manifest>> {
+async fn indexes(
+    registry: &Registry,
+    request: &RepositoryRequest,
+    listed: &[SourceImage],
+) -> Result<HashMap<Digest, Manifest>> {
     let indexes = listed.iter().filter(|image| image.is_index);
     let ids: Vec<_> = indexes.map(|image| ImageId::Digest(image.digest)).collect();
-    let found = registry.find(&wish.repository.name, &ids).await?.unwrap_or_default();
+    let found = registry.find(&request.repository.name, &ids).await?.unwrap_or_default();
     Ok(found.into_values().map(|found| (found.digest, found.manifest)).collect())
 }
 
@@ -83,14 +91,14 @@ fn children(indexes: &HashMap<Digest, Manifest>) -> HashSet<Digest> {
     indexes.values().flat_map(|index| &index.manifests).map(|child| child.digest).collect()
 }
 
-fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
+fn listed(images: Option<&[Image]>, request: &RepositoryRequest, options: &Options) -> Listing {
     let Some(images) = images else {
         let mut listing = Listing::default();
-        if !wish.wanted.patterns.is_empty() {
-            listing.failures.push(Failed::unlistable(NO_REPOSITORY));
+        if !request.wanted.patterns.is_empty() {
+            listing.failures.push(ListingFailure::unlistable(NO_REPOSITORY));
         }
-        let named = wish.wanted.images.iter();
-        listing.failures.extend(named.map(|image| Failed::of(image.tag.as_ref(), image.digest, NO_REPOSITORY)));
+        let named = request.wanted.images.iter();
+        listing.failures.extend(named.map(|image| ListingFailure::of(image.tag.as_ref(), image.digest, NO_REPOSITORY)));
         return listing;
     };
     let tagged: HashMap<&Tag, &Image> =
@@ -100,16 +108,16 @@ fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
     available.sort_by_key(|it| it.tag);
     let archived: BTreeSet<&Tag> =
         images.iter().filter(|image| image.is_archived).flat_map(|image| &image.tags).collect();
-    let (chosen, mut listing) = choose(&wish.wanted, &available, &archived, &options.rules);
+    let (chosen, mut listing) = choose(&request.wanted, &available, &archived, &options.rules);
     let by_digest: HashMap<Digest, &Image> = images.iter().map(|image| (image.digest, image)).collect();
-    for Named { tag, digest } in chosen {
+    for NamedImage { tag, digest } in chosen {
         let image = match &digest {
             Some(digest) => by_digest.get(digest),
             None => tag.as_ref().and_then(|tag| tagged.get(tag)),
         };
         match image {
             Some(image) => listing.images.push(one(tag, image)),
-            None => listing.failures.push(Failed::of(
+            None => listing.failures.push(ListingFailure::of(
                 tag.as_ref(),
                 digest,
                 "the source has no such image: manifest unknown",
@@ -117,7 +125,7 @@ fn listed(images: Option<&[Image]>, wish: &Wish, options: &Options) -> Listing {
         }
     }
     if options.include_untagged {
-        if wish.wanted.is_everything() {
+        if request.wanted.is_everything() {
             let untagged = images.iter().filter(|image| image.tags.is_empty() && !image.is_archived);
             listing.images.extend(untagged.map(|image| one(None, image)));
         } else {
@@ -159,9 +167,9 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
     }
 }
 
-fn one(tag: Option<Tag>, image: &Image) -> Listed {
+fn one(tag: Option<Tag>, image: &Image) -> SourceImage {
     let Image { bytes, is_index, is_archived, .. } = *image;
-    Listed { bytes, is_index, is_archived, ..Listed::new(tag, image.digest) }
+    SourceImage { bytes, is_index, is_archived, ..SourceImage::new(tag, image.digest) }
 }
 
 #[cfg(test)]
@@ -200,9 +208,9 @@ mod tests {
             selection.into_values().next().expect("it names one repository")
         });
         let name = repository.name.clone();
-        let wish = Wish { repository, destination: name.clone(), name, wanted };
+        let request = RepositoryRequest { repository, destination: name.clone(), name, wanted };
         let options = Options { include_untagged, platform: None, rules: Rules::default() };
-        let listing = listed(images, &wish, &options);
+        let listing = listed(images, &request, &options);
         let tag = |tag: Option<Tag>| tag.map_or_else(|| "-".to_owned(), String::from);
         let listed = listing.images.into_iter().map(|image| (tag(image.tag), image.digest)).collect();
         (listed, listing.failures.into_iter().map(|failed| failed.name.to_string()).collect())

@@ -8,11 +8,11 @@ use shared::ecr::Login;
 use shared::logins::SourceLogins;
 use shared::manifest::{Blobs, Platform};
 use shared::reference::{Digest, RegistryHost, Tag};
-use shared::selection::Named;
+use shared::selection::NamedImage;
 use shared::tags::{Available, subject};
 use tokio::sync::Mutex;
 
-use super::{Failed, Finished, Listed, Listing, Options, Wish, choose, on_platform};
+use super::{Finished, Listing, ListingFailure, Options, RepositoryRequest, SourceImage, choose, on_platform};
 use crate::distribution::{Client, Head, Session, TagList};
 
 /// Images of one repository that are asked for at once. The client limits how many it asks one registry for.
@@ -52,9 +52,9 @@ impl<'a> Registries<'a> {
     ///
     /// # Errors
     /// When it cannot be listed.
-    pub async fn list(&self, wish: &Wish, options: &Options) -> Result<Listing> {
-        let session = self.open(wish).await?;
-        let by_pattern = !wish.wanted.patterns.is_empty();
+    pub async fn list(&self, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
+        let session = self.open(request).await?;
+        let by_pattern = !request.wanted.patterns.is_empty();
         // Of images that are named, only what belongs to them is looked for among the tags.
         let tags = if by_pattern || options.include_untagged { session.tags().await } else { Ok(None) };
         let (tags, failure) = match tags {
@@ -62,21 +62,21 @@ impl<'a> Registries<'a> {
                 let failure = invalid.filter(|_| by_pattern).map(|(count, first)| {
                     let message =
                         format!("{count} of its tags are not tags, and are left out; the first of them is {first:?}");
-                    Failed::new("invalid tags", &message)
+                    ListingFailure::new("invalid tags", &message)
                 });
                 (tags, failure)
             }
             Ok(None) => (Vec::new(), None),
             Err(error) if by_pattern => return Err(error),
-            Err(error) => (Vec::new(), Some(Failed::companions(&error))),
+            Err(error) => (Vec::new(), Some(ListingFailure::companions(&error))),
         };
         let (chosen, mut listing) = if by_pattern && tags.is_empty() {
             let mut listing = Listing::default();
-            listing.fail(Failed::unlistable("the source shows no tags of it"));
-            (wish.wanted.images.iter().cloned().collect(), listing)
+            listing.fail(ListingFailure::unlistable("the source shows no tags of it"));
+            (request.wanted.images.iter().cloned().collect(), listing)
         } else {
             let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
-            choose(&wish.wanted, &available, &BTreeSet::new(), &options.rules)
+            choose(&request.wanted, &available, &BTreeSet::new(), &options.rules)
         };
         failure.into_iter().for_each(|failed| listing.fail(failed));
         heads(&session, chosen, &mut listing).await?;
@@ -86,7 +86,7 @@ impl<'a> Registries<'a> {
         if options.include_untagged
             && let Err(error) = companions(&session, &tags, options, &mut listing).await
         {
-            listing.fail(Failed::companions(&error));
+            listing.fail(ListingFailure::companions(&error));
         }
         Ok(listing)
     }
@@ -96,23 +96,24 @@ impl<'a> Registries<'a> {
     ///
     /// # Errors
     /// When the repository cannot be asked.
-    pub async fn with_sizes(&self, wish: &Wish, images: Vec<Listed>) -> Result<Finished> {
+    pub async fn with_sizes(&self, request: &RepositoryRequest, images: Vec<SourceImage>) -> Result<Finished> {
         // On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
-        let is_asked = |image: &Listed| !wish.repository.registry.is_docker_hub() || image.subject.is_some();
+        let is_asked = |image: &SourceImage| !request.repository.registry.is_docker_hub() || image.subject.is_some();
         if !images.iter().any(is_asked) {
             return Ok((images, Vec::new()));
         }
-        let session = &self.open(wish).await?;
-        let finish = async |image: Listed| if is_asked(&image) { content(session, image).await } else { Ok(image) };
+        let session = &self.open(request).await?;
+        let finish =
+            async |image: SourceImage| if is_asked(&image) { content(session, image).await } else { Ok(image) };
         let finished: Vec<_> = stream::iter(images).map(finish).buffered(CONCURRENCY).collect().await;
         let mut listing = Listing::default();
         listing.add(finished);
         Ok((listing.images, listing.failures))
     }
 
-    async fn open(&self, wish: &Wish) -> Result<Session<'_>> {
-        let login = self.login(&wish.repository.registry).await?;
-        self.client.open(&wish.repository, login).await
+    async fn open(&self, request: &RepositoryRequest) -> Result<Session<'_>> {
+        let login = self.login(&request.repository.registry).await?;
+        self.client.open(&request.repository, login).await
     }
 
     async fn login(&self, host: &RegistryHost) -> Result<Option<Login>> {
@@ -130,7 +131,7 @@ impl<'a> Registries<'a> {
 ///
 /// # Errors
 /// When the registry is unavailable for all of them: then the repository cannot be listed.
-async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing) -> Result<()> {
+async fn heads(session: &Session<'_>, images: Vec<NamedImage>, listing: &mut Listing) -> Result<()> {
     let mut heads = stream::iter(images)
         .map(async |named| {
             let tag = || named.tag.as_ref().map_or_else(|| "latest".to_owned(), ToString::to_string);
@@ -140,15 +141,15 @@ async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing)
         })
         .buffered(CONCURRENCY);
     let (mut answers, mut silence) = (false, None);
-    while let Some((Named { tag, digest }, head)) = heads.next().await {
+    while let Some((NamedImage { tag, digest }, head)) = heads.next().await {
         match head {
             Ok(Head { digest: found, is_index }) => {
                 answers = true;
-                listing.images.push(Listed { is_index, ..Listed::new(tag, digest.unwrap_or(found)) });
+                listing.images.push(SourceImage { is_index, ..SourceImage::new(tag, digest.unwrap_or(found)) });
             }
             Err(error) => {
                 answers |= !error.kind().is_transient();
-                listing.fail(Failed::of(tag.as_ref(), digest, &error.to_string()));
+                listing.fail(ListingFailure::of(tag.as_ref(), digest, &error.to_string()));
                 silence.get_or_insert(error);
             }
         }
@@ -158,13 +159,13 @@ async fn heads(session: &Session<'_>, images: Vec<Named>, listing: &mut Listing)
 
 /// Puts in place of each index its image for the platform.
 async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listing) {
-    let resolve = async |image: Listed| {
+    let resolve = async |image: SourceImage| {
         if !image.is_index {
             return Ok(image);
         }
         let index = session.manifest(image.digest).await.map_err(|error| error.to_string());
         match index.and_then(|index| on_platform(&index, platform)) {
-            Ok(child) => Ok(Listed { digest: child.digest, is_index: false, ..image }),
+            Ok(child) => Ok(SourceImage { digest: child.digest, is_index: false, ..image }),
             Err(error) => Err(image.failed(&error)),
         }
     };
@@ -189,7 +190,7 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
         let (of_fresh, rest) =
             tags.into_iter().partition(|tag| subject(tag).is_some_and(|digest| fresh.contains(&digest)));
         tags = rest;
-        let named = Vec::<&Tag>::into_iter(of_fresh).map(|tag| Named { tag: Some(tag.clone()), digest: None });
+        let named = Vec::<&Tag>::into_iter(of_fresh).map(|tag| NamedImage { tag: Some(tag.clone()), digest: None });
         let mut found = Listing::default();
         heads(session, named.collect(), &mut found).await?;
         found.failures.drain(..).for_each(|failed| listing.fail(failed));
@@ -209,7 +210,7 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
             };
             for referrer in referrers {
                 if !fresh.contains(&referrer) && !known.contains(&referrer) && new.insert(referrer) {
-                    found.images.push(Listed { subject: Some(digest), ..Listed::new(None, referrer) });
+                    found.images.push(SourceImage { subject: Some(digest), ..SourceImage::new(None, referrer) });
                 }
             }
             if listing.images.len() - others + found.images.len() > COMPANIONS {
@@ -236,7 +237,7 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
 ///
 /// # Errors
 /// When the manifest cannot be read, does not refer to what it should, or lists too many layers.
-async fn content(session: &Session<'_>, image: Listed) -> Result<Listed, Failed> {
+async fn content(session: &Session<'_>, image: SourceImage) -> Result<SourceImage, ListingFailure> {
     let manifest = match (session.manifest(image.digest).await, image.subject) {
         (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {
             return Err(image.failed(&format!("the registry says that it refers to {subject}, and it does not")));
@@ -256,7 +257,7 @@ async fn content(session: &Session<'_>, image: Listed) -> Result<Listed, Failed>
             return Err(image.failed(&format!("it has more than the {BLOBS} layers that are allowed")));
         }
     }
-    Ok(Listed { bytes: blobs.bytes(), images: children.len().try_into().unwrap_or(u32::MAX), ..image })
+    Ok(SourceImage { bytes: blobs.bytes(), images: children.len().try_into().unwrap_or(u32::MAX), ..image })
 }
 
 #[cfg(test)]
@@ -337,7 +338,7 @@ mod tests {
     }
 
     async fn list(host: &str, entry: &str, options: &Options) -> Result<Listing> {
-        with_registries(async |registries| registries.list(&wish(host, entry), options).await).await
+        with_registries(async |registries| registries.list(&request(host, entry), options).await).await
     }
 
     async fn with_registries<T>(work: impl AsyncFnOnce(Registries<'_>) -> T) -> T {
@@ -352,12 +353,12 @@ mod tests {
         work(Registries::new(client(), logins)).await
     }
 
-    fn wish(host: &str, entry: &str) -> Wish {
+    fn request(host: &str, entry: &str) -> RepositoryRequest {
         let list = entry.split(',').map(|tag| format!("{host}/team/app:{tag}")).collect::<Vec<_>>().join(",");
         let selection = selection::parse([("the list", list.as_str())], None).expect("it is a list");
         let (repository, wanted) = selection.into_iter().next().expect("it names one repository");
         let name: RepositoryName = Naming::Plain.name(&repository).parse().expect("it is a name");
-        Wish { destination: name.clone(), name, repository, wanted }
+        RepositoryRequest { destination: name.clone(), name, repository, wanted }
     }
 
     fn options(platform: Option<&str>, exclude: &str) -> Options {
@@ -446,10 +447,10 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_refer_to_the_image_that_it_came_with_is_not_copied() {
         let host = serve(answer).await;
-        let wish = wish(&host, "1.0");
+        let request = request(&host, "1.0");
         let (images, failures) = with_registries(async |registries| {
-            let listing = registries.list(&wish, &options(None, "")).await.expect("it can be listed");
-            registries.with_sizes(&wish, listing.images).await.expect("it can be asked")
+            let listing = registries.list(&request, &options(None, "")).await.expect("it can be listed");
+            registries.with_sizes(&request, listing.images).await.expect("it can be asked")
         })
         .await;
         assert_eq!(images.iter().map(|image| image.digest).collect::<Vec<_>>(), [of_json(&index())]);
@@ -500,9 +501,9 @@ mod tests {
             Response::new(Body::from(child.clone()))
         })
         .await;
-        let image = Listed { is_index: true, ..Listed::new(None, of_index) };
+        let image = SourceImage { is_index: true, ..SourceImage::new(None, of_index) };
         let (images, failures) = with_registries(async |registries| {
-            registries.with_sizes(&wish(&host, "1"), vec![image]).await.expect("it can be asked")
+            registries.with_sizes(&request(&host, "1"), vec![image]).await.expect("it can be asked")
         })
         .await;
         assert_eq!((images[0].bytes, images[0].images, failures.len()), (11, 1, 0));

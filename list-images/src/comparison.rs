@@ -1,0 +1,635 @@
+//! Compares the source with the destination, repository by repository: what a run copies, and what fails.
+
+use std::collections::HashMap;
+
+use futures_util::future;
+use shared::ecr::{Registry, is_same_registry};
+use shared::naming;
+use shared::plan::{self, RepositoryCopy, Row, Summary};
+use shared::reference::{RegistryHost, Repository};
+use shared::selection::Selection;
+use shared::{Error, Kind, Result};
+use tokio::sync::Semaphore;
+
+use crate::batches::Work;
+use crate::config::Config;
+use crate::difference::{self, Difference};
+use crate::dry_run::Decision;
+use crate::failing::Failing;
+use crate::source::{
+    Listing, ListingFailure, RepositoryRequest, Source, SourceImage, check_collisions, defer, for_each,
+};
+
+/// How many repositories of the destination are listed at once.
+const CONCURRENCY: usize = 16;
+
+/// A comparison of source and destination.
+pub struct Comparison<'a> {
+    pub config: &'a Config,
+    pub source: &'a Source<'a>,
+    pub destination: &'a Registry,
+    /// The destination's host.
+    pub host: &'a RegistryHost,
+    /// The rows that say `Error`.
+    pub failing: &'a Failing,
+    /// Whether to report the decision on each image: in a dry run.
+    pub explain: bool,
+}
+
+/// The difference between source and destination.
+#[derive(Default)]
+pub struct RunDiff {
+    repositories: Vec<RepositoryDiff>,
+    /// Failing rows of images that are no longer wanted.
+    obsolete: Vec<Row>,
+    pub summary: Summary,
+    pub decisions: Vec<Decision>,
+}
+
+/// The difference for one repository.
+struct RepositoryDiff {
+    request: RepositoryRequest,
+    unchanged: usize,
+    missing: Vec<SourceImage>,
+    failures: Vec<ListingFailure>,
+    /// Images that the destination has, and whose rows say `Error`.
+    present: Vec<SourceImage>,
+    obsolete: Vec<Row>,
+    excluded: usize,
+    decisions: Vec<Decision>,
+    failure: Option<Error>,
+}
+
+impl Comparison<'_> {
+    /// Lists the selected repositories, or all of them, and compares each with the destination.
+    ///
+    /// # Errors
+    /// When the source or the destination cannot be listed at all. A repository that cannot be listed fails alone.
+    pub async fn run(&self, selection: Option<Selection>) -> Result<RunDiff> {
+        let Config { options, naming, allowed, .. } = self.config;
+        let prefix = self.config.prefix.as_ref();
+        let (mut requests, left_out) =
+            self.source.requests(selection, allowed, &options.rules, *naming, prefix).await?;
+        if prefix.is_some() {
+            // Where a registry is copied into itself, its copies are no sources: each run would copy them a level deeper.
+            requests.retain(|request| {
+                !is_same_registry(&request.repository.registry, self.host)
+                    || !naming::is_behind(prefix, &request.repository.name)
+            });
+        }
+        check_collisions(&requests)?;
+        let slots = Semaphore::new(CONCURRENCY);
+        let mut repositories = for_each(requests, async |request| self.compare(request, &slots).await).await?;
+        // They come in the order in which their listings ended; a plan should not depend on that.
+        repositories.sort_by(|a, b| a.request.destination.cmp(&b.request.destination));
+        if !repositories.is_empty()
+            && repositories.iter().all(|it| it.failure.is_some())
+            && let Some(failure) = repositories.iter_mut().find_map(|it| it.failure.take())
+        {
+            return Err(failure);
+        }
+        self.refuse_immutable(&mut repositories).await?;
+        if let Source::Public(registries) = self.source
+            && let Some(allowed) = registries.pulls_left()
+        {
+            let mut left = allowed;
+            for one in &mut repositories {
+                one.refuse(|request, image| defer(request, image, allowed, &mut left));
+            }
+        }
+
+        let images = repositories.iter().map(|one| &one.request.name).collect();
+        let mut diff = RunDiff { obsolete: self.failing.of_others(&images), ..RunDiff::default() };
+        if self.explain {
+            diff.decisions.extend(left_out.into_iter().map(|(it, rule)| Decision::left_out(&it, rule)));
+        }
+        let summary = &mut diff.summary;
+        for one in &mut repositories {
+            summary.unchanged += one.unchanged;
+            summary.excluded += one.excluded;
+            summary.to_copy += one.missing.len() + one.failures.len();
+            summary.bytes = one.missing.iter().map(|image| image.bytes).fold(summary.bytes, u64::saturating_add);
+            diff.obsolete.append(&mut one.obsolete);
+            diff.decisions.append(&mut one.decisions);
+            if self.explain {
+                let copies = one.missing.iter().map(|image| Decision::copy(&one.request, self.host, image));
+                diff.decisions.extend(copies);
+                let failures = one.failures.iter().map(|failed| Decision::failed(&one.request, failed));
+                diff.decisions.extend(failures);
+            }
+        }
+        summary.listed = summary.unchanged + summary.excluded + summary.to_copy;
+        diff.repositories = repositories;
+        Ok(diff)
+    }
+
+    async fn compare(&self, request: RepositoryRequest, slots: &Semaphore) -> Result<RepositoryDiff> {
+        let options = &self.config.options;
+        let there = async {
+            let _slot = slots.acquire().await;
+            self.destination.images(&request.destination).await
+        };
+        let (listing, there) = future::join(self.source.list(&request, options), there).await;
+        let (mut listing, there) = match there {
+            Ok(there) => (listing, there.unwrap_or_default()),
+            Err(error) => (Listing::failed(error), Vec::new()),
+        };
+        let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &there);
+        let (mut missing, mut failures) = match self.source.finish(&request, missing, options).await {
+            Ok(finished) => finished,
+            Err(error) => (Vec::new(), vec![ListingFailure::unlistable(&error.to_string())]),
+        };
+        missing.sort_by(|a, b| (a.tag.is_none(), &a.tag, &a.digest).cmp(&(b.tag.is_none(), &b.tag, &b.digest)));
+        failures.append(&mut listing.failures);
+        // One row says why.
+        failures.sort();
+        failures.dedup_by(|a, b| a.name == b.name);
+        let is_archived = |image: &SourceImage| there.iter().any(|it| it.is_archived && it.digest == image.digest);
+        let (present, obsolete) = self.failing.healed(&request.name, &unchanged, is_archived, &missing, &failures);
+        let mut decisions = Vec::new();
+        if self.explain {
+            decisions.extend(unchanged.iter().map(|image| Decision::unchanged(&request, self.host, image)));
+            decisions.extend(listing.excluded.iter().map(|excluded| Decision::excluded(&request, excluded)));
+        }
+        Ok(RepositoryDiff {
+            unchanged: unchanged.len(),
+            missing,
+            failures,
+            present,
+            obsolete,
+            excluded: listing.excluded.len(),
+            decisions,
+            failure: listing.failure,
+            request,
+        })
+    }
+
+    /// Finds tags that would have to be moved, and cannot.
+    async fn refuse_immutable(&self, repositories: &mut [RepositoryDiff]) -> Result<()> {
+        let moves = |it: &&RepositoryDiff| it.missing.iter().any(|image| image.replaces.is_some());
+        let names: Vec<_> = repositories.iter().filter(moves).map(|it| it.request.destination.clone()).collect();
+        let immutable: HashMap<_, _> = match self.destination.immutable(&names).await {
+            Ok(immutable) => immutable,
+            // A credential that may copy, and not look: then the task finds out.
+            Err(error) if error.kind() == Kind::Denied => {
+                tracing::warn!(%error, "which tags are immutable is not known");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for one in repositories {
+            let Some(immutable) = immutable.get(&one.request.destination) else { continue };
+            one.refuse(|_, image| difference::refuse_immutable(image, immutable));
+        }
+        Ok(())
+    }
+}
+
+impl RunDiff {
+    /// The work of the run, to be packed into batches. The images go to the registry `host`.
+    pub fn into_work(self, host: &RegistryHost) -> Work {
+        let mut work = Work { obsolete: self.obsolete, ..Work::default() };
+        for RepositoryDiff { request, missing, failures, present, .. } in self.repositories {
+            work.failures.extend(failures.into_iter().map(|ListingFailure { name, error }| plan::Failure {
+                image: request.name.clone(),
+                tag: name,
+                source: request.repository.clone(),
+                error,
+            }));
+            let destination = Repository { registry: host.clone(), name: request.destination };
+            let copy =
+                RepositoryCopy { source: request.repository, destination, image: request.name, images: Vec::new() };
+            let present =
+                present.iter().map(|image| RepositoryCopy { images: vec![difference::planned(image)], ..copy.clone() });
+            work.present.extend(present);
+            work.copies.push((copy, missing));
+        }
+        work
+    }
+}
+
+impl RepositoryDiff {
+    /// Makes failures of the missing images for which `why` finds a reason.
+    fn refuse(&mut self, mut why: impl FnMut(&RepositoryRequest, &SourceImage) -> Option<ListingFailure>) {
+        let Self { request, missing, failures, .. } = self;
+        missing.retain(|image| {
+            let failed = why(request, image);
+            let remains = failed.is_none();
+            failures.extend(failed);
+            remains
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
+    use aws_sdk_ecr::operation::describe_images::{DescribeImagesError, DescribeImagesOutput};
+    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+    use aws_sdk_ecr::types::error::RepositoryNotFoundException;
+    use aws_sdk_ecr::types::{self, Image, ImageDetail, ImageIdentifier, ImageTagMutability};
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+
+    use serde_json::Value;
+    use shared::reference::Digest;
+    use shared::selection;
+
+    use super::*;
+    use crate::dry_run;
+
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+    fn config(changes: &[(&str, &str)]) -> Config {
+        let environment =
+            [("SOURCE_TYPE", "Amazon_ECR"), ("SRC_LIST", "ALL"), ("PLAN_BUCKET", "bucket"), ("DEST_PREFIX", "to")];
+        Config::read(&environment.iter().chain(changes).copied().collect()).expect("it is complete")
+    }
+
+    fn repositories(names: &[&str]) -> Rule {
+        let repository = |name: &&str| types::Repository::builder().repository_name(*name).build();
+        let all: Vec<_> = names.iter().map(repository).collect();
+        mock!(aws_sdk_ecr::Client::describe_repositories)
+            .then_output(move || DescribeRepositoriesOutput::builder().set_repositories(Some(all.clone())).build())
+    }
+
+    fn of(content: &str) -> Digest {
+        Digest::of(content.as_bytes())
+    }
+
+    const HERE: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
+    const THERE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
+
+    /// A repository's images, in pages as ECR has them.
+    fn images(repository: &'static str, images: &[ImageDetail]) -> Vec<Rule> {
+        let pages: Vec<Vec<ImageDetail>> = match images.len() {
+            0 => vec![Vec::new()],
+            _ => images.chunks(1_000).map(<[_]>::to_vec).collect(),
+        };
+        let count = pages.len();
+        let page = |(number, page): (usize, Vec<ImageDetail>)| {
+            let token = (number > 0).then(|| number.to_string());
+            let next = (number + 1 < count).then(|| (number + 1).to_string());
+            mock!(aws_sdk_ecr::Client::describe_images)
+                .match_requests(move |request| {
+                    request.repository_name() == Some(repository)
+                        && request.next_token() == token.as_deref()
+                        && request.max_results() == Some(1_000)
+                })
+                .then_output(move || {
+                    DescribeImagesOutput::builder()
+                        .set_image_details(Some(page.clone()))
+                        .set_next_token(next.clone())
+                        .build()
+                })
+        };
+        pages.into_iter().enumerate().map(page).collect()
+    }
+
+    fn no_repository() -> Rule {
+        mock!(aws_sdk_ecr::Client::describe_images).then_error(|| {
+            DescribeImagesError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
+        })
+    }
+
+    fn denied(repository: &'static str) -> Rule {
+        mock!(aws_sdk_ecr::Client::describe_images)
+            .match_requests(move |request| request.repository_name() == Some(repository))
+            .then_error(|| {
+                let denied = aws_sdk_ecr::error::ErrorMetadata::builder().code("AccessDeniedException").build();
+                DescribeImagesError::generic(denied)
+            })
+    }
+
+    fn manifest(content: &'static str, manifest: &Value) -> Rule {
+        let manifest = manifest.to_string();
+        mock!(aws_sdk_ecr::Client::batch_get_image).then_output(move || {
+            let id = ImageIdentifier::builder().image_digest(of(content).to_string()).build();
+            let image = Image::builder().image_id(id).image_manifest(&manifest).build();
+            BatchGetImageOutput::builder().images(image).build()
+        })
+    }
+
+    fn image(content: &str, tag: Option<&str>) -> ImageDetail {
+        ImageDetail::builder()
+            .image_digest(of(content).to_string())
+            .set_image_tags(tag.map(|tag| vec![tag.to_owned()]))
+            .image_size_in_bytes(5)
+            .build()
+    }
+
+    fn index(content: &str, tag: Option<&str>) -> ImageDetail {
+        let mut index = image(content, tag);
+        index.image_manifest_media_type = Some(INDEX.into());
+        index
+    }
+
+    fn registry<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Registry {
+        let rules: Vec<_> = rules.into_iter().collect();
+        Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, rules), None)
+    }
+
+    fn source<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Source<'static> {
+        Source::Ecr(registry(rules), HERE.parse().expect("it is a host"))
+    }
+
+    async fn run(config: &Config, list: Option<&str>, source: &Source<'_>, there: &Registry) -> Result<RunDiff> {
+        let selection = list.map(|list| selection::parse([("the list", list)], source.host()).expect("it is a list"));
+        let host = THERE.parse().expect("it is a host");
+        let failing = Failing::default();
+        Comparison { config, source, destination: there, host: &host, failing: &failing, explain: true }
+            .run(selection)
+            .await
+    }
+
+    async fn compared(source: &Source<'_>, there: &[&Rule]) -> RunDiff {
+        run(&config(&[]), None, source, &registry(there.iter().copied())).await.expect("both can be listed")
+    }
+
+    /// What is copied, as `source → destination`, the hosts left out.
+    fn copies(diff: &RunDiff) -> Vec<String> {
+        let of_repository = |one: &RepositoryDiff| {
+            let destination =
+                Repository { registry: THERE.parse().expect("it is a host"), name: one.request.destination.clone() };
+            let copy = |image: &SourceImage| {
+                let image = difference::planned(image);
+                format!("{} → {}", image.by_digest(&one.request.repository), image.at(&destination))
+            };
+            one.missing.iter().map(copy).collect::<Vec<_>>()
+        };
+        let copies = diff.repositories.iter().flat_map(of_repository);
+        copies.map(|copy| copy.replace(&format!("{HERE}/"), "").replace(&format!("{THERE}/"), "")).collect()
+    }
+
+    fn copy(content: &str, source: &str, destination: &str) -> String {
+        format!("{source}@{} → {destination}", of(content))
+    }
+
+    /// What fails, by repository.
+    fn failures(diff: &RunDiff) -> Vec<(&str, &str, &str)> {
+        diff.repositories
+            .iter()
+            .flat_map(|one| {
+                one.failures.iter().map(|it| (one.request.name.as_str(), it.name.as_str(), it.error.as_str()))
+            })
+            .collect()
+    }
+
+    fn reasons(diff: RunDiff) -> Vec<(String, String)> {
+        let decisions = serde_json::to_value(dry_run::report(diff.decisions)).expect("it is JSON");
+        let text = |decision: &Value, name: &str| decision[name].as_str().unwrap_or_default().to_owned();
+        let decisions = decisions.as_array().into_iter().flatten();
+        let source = |decision| text(decision, "source").replace(&format!("{HERE}/"), "");
+        decisions.map(|decision| (source(decision), text(decision, "reason"))).collect()
+    }
+
+    #[tokio::test]
+    async fn what_the_destination_lacks_is_planned_by_digest_behind_the_prefix() {
+        let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
+        let there = no_repository();
+        let diff = compared(&source(images.iter().chain([&repositories])), &[&there]).await;
+        assert_eq!(copies(&diff), [copy("1", "app", "to/app:1")]);
+        assert_eq!((diff.summary.listed, diff.summary.unchanged), (1, 0));
+        let work = diff.into_work(&THERE.parse().expect("it is a host"));
+        let [(copy, images)] = &work.copies[..] else { panic!("there is one repository") };
+        assert_eq!(copy.source.to_string(), format!("{HERE}/app"));
+        assert_eq!(copy.destination.to_string(), format!("{THERE}/to/app"));
+        assert_eq!((copy.image.as_str(), images[0].bytes, work.failures.len()), ("app", 5, 0));
+    }
+
+    #[tokio::test]
+    async fn every_page_on_both_sides_is_read_at_full_size() {
+        for count in [0, 1, 100, 101, 999, 1_000, 1_001, 2_000, 2_001] {
+            let all: Vec<_> = (0..count).map(|number| image(&number.to_string(), Some(&number.to_string()))).collect();
+            let repositories = repositories(&["app"]);
+            let (here, there) = (images("app", &all), images("to/app", &all));
+            let diff = compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
+            assert_eq!((diff.summary.listed, diff.summary.unchanged), (count, count));
+            assert_eq!(copies(&diff), [""; 0]);
+            let calls: usize = here.iter().chain(&there).map(Rule::num_calls).sum();
+            assert_eq!(calls, 2 * count.div_ceil(1_000).max(1), "{count} images");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_page_of_repositories_is_read() {
+        for count in [0_usize, 1, 100, 101, 1_000, 1_001] {
+            let names: Vec<_> = (0..count).map(|number| format!("app-{number:04}")).collect();
+            let pages: Vec<Rule> = names
+                .chunks(1_000)
+                .map(<[_]>::to_vec)
+                .enumerate()
+                .map(|(number, names)| {
+                    let token = (number > 0).then(|| number.to_string());
+                    let next = ((number + 1) * 1_000 < count).then(|| (number + 1).to_string());
+                    mock!(aws_sdk_ecr::Client::describe_repositories)
+                        .match_requests(move |request| request.next_token() == token.as_deref())
+                        .then_output(move || {
+                            let all =
+                                names.iter().map(|name| types::Repository::builder().repository_name(name).build());
+                            DescribeRepositoriesOutput::builder()
+                                .set_repositories(Some(all.collect()))
+                                .set_next_token(next.clone())
+                                .build()
+                        })
+                })
+                .collect();
+            let none = repositories(&[]);
+            let images = mock!(aws_sdk_ecr::Client::describe_images)
+                .then_output(|| DescribeImagesOutput::builder().image_details(image("1", Some("1"))).build());
+            let diff = compared(&source(pages.iter().chain([&none, &images])), &[&images]).await;
+            assert_eq!(diff.summary.unchanged, count);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_copied_into_itself_does_not_copy_its_copies() {
+        let repositories = repositories(&["app", "to/app", "tools"]);
+        let images = mock!(aws_sdk_ecr::Client::describe_images)
+            .then_output(|| DescribeImagesOutput::builder().image_details(image("1", Some("1"))).build());
+        let source = Source::Ecr(registry([&repositories, &images]), THERE.parse().expect("it is a host"));
+        let there = no_repository();
+        let diff = compared(&source, &[&there]).await;
+        let names: Vec<_> = diff.repositories.iter().map(|one| one.request.name.as_str()).collect();
+        assert_eq!(names, ["app", "tools"]);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_cannot_be_listed_costs_no_other_one() {
+        let (repositories, closed) = (repositories(&["closed", "open"]), denied("closed"));
+        let open = images("open", &[image("1", Some("1"))]);
+        let there = no_repository();
+        let diff = compared(&source(open.iter().chain([&repositories, &closed])), &[&there]).await;
+        assert_eq!(copies(&diff), [copy("1", "open", "to/open:1")]);
+        let [("closed", "ALL_TAGS", error)] = failures(&diff)[..] else { panic!("one is closed") };
+        assert!(error.contains("ecr:DescribeImages on closed failed: AccessDenied"), "{error}");
+        assert_eq!((diff.summary.listed, diff.summary.to_copy), (2, 2), "a failure counts as wanted");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_cannot_be_listed_at_all_fails_the_run() {
+        let (repositories, a, b) = (repositories(&["a", "b"]), denied("a"), denied("b"));
+        let there = registry([&no_repository()]);
+        let error = run(&config(&[]), None, &source([&repositories, &a, &b]), &there).await.err().expect("both failed");
+        assert_eq!(error.name(), "AccessDenied");
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_cannot_be_listed_at_the_destination_costs_no_other_one() {
+        let repositories = repositories(&["app", "open"]);
+        let all = vec![image("1", Some("1"))];
+        let (app, open) = (images("app", &all), images("open", &all));
+        let (closed, none) = (denied("to/app"), images("to/open", &[]));
+        let source = source(app.iter().chain(&open).chain([&repositories]));
+        let diff = compared(&source, &none.iter().chain([&closed]).collect::<Vec<_>>()).await;
+        assert_eq!(copies(&diff), [copy("1", "open", "to/open:1")]);
+        let [("app", "ALL_TAGS", error)] = failures(&diff)[..] else { panic!("one is closed") };
+        assert!(error.contains("ecr:DescribeImages on to/app failed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_destination_that_cannot_be_listed_fails_the_run() {
+        let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
+        let there = registry([&denied("to/app")]);
+        let source = source(images.iter().chain([&repositories]));
+        let error = run(&config(&[]), None, &source, &there).await.err().expect("nothing is known");
+        assert!(error.to_string().starts_with("ecr:DescribeImages on to/app failed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_untagged_image_is_copied_by_itself_unless_it_comes_with_an_index() {
+        let repositories = repositories(&["app"]);
+        let all = vec![index("index", Some("1")), image("child", None), image("alone", None)];
+        let images = images("app", &all);
+        let manifest = manifest("index", &serde_json::json!({ "manifests": [{ "digest": of("child") }] }));
+        let there = no_repository();
+        let diff = compared(&source(images.iter().chain([&repositories, &manifest])), &[&there]).await;
+        let untagged = copy("alone", "app", &format!("to/app@{}", of("alone")));
+        assert_eq!(copies(&diff), [copy("index", "app", "to/app:1"), untagged]);
+    }
+
+    #[tokio::test]
+    async fn for_one_platform_each_index_is_its_image_for_it_and_none_of_the_others_comes_along() {
+        let manifest = manifest(
+            "index",
+            &serde_json::json!({ "manifests": [
+                { "digest": of("arm"), "platform": { "os": "linux", "architecture": "arm64" } },
+                { "digest": of("amd"), "platform": { "os": "linux", "architecture": "amd64" } },
+            ] }),
+        );
+        let repositories = repositories(&["app"]);
+        let all = vec![
+            index("index", Some("1")),
+            index("index", Some("2")),
+            image("arm", None),
+            image("amd", None),
+            image("single", Some("3")),
+        ];
+        let images_here = images("app", &all);
+        let there = images("to/app", &[image("arm", Some("1")), image("index", Some("2"))]);
+        let source = source(images_here.iter().chain([&repositories, &manifest]));
+        let none_immutable = self::repositories(&[]);
+        let destination = registry(there.iter().chain([&none_immutable]));
+        for (platform, expected) in [
+            ("linux/arm64", &[("1", "unchanged"), ("2", "changed"), ("3", "new")]),
+            ("linux/s390x", &[("1", "failed"), ("2", "failed"), ("3", "new")]),
+        ] {
+            let config = config(&[("PLATFORMS", platform)]);
+            let diff = run(&config, None, &source, &destination).await.expect("both can be listed");
+            let mut found: Vec<_> = diff
+                .decisions
+                .iter()
+                .map(|decision| serde_json::to_value(decision).expect("it is JSON"))
+                .map(|decision| {
+                    let name = decision["destination"].as_str().or(decision["source"].as_str()).unwrap_or_default();
+                    let tag = name.rsplit(':').next().unwrap_or_default().to_owned();
+                    (tag, decision["reason"].clone())
+                })
+                .collect();
+            found.sort_by(|a, b| a.0.cmp(&b.0));
+            let found: Vec<_> =
+                found.iter().map(|(tag, reason)| (tag.as_str(), reason.as_str().unwrap_or_default())).collect();
+            assert_eq!(found, expected, "{platform}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_leads_elsewhere_is_changed_unless_it_is_immutable() {
+        let repositories = repositories(&["app"]);
+        let here = images("app", &[image("new", Some("1")), image("same", Some("2"))]);
+        let there = images("to/app", &[image("old", Some("1")), image("same", Some("2"))]);
+        let source = source(here.iter().chain([&repositories]));
+        for (mutability, reason) in
+            [(ImageTagMutability::Mutable, "changed"), (ImageTagMutability::Immutable, "failed")]
+        {
+            let asked = mock!(aws_sdk_ecr::Client::describe_repositories)
+                .match_requests(|request| request.repository_names() == ["to/app"])
+                .then_output(move || {
+                    let repository = types::Repository::builder().repository_name("to/app");
+                    let repository = repository.image_tag_mutability(mutability.clone()).build();
+                    DescribeRepositoriesOutput::builder().repositories(repository).build()
+                });
+            let diff = compared(&source, &there.iter().chain([&asked]).collect::<Vec<_>>()).await;
+            let expected = format!("immutable at the destination, and leads to {} there", of("old"));
+            assert_eq!(failures(&diff).iter().any(|(_, _, error)| error.contains(&expected)), reason == "failed");
+            let name = if reason == "failed" { "app:1".to_owned() } else { format!("app@{}", of("new")) };
+            let mut expected = vec![(name, reason.to_owned()), (format!("app@{}", of("same")), "unchanged".to_owned())];
+            expected.sort();
+            assert_eq!(reasons(diff), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nothing_changed_there_is_one_call_for_each_side_and_repository_and_no_copy() {
+        let repositories = repositories(&["app"]);
+        let all = || vec![image("1", Some("1")), index("2", Some("2")), image("3", None)];
+        let (here, there) = (images("app", &all()), images("to/app", &all()));
+        let diff = compared(&source(here.iter().chain([&repositories])), &there.iter().collect::<Vec<_>>()).await;
+        assert_eq!(copies(&diff), [""; 0]);
+        assert_eq!((diff.summary.listed, diff.summary.unchanged), (3, 3));
+        assert_eq!((repositories.num_calls(), here[0].num_calls(), there[0].num_calls()), (1, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_rules_leave_out_is_counted_and_told_with_the_rule() {
+        let repositories = repositories(&["app", "test"]);
+        let images = images("app", &[image("1", Some("1")), image("2", Some("2-beta"))]);
+        let config = config(&[("EXCLUDE_TAGS", "*beta*"), ("EXCLUDE_REPOSITORIES", "test")]);
+        let there = registry([&no_repository()]);
+        let diff = run(&config, None, &source(images.iter().chain([&repositories])), &there)
+            .await
+            .expect("both can be listed");
+        let summary = &diff.summary;
+        assert_eq!((summary.listed, summary.excluded, copies(&diff).len()), (2, 1, 1));
+        assert_eq!(
+            serde_json::to_value(dry_run::report(diff.decisions)).expect("it is JSON"),
+            serde_json::json!([
+                {"reason": "excluded", "source": format!("{HERE}/app:2-beta"), "rule": "excludeTags *beta*"},
+                {"reason": "new", "source": format!("{HERE}/app@{}", of("1")), "destination": format!("{THERE}/to/app:1")},
+                {"reason": "excluded", "source": format!("{HERE}/test"), "rule": "excludeRepositories test"}
+            ])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_selection_lists_only_the_repositories_that_it_names() {
+        let images = images("app", &[image("1", Some("1.0")), image("2", Some("2.0"))]);
+        let there = registry([&no_repository()]);
+        let list = format!("app:1.*,{HERE}/app:3.0");
+        let diff = run(&config(&[]), Some(&list), &source(&images), &there).await.expect("both can be listed");
+        assert_eq!(copies(&diff), [copy("1", "app", "to/app:1.0")]);
+        assert_eq!(failures(&diff), [("app", "3.0", "the source has no such image: manifest unknown")]);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_not_allowed_is_refused_where_it_is_named_and_left_out_of_all() {
+        let (repositories, images) = (repositories(&["app", "secret"]), images("app", &[image("1", Some("1"))]));
+        let config = config(&[("ALLOWED_SOURCES", "*/app")]);
+        let (source, there) = (source(images.iter().chain([&repositories])), registry([&no_repository()]));
+        let error = run(&config, Some("app:1,secret:1"), &source, &there).await.err().expect("one is not allowed");
+        assert_eq!(error.name(), "InvalidImageList");
+        assert!(error.to_string().contains("allowedSources does not allow"), "{error}");
+        let diff = run(&config, None, &source, &there).await.expect("both can be listed");
+        assert_eq!(copies(&diff), [copy("1", "app", "to/app:1")]);
+        assert!(reasons(diff).contains(&("secret".to_owned(), "excluded".to_owned())));
+    }
+}
