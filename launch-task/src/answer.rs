@@ -5,15 +5,15 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsError;
+use aws_sdk_cloudwatchlogs::types::OutputLogEvent;
 use aws_sdk_ecs::types::Task;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::Error as Shared;
+use shared::lambda::TaskStateChange;
 use shared::task::{CopyReport, Log, REFUSALS, Refusal, Report, TASK_TOKEN};
 use shared::text::Excerpt;
+use shared::{Error, Kind, Result};
 
 use crate::config::LogConfig;
-use crate::error::{IMAGES_REFUSED, Result, TASK_FAILED, TASK_NOT_STARTED};
 use crate::launch::Launched;
 
 /// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
@@ -48,43 +48,6 @@ impl Clients {
     }
 }
 
-/// ECS's [task state change event](https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs_task_events.html).
-#[derive(Debug, Deserialize)]
-pub struct TaskStateChange {
-    /// The task.
-    pub detail: Detail,
-}
-
-/// The task of the event; what else there is to know, DescribeTasks tells.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Detail {
-    /// The task's ARN.
-    pub task_arn: String,
-    /// Its cluster's ARN.
-    pub cluster_arn: String,
-    /// `STOPPED`, for the events that matter here.
-    pub last_status: String,
-    /// Why it stopped.
-    #[serde(default)]
-    pub stopped_reason: String,
-    /// Its containers.
-    #[serde(default)]
-    pub containers: Vec<Container>,
-}
-
-/// A container of the event's task.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Container {
-    /// Its name in the task definition.
-    pub name: String,
-    /// Absent where it never ran.
-    pub exit_code: Option<i32>,
-    /// Why it stopped, where there is something to say.
-    pub reason: Option<String>,
-}
-
 /// Answers for a launch: at once where it failed, or where there was nothing to start. A task that was started answers
 /// when it stops.
 ///
@@ -99,13 +62,13 @@ pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result
         }
         Ok(Launched::Nothing(refusals)) => {
             let report = Report { reason: "no repository can be written".into(), refusals, ..Report::default() };
-            fail(sfn, token, IMAGES_REFUSED, &report).await?;
+            fail(sfn, token, Kind::ImagesRefused, &report).await?;
             Ok(json!({}))
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "no task was started");
             let report = Report { reason: Excerpt::new(&error.to_string()), ..Report::default() };
-            fail(sfn, token, error.name(), &report).await?;
+            fail(sfn, token, error.kind(), &report).await?;
             Err(error)
         }
     }
@@ -115,8 +78,7 @@ pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result
 ///
 /// # Errors
 /// When the task cannot be described, or the state not be told.
-pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateChange) -> Result<Value> {
-    let detail = &event.detail;
+pub async fn for_task(clients: &Clients, config: &LogConfig, detail: &TaskStateChange) -> Result<Value> {
     if detail.last_status != "STOPPED" {
         return Ok(json!({}));
     }
@@ -127,7 +89,7 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateCh
         .tasks(&detail.task_arn)
         .send()
         .await
-        .map_err(Shared::aws("ecs:DescribeTasks", &detail.task_arn))?;
+        .map_err(Error::aws("ecs:DescribeTasks", &detail.task_arn))?;
     let Some(Started { token, refusals, container }) = described.tasks().first().and_then(started) else {
         tracing::warn!(task = detail.task_arn, "no task token: the task is not ours, or stopped too long ago");
         return Ok(json!({}));
@@ -135,7 +97,7 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, event: &TaskStateCh
     let report = Report { refusals, ..report(&clients.logs, config, detail, &container).await };
     match failure(&report) {
         None => succeed(&clients.sfn, &token, &report).await?,
-        Some(name) => fail(&clients.sfn, &token, name, &report).await?,
+        Some(kind) => fail(&clients.sfn, &token, kind, &report).await?,
     }
     Ok(json!({ "task": detail.task_arn }))
 }
@@ -151,17 +113,22 @@ struct Started {
 fn started(task: &Task) -> Option<Started> {
     task.overrides()?.container_overrides().iter().find_map(|container| {
         let variable = |name| container.environment().iter().find(|variable| variable.name() == Some(name))?.value();
-        let refusals = variable(REFUSALS).and_then(|json| serde_json::from_str(json).ok());
-        Some(Started {
-            token: variable(TASK_TOKEN)?.to_owned(),
-            refusals: refusals.unwrap_or_default(),
-            container: container.name()?.to_owned(),
-        })
+        let token = variable(TASK_TOKEN)?.to_owned();
+        let refusals = variable(REFUSALS).map(serde_json::from_str).transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "the task's {REFUSALS} cannot be read");
+            None
+        });
+        Some(Started { token, refusals: refusals.unwrap_or_default(), container: container.name()?.to_owned() })
     })
 }
 
 /// What there is to tell of the task. A log that cannot be read is no reason to leave the state waiting.
-async fn report(logs: &aws_sdk_cloudwatchlogs::Client, config: &LogConfig, detail: &Detail, container: &str) -> Report {
+async fn report(
+    logs: &aws_sdk_cloudwatchlogs::Client,
+    config: &LogConfig,
+    detail: &TaskStateChange,
+    container: &str,
+) -> Report {
     let stopped = detail.containers.iter().find(|stopped| stopped.name == container);
     let task = detail.task_arn.rsplit('/').next().unwrap_or_default();
     let log = Log { group: config.group.clone(), stream: format!("{}/{container}/{task}", config.prefix) };
@@ -197,9 +164,15 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
             Err(error) if error.as_service_error().is_some_and(GetLogEventsError::is_resource_not_found_exception) => {
                 return Ok(copies);
             }
-            Err(error) => return Err(Shared::aws("logs:GetLogEvents", &log.stream)(error).into()),
+            Err(error) => return Err(Error::aws("logs:GetLogEvents", &log.stream)(error)),
         };
-        copies.extend(page.events().iter().filter_map(|event| CopyReport::parse(event.message()?)));
+        for line in page.events().iter().filter_map(OutputLogEvent::message) {
+            match CopyReport::parse(line) {
+                Some(Ok(report)) => copies.push(report),
+                Some(Err(line)) => tracing::error!(%line, "the task printed a line that cannot be read"),
+                None => {}
+            }
+        }
         // An empty page is not the end: only a repeated token is.
         // https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
         if copies.len() >= REPORTS || page.next_forward_token() == token.as_deref() {
@@ -209,15 +182,15 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
     }
 }
 
-/// The name of the task's failure, if it is one.
-fn failure(report: &Report) -> Option<&'static str> {
+/// The kind of the task's failure, if it failed.
+fn failure(report: &Report) -> Option<Kind> {
     let mut failed = report.copies.iter().filter(|copy| copy.error.is_some()).peekable();
     match report.exit_code {
         Some(0) => None,
         // The script's own verdict, and every image that it names as failed would fail again.
-        Some(1) if failed.peek().is_some() && failed.all(CopyReport::is_permanent) => Some(IMAGES_REFUSED),
-        Some(_) => Some(TASK_FAILED),
-        None => Some(TASK_NOT_STARTED),
+        Some(1) if failed.peek().is_some() && failed.all(CopyReport::is_permanent) => Some(Kind::ImagesRefused),
+        Some(_) => Some(Kind::TaskFailed),
+        None => Some(Kind::TaskNotStarted),
     }
 }
 
@@ -227,17 +200,17 @@ async fn succeed(sfn: &aws_sdk_sfn::Client, token: &str, report: &Report) -> Res
         Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
             already_answered(report)
         }
-        Err(error) => Err(Shared::aws("states:SendTaskSuccess", "the task token")(error).into()),
+        Err(error) => Err(Error::aws("states:SendTaskSuccess", "the task token")(error)),
     }
 }
 
-async fn fail(sfn: &aws_sdk_sfn::Client, token: &str, name: &str, report: &Report) -> Result<()> {
-    match sfn.send_task_failure().task_token(token).error(name).cause(json(report, CAUSE_LIMIT)).send().await {
+async fn fail(sfn: &aws_sdk_sfn::Client, token: &str, kind: Kind, report: &Report) -> Result<()> {
+    match sfn.send_task_failure().task_token(token).error(kind.name()).cause(json(report, CAUSE_LIMIT)).send().await {
         Ok(_) => Ok(()),
         Err(error) if error.as_service_error().is_some_and(|e| e.is_task_timed_out() || e.is_task_does_not_exist()) => {
             already_answered(report)
         }
-        Err(error) => Err(Shared::aws("states:SendTaskFailure", "the task token")(error).into()),
+        Err(error) => Err(Error::aws("states:SendTaskFailure", "the task token")(error)),
     }
 }
 
@@ -283,13 +256,12 @@ mod tests {
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;
-    use crate::error::Error;
 
     fn event(containers: &Value) -> TaskStateChange {
-        serde_json::from_value(json!({"detail-type": "ECS Task State Change", "detail": {
+        serde_json::from_value(json!({
             "taskArn": "arn:aws:ecs:us-east-1:111111111111:task/cluster/0123", "clusterArn": "arn:cluster",
             "lastStatus": "STOPPED", "stoppedReason": "Essential container in task exited", "containers": containers
-        }}))
+        }))
         .expect("it is an event")
     }
 

@@ -10,7 +10,6 @@ use aws_sdk_ecs::types::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use shared::Error as Shared;
 use shared::config::SourceConfig;
 use shared::credentials::Stores;
 use shared::ecr::{Found, ImageId, Registry};
@@ -20,9 +19,9 @@ use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::{RegistryHost, RepositoryName};
 use shared::task::{self, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
 use shared::text::Excerpt;
+use shared::{Error, Result};
 
 use crate::config::{Config, TaskConfig};
-use crate::error::{Error, Result};
 use crate::logins::{self, Side};
 use crate::stop::{self, BATCH};
 
@@ -127,7 +126,7 @@ fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Res
             config.allowed.check(source)
         };
         let subject = || format!("{source} to {destination}");
-        problem.map_err(|problem| Shared::NotAllowed { subject: subject(), problem })?;
+        problem.map_err(|problem| Error::NotAllowed { subject: subject(), problem })?;
     }
     Ok(())
 }
@@ -149,7 +148,7 @@ struct Missing {
 async fn missing(
     destination: &Registry,
     copies: &[RepositoryCopy],
-    create: impl AsyncFn(&RepositoryCopy) -> shared::Result<bool>,
+    create: impl AsyncFn(&RepositoryCopy) -> Result<bool>,
 ) -> Result<Missing> {
     let lacking: Vec<Option<(RepositoryCopy, bool)>> = stream::iter(copies)
         .map(async |copy| {
@@ -232,11 +231,12 @@ async fn run(
         .set_security_groups(Some(config.security_groups.clone()))
         .assign_public_ip(if config.public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled })
         .build()
-        .map_err(|error| Error::Refused(error.to_string()))?;
+        .map_err(|error| Error::TaskRejected(Excerpt::new(&error.to_string())))?;
     let request_task = ecs.run_task();
     let request_task = if config.spot && request.retries == 0 {
         let spot = CapacityProviderStrategyItem::builder().capacity_provider("FARGATE_SPOT").weight(1).build();
-        request_task.capacity_provider_strategy(spot.map_err(|error| Error::Refused(error.to_string()))?)
+        request_task
+            .capacity_provider_strategy(spot.map_err(|error| Error::TaskRejected(Excerpt::new(&error.to_string())))?)
     } else {
         // There may be no spare capacity, and what there is may be reclaimed: another try does not depend on it.
         request_task.launch_type(LaunchType::Fargate)
@@ -250,7 +250,7 @@ async fn run(
         .overrides(TaskOverride::builder().container_overrides(overrides).build())
         .send()
         .await
-        .map_err(shared::Error::aws("ecs:RunTask", &config.definition))?;
+        .map_err(Error::aws("ecs:RunTask", &config.definition))?;
     match answer.tasks().first().and_then(|task| task.task_arn()) {
         Some(arn) => {
             tracing::info!(
@@ -267,7 +267,9 @@ async fn run(
             let reasons: Vec<_> = answer.failures().iter().filter_map(|failure| failure.reason()).collect();
             let reasons = if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") };
             // "The requested CPU configuration is above your limit": of the account, even with no other task.
-            Err(if reasons.contains("above your limit") { Error::Refused(reasons) } else { Error::NoCapacity(reasons) })
+            let is_rejected = reasons.contains("above your limit");
+            let reasons = Excerpt::new(&reasons);
+            Err(if is_rejected { Error::TaskRejected(reasons) } else { Error::NoCapacity(reasons) })
         }
     }
 }
@@ -404,7 +406,7 @@ mod tests {
         let wanted = [copy("new/closed", &["1"]), copy("new/open", &["1"])];
         let failing = async |kind: Kind| {
             missing(&destination(""), &wanted, async |copy| match copy.destination.name.as_str() {
-                "new/closed" => Err(Shared::Aws {
+                "new/closed" => Err(Error::Aws {
                     action: "ecr:CreateRepository",
                     subject: "new/closed".into(),
                     kind,
@@ -546,7 +548,7 @@ mod tests {
         for (reason, name, text) in [
             ("You've reached the limit on the number of vCPUs", "NoCapacity", "ECS started no task: You've reached"),
             ("Capacity is unavailable at this time", "NoCapacity", "ECS started no task: Capacity is unavailable"),
-            ("The requested CPU configuration is above your limit", "RequestRefused", "ECS starts no such task: The"),
+            ("The requested CPU configuration is above your limit", "RequestRefused", "ECS rejected the task: The"),
         ] {
             let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(move || {
                 RunTaskOutput::builder().failures(Failure::builder().reason(reason).build()).build()

@@ -6,31 +6,12 @@ use aws_sdk_sfn::Client;
 use aws_sdk_sfn::error::SdkError;
 use aws_sdk_sfn::operation::start_execution::StartExecutionError;
 use aws_sdk_sfn::primitives::{DateTime, DateTimeFormat};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::Error;
-
-use crate::error::Result;
+use shared::lambda::ImageAction;
+use shared::{Error, Result};
 
 /// How long pushes are gathered before a run starts for all of them, in seconds. The state machine waits as long.
 const GATHER: i64 = 60;
-
-/// ECR's [image action event](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html).
-#[derive(Debug, Deserialize)]
-pub struct ImageAction {
-    /// The image.
-    pub detail: Detail,
-}
-
-/// The image of the event. A run compares all that it is to copy, so this only says what started it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Detail {
-    /// `PUSH`, for the events that matter here.
-    pub action_type: String,
-    /// The repository's name.
-    pub repository_name: String,
-}
 
 /// Starts a run that begins in a minute, unless there is one: an execution's name is made of the next minute, before which it
 /// does not begin, and Step Functions
@@ -39,7 +20,7 @@ pub struct Detail {
 /// # Errors
 /// When Step Functions refuses.
 pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, now: SystemTime) -> Result<Value> {
-    let Detail { action_type, repository_name } = &event.detail;
+    let ImageAction { action_type, repository_name } = event;
     if action_type != "PUSH" {
         return Ok(json!({}));
     }
@@ -74,7 +55,7 @@ mod tests {
 
     fn event(action: &str) -> ImageAction {
         let detail = json!({ "action-type": action, "result": "SUCCESS", "repository-name": "app", "image-tag": "1" });
-        serde_json::from_value(json!({ "detail-type": "ECR Image Action", "detail": detail })).expect("it is an event")
+        serde_json::from_value(detail).expect("it is an event")
     }
 
     fn now() -> SystemTime {

@@ -2,7 +2,7 @@
 
 use aws_sdk_ssm::Client;
 use serde_json::Value;
-use shared::config::Environment;
+use shared::config::{Environment, invalid};
 use shared::ecr::{EcrHost, ImageTagMutability, Registry, RepositorySettings};
 use shared::plan::RepositoryCopy;
 use shared::{Error, Result};
@@ -44,12 +44,10 @@ impl Config {
             ..RepositorySettings::default()
         };
         let tags = environment.optional("REPOSITORY_TAGS").unwrap_or_default();
-        for tag in tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+        for tag in environment.items("REPOSITORY_TAGS") {
             let pair = tag.split_once('=').filter(|(key, _)| !key.trim().is_empty());
-            let (key, value) = pair.ok_or_else(|| Error::Configuration {
-                variable: "REPOSITORY_TAGS".into(),
-                value: tags.into(),
-                problem: format!("{tag:?} is no tag; expected key=value,key=value"),
+            let (key, value) = pair.ok_or_else(|| {
+                invalid("REPOSITORY_TAGS", tags, &format!("{tag:?} is not a tag; expected key=value,key=value"))
             })?;
             settings = settings.with_tag(key.trim(), value.trim());
         }
@@ -111,7 +109,7 @@ async fn read(ssm: &Client, parameter: Option<&str>) -> Result<Option<String>> {
     match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(_)) => Ok(Some(text)),
         _ => Err(Error::Configuration {
-            variable: name.to_owned(),
+            parameter: name.to_owned(),
             value: text,
             problem: "a policy is a JSON object".into(),
         }),
@@ -203,12 +201,12 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_used_is_named() {
         for (variable, value, problem) in [
-            ("TAG_MUTABILITY", "SOMETIMES", "expected MUTABLE or IMMUTABLE"),
-            ("REPOSITORY_TAGS", "team", "expected key=value"),
-            ("REPOSITORY_TAGS", "=x", "expected key=value"),
+            ("TAG_MUTABILITY", "SOMETIMES", r#"tagMutability is "SOMETIMES": expected MUTABLE or IMMUTABLE"#),
+            ("REPOSITORY_TAGS", "team", r#"repositoryTags is "team": "team" is not a tag; expected key=value"#),
+            ("REPOSITORY_TAGS", "=x", r#"repositoryTags is "=x": "=x" is not a tag; expected key=value"#),
         ] {
             let error = config(&[(variable, value)]).expect_err(value);
-            assert!(error.to_string().starts_with(variable) && error.to_string().contains(problem), "{error}");
+            assert!(error.to_string().starts_with(problem), "{error}");
         }
         let error = settings(&[("REPOSITORY_POLICY_PARAM", "/stack/RepositoryPolicy")], "allow all").await;
         assert!(error.expect_err("it is no JSON").to_string().starts_with(r#"/stack/RepositoryPolicy is "allow all""#));

@@ -3,35 +3,16 @@
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::operation::stop_task::StopTaskError;
 use aws_sdk_ecs::types::{ContainerOverride, Task, TaskOverride};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use shared::Error;
-
-use crate::error::Result;
+use shared::lambda::ExecutionStatusChange;
+use shared::{Error, Result};
 
 /// The variable with the batch's id, by which its task is found again.
 pub const BATCH: &str = "BATCH";
 
 /// The most tasks that DescribeTasks takes.
 const PAGE: usize = 100;
-
-/// Step Functions'
-/// [execution status change event](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html).
-#[derive(Debug, Deserialize)]
-pub struct ExecutionStatusChange {
-    /// The execution.
-    pub detail: Detail,
-}
-
-/// The execution of the event.
-#[derive(Debug, Deserialize)]
-pub struct Detail {
-    /// Its name.
-    pub name: String,
-    /// `ABORTED` or `TIMED_OUT`, for the events that matter here.
-    pub status: String,
-}
 
 /// Stops the tasks of an execution that has been stopped: nobody waits for them any more.
 ///
@@ -43,7 +24,7 @@ pub async fn for_execution(
     state_machine: &str,
     event: &ExecutionStatusChange,
 ) -> Result<Value> {
-    let Detail { name, status, .. } = &event.detail;
+    let ExecutionStatusChange { name, status, .. } = event;
     if !matches!(status.as_str(), "ABORTED" | "TIMED_OUT") {
         return Ok(json!({}));
     }
@@ -100,7 +81,7 @@ async fn tasks(
                 Ok(_) => stopped += 1,
                 // It has ended by itself meanwhile.
                 Err(error) if error.as_service_error().is_some_and(StopTaskError::is_invalid_parameter_exception) => {}
-                Err(error) => return Err(Error::aws("ecs:StopTask", arn)(error).into()),
+                Err(error) => return Err(Error::aws("ecs:StopTask", arn)(error)),
             }
             tracing::info!(task = arn, started_by, reason, "stopped");
         }
@@ -143,8 +124,7 @@ mod tests {
 
     fn event(status: &str) -> ExecutionStatusChange {
         let detail = json!({ "executionArn": "arn:run", "name": "run 1", "status": status });
-        serde_json::from_value(json!({ "detail-type": "Step Functions Execution Status Change", "detail": detail }))
-            .expect("it is an event")
+        serde_json::from_value(detail).expect("it is an event")
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! What the stack's parameters ask for.
 
+use shared::Result;
 use shared::allowed::Allowed;
 use shared::config::{self, Environment, RegistryConfig, SourceConfig};
 use shared::manifest::Platform;
 use shared::naming::Naming;
 use shared::reference::RepositoryName;
-use shared::{Error, Result};
 
 use crate::batches::Packing;
 use crate::rules::Rules;
@@ -70,14 +70,8 @@ impl Config {
             (true, SourceConfig::Ecr(_)) => Scope::All,
             (true, SourceConfig::Public(_)) => Scope::Nothing,
             (false, _) if rules.choose_repositories() => {
-                return Err(Error::Configuration {
-                    variable: "SRC_LIST".into(),
-                    value: "SELECTED".into(),
-                    problem:
-                        "INCLUDE_REPOSITORIES and EXCLUDE_REPOSITORIES choose among ALL repositories; leave them out, \
-                              and the repositories out of the list"
-                            .into(),
-                });
+                let problem = "includeRepositories and excludeRepositories are for ALL repositories. Leave them blank";
+                return Err(config::invalid("SRC_LIST", "SELECTED", problem));
             }
             (false, _) => Scope::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
         };
@@ -121,10 +115,8 @@ fn platform(environment: &Environment) -> Result<Option<Platform>> {
     match environment.optional("PLATFORMS") {
         None | Some("all") => Ok(None),
         Some("system") => environment.required("TASK_ARCHITECTURE").map(|it| Some(system(it))),
-        Some(value) => value.parse().map(Some).map_err(|problem: &str| Error::Configuration {
-            variable: "PLATFORMS".into(),
-            value: value.into(),
-            problem: format!("expected all, system or a platform: {problem}"),
+        Some(value) => value.parse().map(Some).map_err(|problem: &str| {
+            config::invalid("PLATFORMS", value, &format!("expected all, system or a platform: {problem}"))
         }),
     }
 }
@@ -172,14 +164,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_named() {
-        for (variable, value, problem) in [
-            ("PLATFORMS", "arm64", "expected all, system or a platform"),
-            ("NAMING", "flat", "expected plain or registry"),
-            ("MIN_IMAGES", "-1", "expected a whole number"),
-            ("SRC_LIST", "SOME", "expected ALL or SELECTED"),
+        for (variable, parameter, value, problem) in [
+            ("PLATFORMS", "platforms", "arm64", "expected all, system or a platform"),
+            ("NAMING", "naming", "flat", "expected plain or registry"),
+            ("MIN_IMAGES", "minImages", "-1", "expected a whole number"),
+            ("SRC_LIST", "srcList", "SOME", "expected ALL or SELECTED"),
         ] {
             let error = read(&[(variable, value)]).expect_err(value);
-            assert!(error.to_string().starts_with(&format!("{variable} is {value:?}: ")), "{error}");
+            assert!(error.to_string().starts_with(&format!("{parameter} is {value:?}: ")), "{error}");
             assert!(error.to_string().contains(problem), "{error}");
         }
     }
@@ -190,6 +182,6 @@ mod tests {
         assert!(error.to_string().starts_with("SELECTED_IMAGE_PARAM"), "{error}");
         let patterns = [("SRC_LIST", "SELECTED"), ("SELECTED_IMAGE_PARAM", "/p"), ("INCLUDE_REPOSITORIES", "a/")];
         let error = read(&patterns).expect_err("they contradict each other");
-        assert!(error.to_string().contains("INCLUDE_REPOSITORIES"), "{error}");
+        assert!(error.to_string().contains("includeRepositories"), "{error}");
     }
 }

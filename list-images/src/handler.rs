@@ -5,10 +5,11 @@ use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::config::{RegistryConfig, SourceConfig};
+use shared::config::{Environment, RegistryConfig, SourceConfig};
 use shared::credentials::Stores;
 use shared::ecr::Registry;
 use shared::logins::SourceLogins;
+use shared::metrics::{self, Unit};
 use shared::plan::{Object, Summary};
 use shared::reference::RegistryHost;
 use shared::{Error, Result};
@@ -115,6 +116,20 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         "listed"
     );
     Ok(summary)
+}
+
+/// Emits the counts of a run that copies: a dry run, or an execution that waits, has listed nothing that counts.
+pub fn emit_metrics(environment: &Environment, summary: &Summary) {
+    if summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
+        return;
+    }
+    let metrics = [
+        ("ImagesListed", summary.listed),
+        ("ImagesUnchanged", summary.unchanged),
+        ("ImagesExcluded", summary.excluded),
+        ("ImagesToCopy", summary.to_copy),
+    ];
+    metrics::emit(environment, &metrics.map(|(name, count)| (name, Unit::Count, count as u64)));
 }
 
 async fn whose_turn(config: &Config, clients: &Clients, request: &Request, input: &Input) -> Result<Turn> {

@@ -36,7 +36,7 @@ impl Input {
             return Ok(Self::default());
         }
         serde_json::from_value(input.clone()).map_err(|error| Error::Configuration {
-            variable: "the execution's input".into(),
+            parameter: "the execution's input".into(),
             value: input.to_string(),
             problem: format!(
                 r#"{error}; expected JSON like {{"srcImageList": "nginx:1.27", "dryRun": true}}, or {{}}"#
@@ -60,7 +60,7 @@ impl Input {
             return Ok(());
         }
         Err(Error::Configuration {
-            variable: "SRC_LIST".into(),
+            parameter: "srcList".into(),
             value: "ALL".into(),
             problem: "only an ECR registry can be copied as a whole: choose SELECTED and give a list of images".into(),
         })
@@ -177,7 +177,7 @@ mod tests {
         let environment = [("SOURCE_TYPE", "Public"), ("SRC_LIST", "ALL"), ("PLAN_BUCKET", "bucket")];
         let config = Config::read(&environment.into_iter().collect()).expect("it is complete");
         let error = Input::default().check(&config).expect_err("it would list nothing");
-        assert!(error.to_string().starts_with(r#"SRC_LIST is "ALL": "#), "{error}");
+        assert!(error.to_string().starts_with(r#"srcList is "ALL": "#), "{error}");
         let input = Input { src_image_list: Some("nginx".into()), ..Input::default() };
         input.check(&config).expect("it selects an image");
     }
@@ -240,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_parameter_that_is_missing_is_an_error_that_names_it() {
         let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("there is none");
-        assert!(error.to_string().starts_with(r#"SELECTED_IMAGE_PARAM is "/list": "#), "{error}");
+        assert!(error.to_string().starts_with(r#""/list": the Parameter Store has no parameter"#), "{error}");
     }
 
     #[tokio::test]

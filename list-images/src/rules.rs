@@ -1,10 +1,10 @@
 //! What is left out, whatever is selected: repositories and tags by pattern.
 
 use glob::Pattern;
-use shared::config::Environment;
+use shared::Result;
+use shared::config::{Environment, invalid};
 use shared::reference::Tag;
 use shared::tags::subject;
-use shared::{Error, Result};
 
 /// The stack-wide rules.
 #[derive(Debug, Default)]
@@ -31,14 +31,10 @@ impl Rules {
     pub fn read(environment: &Environment) -> Result<Self> {
         let read = |variable: &str| {
             let value = environment.optional(variable).unwrap_or_default();
-            let patterns = value.split([',', '\n']).map(str::trim).filter(|pattern| !pattern.is_empty());
-            let patterns = patterns.map(|text| {
+            let patterns = environment.items(variable).map(|text| {
                 let below = if text.ends_with('/') && variable != "EXCLUDE_TAGS" { "*" } else { "" };
-                Pattern::new(&format!("{text}{below}")).map_err(|error| Error::Configuration {
-                    variable: variable.to_owned(),
-                    value: value.to_owned(),
-                    problem: format!("{text} is no glob: {}", error.msg),
-                })
+                Pattern::new(&format!("{text}{below}"))
+                    .map_err(|error| invalid(variable, value, &format!("{text} is not a glob: {}", error.msg)))
             });
             patterns.collect::<Result<_>>().map(Patterns)
         };
@@ -132,6 +128,6 @@ mod tests {
     #[test]
     fn a_pattern_that_is_none_is_an_error_that_names_it() {
         let error = rules(&[("EXCLUDE_TAGS", "*-rc, [a")]).expect_err("a bracket is open");
-        assert!(error.to_string().starts_with(r#"EXCLUDE_TAGS is "*-rc, [a": [a is no glob"#), "{error}");
+        assert!(error.to_string().starts_with(r#"excludeTags is "*-rc, [a": [a is not a glob"#), "{error}");
     }
 }

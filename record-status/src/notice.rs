@@ -7,8 +7,8 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use aws_sdk_sfn::types::ExecutionStatus;
-use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::lambda::ExecutionStatusChange;
 use shared::text::Excerpt;
 use shared::{Error, Kind, Result};
 
@@ -19,27 +19,6 @@ const SUBJECT: usize = 99;
 
 /// The error with which an execution fails that has not copied all images.
 const NOT_COPIED: &str = "ImagesNotCopied";
-
-/// Step Functions'
-/// [execution status change event](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html), as far as
-/// it is needed: it does not say why an execution failed.
-#[derive(Debug, Deserialize)]
-pub struct ExecutionStatusChange {
-    /// The execution.
-    pub detail: Detail,
-}
-
-/// The execution of the event.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Detail {
-    /// Its ARN.
-    pub execution_arn: String,
-    /// Its name.
-    pub name: String,
-    /// How it ended: `FAILED`, say.
-    pub status: String,
-}
 
 /// The clients of AWS's services, made once.
 pub struct Clients {
@@ -89,8 +68,8 @@ impl Counts {
 /// # Errors
 /// When the execution or its item cannot be read, or the message not be sent: Lambda tries again, and then sends what it knows to
 /// the same topic by itself.
-pub async fn send(clients: &Clients, config: &NoticeConfig, event: &ExecutionStatusChange) -> Result<Value> {
-    let Detail { execution_arn, name, status } = &event.detail;
+pub async fn send(clients: &Clients, config: &NoticeConfig, execution: &ExecutionStatusChange) -> Result<Value> {
+    let ExecutionStatusChange { execution_arn, name, status } = execution;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
     let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
     // It is "eventually consistent"
@@ -188,8 +167,7 @@ mod tests {
 
     fn event(status: &ExecutionStatus) -> ExecutionStatusChange {
         let detail = json!({ "executionArn": "arn:run", "name": "run", "status": status.as_str(), "input": "{}" });
-        serde_json::from_value(json!({ "detail-type": "Step Functions Execution Status Change", "detail": detail }))
-            .expect("it is an event")
+        serde_json::from_value(detail).expect("it is an event")
     }
 
     fn config(stack: &str) -> NoticeConfig {

@@ -18,48 +18,75 @@ const CONCURRENCY: usize = 10;
 
 /// What the state machine sends: the batch, and how its copying ended.
 #[derive(Debug, Deserialize)]
+#[serde(from = "Payload")]
 pub struct Request {
     /// The execution's name.
     pub execution: String,
     /// What was to be copied.
     pub batch: Batch,
-    /// launch-task's report, where the task succeeded.
-    pub result: Option<Value>,
-    /// What the state machine caught, where it did not.
-    pub failure: Option<Failure>,
+    /// What launch-task reported. If it reported nothing, the reason is what the state machine caught.
+    pub report: Report,
 }
 
-/// An error as Step Functions catches it.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
+struct Payload {
+    execution: String,
+    batch: Batch,
+    /// launch-task's report on a task that succeeded.
+    result: Option<Value>,
+    /// What the state machine caught otherwise.
+    failure: Option<Caught>,
+}
+
+/// An error that Step Functions caught.
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Failure {
-    /// The error's name.
-    pub error: String,
-    /// launch-task's report, or what else there is to say.
+struct Caught {
+    error: String,
+    /// launch-task's report, a Lambda's own error, or text.
     #[serde(default)]
-    pub cause: String,
+    cause: String,
 }
 
-impl Request {
-    /// What launch-task reported; of a failure that it did not report itself, the cause is the reason.
-    #[must_use]
-    pub fn report(&self) -> Report {
-        let Some(failure) = &self.failure else {
-            return self
-                .result
-                .as_ref()
-                .and_then(|result| serde_json::from_value(result.clone()).ok())
-                .unwrap_or_default();
+/// [The error of a Lambda](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-invokeerror).
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LambdaError {
+    error_message: String,
+}
+
+impl From<Payload> for Request {
+    fn from(Payload { execution, batch, result, failure }: Payload) -> Self {
+        let report = match failure {
+            Some(caught) => caught.report(),
+            None => result.map(report).unwrap_or_default(),
         };
-        let mut report: Report = serde_json::from_str(&failure.cause).unwrap_or_default();
-        if report.reason == Excerpt::default() {
-            let cause: Value = serde_json::from_str(&failure.cause).unwrap_or_default();
-            // A Lambda's own error.
-            report.reason = Excerpt::new(cause["errorMessage"].as_str().unwrap_or(&failure.cause));
-        }
-        report.reason = Excerpt::new(&format!("{}: {}", failure.error, report.reason));
-        report
+        Self { execution, batch, report }
     }
+}
+
+impl Caught {
+    fn report(self) -> Report {
+        let report = match serde_json::from_str(&self.cause) {
+            Ok(cause @ Value::Object(_)) => match LambdaError::deserialize(&cause) {
+                Ok(LambdaError { error_message }) => Report { reason: error_message.into(), ..Report::default() },
+                Err(_) => report(cause),
+            },
+            _ => Report { reason: self.cause.into(), ..Report::default() },
+        };
+        let reason = Excerpt::new(&format!("{}: {}", self.error, report.reason));
+        Report { reason, ..report }
+    }
+}
+
+/// launch-task's report. Images are looked up at the destination in any case, so a report that cannot be read stops nothing; it is
+/// logged, and the reason of each image that is not there.
+fn report(report: Value) -> Report {
+    serde_json::from_value(report).unwrap_or_else(|error| {
+        tracing::error!(%error, "the report of launch-task cannot be read");
+        let reason = format!("the report of launch-task cannot be read: {error}");
+        Report { reason: reason.into(), ..Report::default() }
+    })
 }
 
 /// What became of a batch.
@@ -103,7 +130,7 @@ pub struct Done {
 /// When the destination cannot tell: then nothing is known, and nothing is to be recorded.
 pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outcomes> {
     let Batch { repositories, failures, present, .. } = &request.batch;
-    let mut counted = of_copies(destination, repositories, &request.report()).await?;
+    let mut counted = of_copies(destination, repositories, &request.report).await?;
     counted.extend(failures.iter().map(|failure| Outcome {
         image: failure.image.to_string(),
         tag: failure.tag.to_string(),
@@ -302,6 +329,23 @@ mod tests {
         }
         let statuses = statuses(json!({"result": {}})).await;
         assert_eq!(statuses[1], Err("d.example/app:2 does not have it, and no reason was reported".into()));
+    }
+
+    #[tokio::test]
+    async fn a_report_that_cannot_be_read_is_the_reason_of_what_is_not_there() {
+        let broken = json!({ "copies": [{ "destination": "d.example/app:1" }] });
+        for (rest, name) in [
+            (json!({ "result": broken }), ""),
+            (json!({ "failure": { "Error": "TaskFailed", "Cause": broken.to_string() } }), "TaskFailed: "),
+        ] {
+            let statuses = statuses(rest).await;
+            assert!(statuses[0].is_ok(), "it is there");
+            let error = statuses[1].as_ref().expect_err("it is not there");
+            assert!(
+                error.starts_with(&format!("{name}the report of launch-task cannot be read: missing field")),
+                "{error}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -12,8 +12,10 @@ use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use shared::config::Environment;
+use shared::metrics::{self, Unit};
 use shared::plan::Row;
-use shared::task::Log;
+use shared::task::{DONE, ERROR, Log};
 use shared::{Error, Result};
 
 use crate::config::Config;
@@ -27,9 +29,6 @@ const FAILURES: usize = 10;
 
 /// The most characters that are kept of one of these.
 const FAILURE_LIMIT: usize = 300;
-
-const DONE: &str = "Done";
-const ERROR: &str = "Error";
 
 /// The tables of one stack.
 pub struct Tables<'a> {
@@ -52,6 +51,25 @@ pub struct Recorded {
     pub again: bool,
 }
 
+impl Recorded {
+    /// Emits what the batch adds to the metrics, once.
+    pub fn emit_metrics(&self, environment: &Environment) {
+        let Self { done, failed, bytes, seconds, again } = *self;
+        if again {
+            return;
+        }
+        metrics::emit(
+            environment,
+            &[
+                ("ImagesCopied", Unit::Count, done),
+                ("ImagesFailed", Unit::Count, failed),
+                ("BytesCopied", Unit::Bytes, bytes),
+                ("SecondsCopying", Unit::Seconds, seconds),
+            ],
+        );
+    }
+}
+
 impl<'a> Tables<'a> {
     /// The tables that `config` names.
     #[must_use]
@@ -65,7 +83,7 @@ impl<'a> Tables<'a> {
     /// # Errors
     /// When DynamoDB refuses.
     pub async fn record(&self, request: &Request, outcomes: &Outcomes) -> Result<Recorded> {
-        let log = request.report().log;
+        let log = &request.report.log;
         let Outcomes { counted, present } = outcomes;
         let attempts = counted.iter().map(|outcome| (outcome, true)).chain(present.iter().map(|it| (it, false)));
         stream::iter(attempts)

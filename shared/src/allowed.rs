@@ -31,21 +31,12 @@ impl Allowed {
     /// # Errors
     /// When one is not a glob, or not an account.
     pub fn read(environment: &Environment, source: &SourceConfig) -> Result<Self> {
-        let items = |variable: &str| {
-            let value = environment.optional(variable).unwrap_or_default();
-            value
-                .split([',', '\n'])
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let sources = items("ALLOWED_SOURCES").into_iter().map(|item| {
-            let (registry, repository) = item.split_once('/').unwrap_or((&item, ""));
+        let sources = environment.items("ALLOWED_SOURCES").map(|item| {
+            let (registry, repository) = item.split_once('/').unwrap_or((item, ""));
             let below = if repository.is_empty() || repository.ends_with('/') { "*" } else { "" };
             let glob = |text: &str| {
                 let problem = |error: glob::PatternError| format!("{text} is not a glob: {}", error.msg);
-                Pattern::new(text).map_err(|error| invalid("ALLOWED_SOURCES", &item, &problem(error)))
+                Pattern::new(text).map_err(|error| invalid("ALLOWED_SOURCES", item, &problem(error)))
             };
             Ok(Source { registry: glob(registry)?, repository: glob(&format!("{repository}{below}"))? })
         });
@@ -54,7 +45,7 @@ impl Allowed {
         if let Some(value) = environment.optional("ALLOWED_SOURCES").filter(|_| sources.is_empty()) {
             return Err(invalid("ALLOWED_SOURCES", value, "it names no source; leave it blank to allow all"));
         }
-        let ecr_accounts = items("SRC_ECR_ACCOUNTS");
+        let ecr_accounts: Vec<_> = environment.items("SRC_ECR_ACCOUNTS").map(str::to_owned).collect();
         if let Some(wrong) = ecr_accounts.iter().find(|account| !is_account(account)) {
             return Err(invalid("SRC_ECR_ACCOUNTS", wrong, "expected AWS accounts of 12 digits, separated by commas"));
         }

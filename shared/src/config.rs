@@ -34,7 +34,18 @@ impl Environment {
     /// # Errors
     /// When it is unset or blank.
     pub fn required(&self, variable: &str) -> Result<&str> {
-        self.optional(variable).ok_or_else(|| invalid(variable, "", "it must have a value"))
+        // The template sets it, so this is no parameter that a person left out.
+        self.optional(variable).ok_or_else(|| Error::Configuration {
+            parameter: variable.to_owned(),
+            value: String::new(),
+            problem: "the function's environment must have a value for it".into(),
+        })
+    }
+
+    /// The items of a variable's value, separated by commas or lines.
+    pub fn items(&self, variable: &str) -> impl Iterator<Item = &str> {
+        let value = self.optional(variable).unwrap_or_default();
+        value.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
     }
 
     /// A variable's value as a number; `default` where it is unset or blank.
@@ -74,8 +85,32 @@ impl Environment {
     }
 }
 
-pub(crate) fn invalid(variable: &str, value: &str, problem: &str) -> Error {
-    Error::Configuration { variable: variable.into(), value: value.into(), problem: problem.into() }
+/// The error of a variable whose value cannot be used. It names the parameter of the stack that the variable is set from.
+#[must_use]
+pub fn invalid(variable: &str, value: &str, problem: &str) -> Error {
+    Error::Configuration { parameter: parameter(variable), value: value.into(), problem: problem.into() }
+}
+
+/// The variables whose names do not follow from that of the parameter, with the parameter.
+const OTHER_NAMES: [(&str, &str); 8] = [
+    ("DEST_CREDENTIAL_NAME", "destCredential"),
+    ("LIFECYCLE_POLICY_PARAM", "lifecyclePolicy"),
+    ("MIN_MIB_PER_TASK", "minMiBPerTask"),
+    ("REPOSITORY_POLICY_PARAM", "repositoryPolicy"),
+    ("REQUIRES_SIGNATURES", "signaturePolicy"),
+    ("SELECTED_IMAGE_PARAM", "srcImageList"),
+    ("SRC_CREDENTIAL_NAME", "srcCredential"),
+    ("TASK_ARCHITECTURE", "architecture"),
+];
+
+/// The parameter of the stack that a variable is set from: `minImages` for `MIN_IMAGES`.
+fn parameter(variable: &str) -> String {
+    if let Some((_, name)) = OTHER_NAMES.iter().find(|(other, _)| *other == variable) {
+        return (*name).to_owned();
+    }
+    let mut words = variable.split('_').map(str::to_ascii_lowercase);
+    let first = words.next().unwrap_or_default();
+    words.fold(first, |name, word| name + &word[..1].to_ascii_uppercase() + &word[1..])
 }
 
 /// `DEST_PREFIX`: what is put in front of each repository's name at the destination.
@@ -239,14 +274,14 @@ mod tests {
     #[test]
     fn an_account_that_is_none_is_an_error_that_names_it() {
         let error = RegistryConfig::destination(&environment(&[("DEST_ACCOUNT_ID", "12345")])).expect_err("5 digits");
-        assert_eq!(error.to_string(), r#"DEST_ACCOUNT_ID is "12345": an AWS account id has 12 digits"#);
+        assert_eq!(error.to_string(), r#"destAccountId is "12345": an AWS account id has 12 digits"#);
         assert_eq!(error.name(), "InvalidConfiguration");
     }
 
     #[test]
     fn a_source_type_that_does_not_exist_is_an_error_that_lists_the_ones_that_do() {
         let error = SourceConfig::read(&environment(&[("SOURCE_TYPE", "ECR")])).expect_err("it is not a choice");
-        assert_eq!(error.to_string(), r#"SOURCE_TYPE is "ECR": expected Amazon_ECR or Public"#);
+        assert_eq!(error.to_string(), r#"sourceType is "ECR": expected Amazon_ECR or Public"#);
     }
 
     #[test]
@@ -268,7 +303,7 @@ mod tests {
         }
         for value in ["arn:aws:iam::333333333333:user/me", "arn:aws:s3:::bucket", "a:b", "arn:aws:iam"] {
             let error = read(value).expect_err(value);
-            assert!(error.to_string().starts_with(&format!("DEST_CREDENTIAL_NAME is {value:?}: ")), "{error}");
+            assert!(error.to_string().starts_with(&format!("destCredential is {value:?}: ")), "{error}");
         }
     }
 
@@ -278,8 +313,27 @@ mod tests {
         assert_eq!(read("/mirror/hub/").expect("it is one").expect("it is not blank").as_str(), "mirror/hub");
         assert_eq!(read(" ").expect("it is blank"), None);
         assert!(
-            read("Mirror").expect_err("it has a capital letter").to_string().starts_with(r#"DEST_PREFIX is "Mirror""#)
+            read("Mirror").expect_err("it has a capital letter").to_string().starts_with(r#"destPrefix is "Mirror""#)
         );
+    }
+
+    #[test]
+    fn errors_name_the_parameter_that_the_template_sets_a_variable_from() {
+        let template = include_str!("../../template.yaml");
+        let (parameters, _) = template.split_once("\nRules:").expect("rules follow the parameters");
+        let is_parameter = |name: &str| parameters.contains(&format!("\n  {name}:\n    Type: "));
+        let mut compared = 0;
+        for line in template.lines() {
+            let Some((variable, value)) = line.trim().split_once(": ") else { continue };
+            let is_variable = variable.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            let references: Vec<_> = value.split("!Ref ").skip(1).map(|it| it.split([',', ']']).next()).collect();
+            if is_variable && references.iter().flatten().any(|name| is_parameter(name)) && variable != "CLUSTER" {
+                assert!(references.contains(&Some(parameter(variable).as_str())), "{line}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 30, "{compared}");
+        assert!(OTHER_NAMES.iter().all(|(_, name)| is_parameter(name)));
     }
 
     #[test]

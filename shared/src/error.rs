@@ -10,12 +10,12 @@ use crate::text::Excerpt;
 /// Why a Lambda could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An environment variable, and so the stack parameter behind it, is missing or has a value that cannot be used.
-    #[error("{variable} is {:?}: {}", Excerpt::new(value), Excerpt::new(problem))]
+    /// A parameter of the stack, or an execution's input, has a value that cannot be used.
+    #[error("{parameter} is {:?}: {}", Excerpt::new(value), Excerpt::new(problem))]
     Configuration {
-        /// The variable's name.
-        variable: String,
-        /// The value that was found; empty where the variable is not set.
+        /// The parameter's name.
+        parameter: String,
+        /// The value; empty if there is none.
         value: String,
         /// What was expected.
         problem: String,
@@ -79,6 +79,15 @@ pub enum Error {
         /// How many there may be.
         limit: u64,
     },
+    /// The payload of an invocation does not have the expected form.
+    #[error("the event is not valid: {0}")]
+    Event(Excerpt),
+    /// ECS started no task, and may start one later: it has no capacity, or the account's quota is used up.
+    #[error("ECS started no task: {0}")]
+    NoCapacity(Excerpt),
+    /// ECS will not start a task like this one.
+    #[error("ECS rejected the task: {0}")]
+    TaskRejected(Excerpt),
     /// AWS refused or failed a call.
     #[error("{action} on {subject} failed: {message}")]
     Aws {
@@ -130,6 +139,9 @@ impl Error {
             Self::TooFewImages { .. } => Kind::TooFewImages,
             Self::NotAllowed { .. } => Kind::NotAllowed,
             Self::TooMuchToCopy { .. } => Kind::TooMuchToCopy,
+            Self::Event(_) => Kind::Event,
+            Self::NoCapacity(_) => Kind::NoCapacity,
+            Self::TaskRejected(_) => Kind::Invalid,
             Self::Registry { status, .. } => status.map_or(Kind::Unavailable, Kind::of_status),
             Self::Aws { kind, .. } => *kind,
         }

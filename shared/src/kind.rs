@@ -3,7 +3,7 @@
 use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 
-/// What kind of failure an [`Error`](crate::Error) is.
+/// What kind of failure an [`Error`](crate::Error) is, or what kind of end a task came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A parameter of the stack cannot be used.
@@ -18,6 +18,16 @@ pub enum Kind {
     NotAllowed,
     /// The run would copy more than `maxImages` or `maxBytes`.
     TooMuchToCopy,
+    /// The payload of an invocation cannot be read.
+    Event,
+    /// No task could be started, and one may be, later.
+    NoCapacity,
+    /// The task never ran, for example because its image could not be pulled.
+    TaskNotStarted,
+    /// The task failed, or copied only some of its images: a retry may copy the others.
+    TaskFailed,
+    /// Every image that the task did not copy would fail again.
+    ImagesRefused,
     /// There were too many requests.
     Throttled,
     /// The service failed, or did not answer.
@@ -35,13 +45,18 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Configuration,
         Self::Credential,
         Self::ImageList,
         Self::TooFewImages,
         Self::NotAllowed,
         Self::TooMuchToCopy,
+        Self::Event,
+        Self::NoCapacity,
+        Self::TaskNotStarted,
+        Self::TaskFailed,
+        Self::ImagesRefused,
         Self::Throttled,
         Self::Unavailable,
         Self::Expired,
@@ -60,6 +75,11 @@ impl Kind {
             Self::TooFewImages => "TooFewImages",
             Self::NotAllowed => "NotAllowed",
             Self::TooMuchToCopy => "TooMuchToCopy",
+            Self::Event => "InvalidEvent",
+            Self::NoCapacity => "NoCapacity",
+            Self::TaskNotStarted => "TaskNotStarted",
+            Self::TaskFailed => "TaskFailed",
+            Self::ImagesRefused => "ImagesRefused",
             Self::Throttled | Self::Unavailable | Self::Expired => "ServiceUnavailable",
             Self::Denied => "AccessDenied",
             Self::NotFound | Self::Invalid => "RequestRefused",
@@ -134,5 +154,59 @@ impl Kind {
             | "TaskDoesNotExist" => Self::NotFound,
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The state machine's definition, with a 1 for each reference to something else.
+    fn definition() -> Value {
+        let template = include_str!("../../template.yaml");
+        let (_, behind) = template.split_once("DefinitionString: !Sub |\n").expect("the template has a definition");
+        let lines = behind.lines().take_while(|line| line.is_empty() || line.starts_with("        "));
+        let mut text = lines.collect::<String>();
+        while let Some(start) = text.find("${") {
+            let end = start + text[start..].find('}').expect("a reference ends");
+            text.replace_range(start..=end, "1");
+        }
+        serde_json::from_str(&text).expect("the definition is JSON")
+    }
+
+    /// The error names in a state's Retry, but for those of AWS's own.
+    fn retried(state: &Value) -> BTreeSet<String> {
+        let retriers = state["Retry"].as_array().expect("the state has a Retry");
+        let names = retriers.iter().flat_map(|retrier| retrier["ErrorEquals"].as_array().into_iter().flatten());
+        names.filter_map(Value::as_str).filter(|name| !name.contains('.')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_state_machine_retries_exactly_the_failures_that_may_pass_by_themselves() {
+        let definition = definition();
+        let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
+        let transient = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(
+            retried(&copying["CopyBatch"]),
+            transient(&["NoCapacity", "ServiceUnavailable", "TaskFailed", "TaskNotStarted"])
+        );
+        assert_eq!(retried(&copying["RecordStatus"]), transient(&["ServiceUnavailable"]));
+        assert_eq!(retried(&definition["States"]["ListImages"]), transient(&["ServiceUnavailable"]));
+    }
+
+    #[test]
+    fn every_name_that_is_retried_is_one_that_a_lambda_gives() {
+        let definition = definition();
+        let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
+        let given: BTreeSet<_> = Kind::ALL.map(Kind::name).into_iter().collect();
+        for state in [&copying["CopyBatch"], &copying["RecordStatus"], &definition["States"]["ListImages"]] {
+            for name in retried(state) {
+                assert!(given.contains(name.as_str()), "{name}");
+            }
+        }
     }
 }

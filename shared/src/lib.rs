@@ -15,6 +15,7 @@ mod error;
 #[cfg(test)]
 mod guide;
 mod kind;
+pub mod lambda;
 pub mod logins;
 pub mod manifest;
 pub mod metrics;

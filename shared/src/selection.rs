@@ -186,10 +186,11 @@ pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>
         parts[first..].sort_by(|a, b| alphanumeric_sort::compare_str(&a.0, &b.0));
     }
     if parts.is_empty() {
-        return Err(Error::Configuration {
-            variable: "SELECTED_IMAGE_PARAM".into(),
-            value: parameter.to_owned(),
-            problem: "the Parameter Store has no such parameter in this account and region, and none below it".into(),
+        return Err(Error::Selection {
+            entry: parameter.into(),
+            place: None,
+            problem: "the Parameter Store has no parameter with this name, or below it, in this account and region"
+                .into(),
         });
     }
     Ok(parts)

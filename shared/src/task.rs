@@ -9,6 +9,12 @@ use crate::plan::{Image, RepositoryCopy};
 use crate::reference::{ImageReference, Repository};
 use crate::text::Excerpt;
 
+/// The status of an image that is at the destination: in the script's log and in the table.
+pub const DONE: &str = "Done";
+
+/// The status of an image that is not.
+pub const ERROR: &str = "Error";
+
 /// The variable with the batch: [`encode`].
 pub const COPIES: &str = "COPIES";
 
@@ -161,19 +167,24 @@ pub struct CopyReport {
 
 impl CopyReport {
     /// Reads a line of the script: `Done`, the destination and the seconds, or `Error` and skopeo's words behind them,
-    /// separated by tabs. Any other line is not about an image.
-    #[must_use]
-    pub fn parse(line: &str) -> Option<Self> {
+    /// separated by tabs. `None` for any other line: it is not about an image.
+    ///
+    /// # Errors
+    /// With the line, if the rest of it does not have this form.
+    pub fn parse(line: &str) -> Option<Result<Self, Excerpt>> {
         let mut fields = line.splitn(4, '\t');
-        let status = fields.next()?;
-        let destination = fields.next()?.parse().ok()?;
-        let seconds = fields.next()?.trim().parse().ok()?;
-        let error = match status {
-            "Done" => None,
-            "Error" => Some(Excerpt::new(&last_words(fields.next().unwrap_or_default()))),
+        let failed = match fields.next()? {
+            DONE => false,
+            ERROR => true,
             _ => return None,
         };
-        Some(Self { destination, seconds, error })
+        let mut read = || {
+            let destination = fields.next()?.parse().ok()?;
+            let seconds = fields.next()?.trim().parse().ok()?;
+            let error = failed.then(|| Excerpt::new(&last_words(fields.next().unwrap_or_default())));
+            Some(Self { destination, seconds, error })
+        };
+        Some(read().ok_or_else(|| Excerpt::new(line)))
     }
 
     /// Whether copying this image again would fail again: it does not exist, or we may not have it.
@@ -229,6 +240,10 @@ mod tests {
         RepositoryCopy { source, image: destination.name.clone(), destination, images }
     }
 
+    fn report(line: &str) -> CopyReport {
+        CopyReport::parse(line).expect("it is about an image").expect("it can be read")
+    }
+
     #[test]
     fn the_first_image_of_each_repository_goes_ahead_of_the_others() {
         let copies = [
@@ -279,7 +294,7 @@ mod tests {
     fn a_failed_copys_line_gives_skopeos_last_words() {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:00Z\" level=warning msg=\"try again\" \
                     time=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://s/a:1: reading manifest 1 in s/a: manifest unknown: not \\\"there\\\"\"";
-        let report = CopyReport::parse(line).expect("it is about an image");
+        let report = report(line);
         assert_eq!(
             report.error.as_ref().map(Excerpt::as_str),
             Some("initializing source docker://s/a:1: reading manifest 1 in s/a: manifest unknown: not \"there\"")
@@ -290,21 +305,18 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_about_an_image_is_passed_over() {
-        for line in [
-            "",
-            "Getting image source signatures",
-            "Done",
-            "Done\td.example/a:1",
-            "Fine\td.example/a:1\t3",
-            "Done\td.example/a b\t3",
-        ] {
+        for line in ["", "Getting image source signatures", "Fine\td.example/a:1\t3"] {
             assert_eq!(CopyReport::parse(line), None, "{line:?}");
         }
         let destination = "d.example/a:1".parse().expect("it is an image");
-        assert_eq!(
-            CopyReport::parse("Done\td.example/a:1\t0\n"),
-            Some(CopyReport { destination, seconds: 0, error: None })
-        );
+        assert_eq!(report("Done\td.example/a:1\t0\n"), CopyReport { destination, seconds: 0, error: None });
+    }
+
+    #[test]
+    fn a_line_about_an_image_that_cannot_be_read_is_an_error_with_the_line() {
+        for line in ["Done", "Done\td.example/a:1", "Done\td.example/a b\t3", "Error\td.example/a:1\tsoon"] {
+            assert_eq!(CopyReport::parse(line), Some(Err(line.into())), "{line:?}");
+        }
     }
 
     #[test]
@@ -312,7 +324,7 @@ mod tests {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
                     reading manifest 1 in docker.io/library/nginx: toomanyrequests: You have reached your unauthenticated pull \
                     rate limit. https://www.docker.com/increase-rate-limit\"";
-        assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
+        assert!(report(line).is_permanent());
     }
 
     #[test]
@@ -320,13 +332,12 @@ mod tests {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"writing manifest: uploading manifest \
                     sha256:08c1 to d.example/a: unsupported: Invalid parameter at 'ImageManifest' failed to satisfy constraint: \
                     'Invalid JSON syntax'\"";
-        assert!(CopyReport::parse(line).expect("it is about an image").is_permanent());
+        assert!(report(line).is_permanent());
     }
 
     #[test]
     fn a_fault_of_the_network_is_not_permanent() {
-        let report =
-            CopyReport::parse("Error\td.example/a:1\t3\tread: connection reset by peer").expect("it is about an image");
+        let report = report("Error\td.example/a:1\t3\tread: connection reset by peer");
         assert!(!report.is_permanent());
     }
 }

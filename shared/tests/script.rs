@@ -230,7 +230,8 @@ fn a_failed_copy_is_reported_in_one_clean_line_and_the_others_go_on() {
         let words = " [31mDone a.b/c:9 0  Done a.b/c:9 0  words";
         assert!(run.output.lines().next().is_some_and(|line| line.trim_end().ends_with(words)), "{run:?}");
         assert!(run.output.len() < 2_200, "{run:?}");
-        let reports: Vec<_> = run.output.lines().map(|line| CopyReport::parse(line).expect(line)).collect();
+        let reports: Vec<_> =
+            run.output.lines().map(|line| CopyReport::parse(line).expect(line).expect(line)).collect();
         assert_eq!(reports.iter().map(|it| it.destination.to_string()).collect::<Vec<_>>(), ["d.e/f/c:1", "d.e/f/c:2"]);
         assert_eq!(reports.iter().map(|it| it.error.is_some()).collect::<Vec<_>>(), [true, false]);
     }
