@@ -1,0 +1,527 @@
+//! Against a registry that says what it is told to.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response as Answer};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::net::SocketAddr;
+
+use reqwest::header::{AUTHORIZATION, HOST, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
+
+use super::http::ALL_ANSWERS;
+use super::*;
+
+/// A client that asks over plain HTTP, and does not wait long before it asks again.
+pub fn client() -> Client {
+    let retry = ExponentialBuilder::default().with_min_delay(Duration::from_millis(1));
+    Client::with("http", reqwest::Client::builder(), retry).expect("it needs no certificates")
+}
+
+/// Starts a registry; its host is what image references name it by.
+pub async fn serve(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let address: SocketAddr = listener.local_addr().expect("it is bound");
+    let router = Router::new().fallback(move |request: Request<Body>| {
+        let answer = answer(&request);
+        async move { answer }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address.to_string()
+}
+
+pub fn status(code: u16) -> Answer<Body> {
+    Answer::builder().status(code).body(Body::empty()).expect("it is an answer")
+}
+
+pub fn json(value: &serde_json::Value) -> Answer<Body> {
+    Answer::new(Body::from(value.to_string()))
+}
+
+fn repository(host: &str) -> Repository {
+    format!("{host}/team/app").parse().expect(host)
+}
+
+fn query(request: &Request<Body>, name: &str) -> Option<String> {
+    let url = Url::parse(&format!("http://host{}", request.uri())).expect("it is a URL");
+    url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+fn page(from: usize, length: usize) -> serde_json::Value {
+    let tags: Vec<_> = (from..from + length).map(|number| format!("{number:06}")).collect();
+    serde_json::json!({ "name": "team/app", "tags": tags })
+}
+
+async fn tags(host: &str) -> Result<Option<usize>> {
+    count(&client().open(&repository(host), None).await?).await
+}
+
+async fn count(session: &Session<'_>) -> Result<Option<usize>> {
+    Ok(session.tags().await?.map(|list| list.tags.len()))
+}
+
+/// A registry with so many tags that says with Link what comes next.
+async fn linking(count: usize) -> (String, Arc<AtomicUsize>) {
+    let pages = Arc::<AtomicUsize>::default();
+    let asked = Arc::clone(&pages);
+    let host = serve(move |request| {
+        if !request.uri().path().ends_with("/tags/list") {
+            return status(200);
+        }
+        asked.fetch_add(1, Ordering::Relaxed);
+        let from: usize = query(request, "next").and_then(|from| from.parse().ok()).unwrap_or_default();
+        let length: usize = query(request, "n").and_then(|n| n.parse().ok()).unwrap_or(100);
+        let to = count.min(from + length);
+        let mut answer = json(&page(from, to - from));
+        if to < count {
+            let link = format!("</v2/team/app/tags/list?n={length}&next={to}>; rel=\"next\"");
+            answer.headers_mut().insert(LINK, link.parse().expect("it is a header"));
+        }
+        answer
+    })
+    .await;
+    (host, pages)
+}
+
+#[tokio::test]
+async fn every_page_of_the_tags_is_read_at_full_size() {
+    for (count, pages) in [(0, 1), (1, 1), (100, 1), (101, 1), (999, 1), (1_000, 2), (1_001, 2), (2_500, 3)] {
+        let (host, asked) = linking(count).await;
+        assert_eq!(tags(&host).await.expect("it answers"), Some(count));
+        // A page that is exactly full asks for one more, in case the registry has never heard of Link.
+        assert_eq!(asked.load(Ordering::Relaxed), pages, "{count}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_knows_no_link_is_asked_by_the_last_tag() {
+    let host = serve(|request| {
+        let from = query(request, "last").and_then(|last| last.parse::<usize>().ok()).map_or(0, |last| last + 1);
+        json(&page(from, 1_500_usize.saturating_sub(from).min(PAGE)))
+    })
+    .await;
+    assert_eq!(tags(&host).await.expect("it answers"), Some(1_500));
+}
+
+#[tokio::test]
+async fn a_registry_that_ignores_how_much_is_asked_for_is_read_once() {
+    let host = serve(|_| json(&page(0, 3_000))).await;
+    assert_eq!(tags(&host).await.expect("it answers"), Some(3_000));
+}
+
+#[tokio::test]
+async fn pages_that_go_in_circles_or_to_another_host_are_errors_and_not_short_lists() {
+    for (link, problem) in [
+        ("</v2/team/app/tags/list?n=1000>; rel=\"next\"", "go in circles"),
+        ("<http://elsewhere.example/v2/team/app/tags/list>; rel=\"next\"", "on another host"),
+    ] {
+        let host = serve(move |_| {
+            let mut answer = json(&page(0, 10));
+            answer.headers_mut().insert(LINK, link.parse().expect("it is a header"));
+            answer
+        })
+        .await;
+        let error = tags(&host).await.expect_err("there is more");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_fails_is_asked_for_again_and_then_an_error() {
+    let (failing, asked) = (Arc::new(AtomicUsize::new(2)), Arc::<AtomicUsize>::default());
+    let (left, count) = (Arc::clone(&failing), Arc::clone(&asked));
+    let host = serve(move |request| {
+        if !request.uri().path().ends_with("/tags/list") {
+            return status(200);
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        let fails = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if fails { status(429) } else { json(&page(0, 3)) }
+    })
+    .await;
+    assert_eq!(tags(&host).await.expect("the third time"), Some(3));
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+
+    failing.store(usize::MAX, Ordering::Relaxed);
+    let error = tags(&host).await.expect_err("it never answers");
+    assert_eq!(error.name(), "ServiceUnavailable");
+    assert!(error.to_string().contains("429 Too Many Requests"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_token_gets_the_login_where_tokens_are_and_the_token_where_images_are() {
+    let host = serve(|request| {
+        let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let host = request.headers()[HOST].to_str().unwrap_or_default();
+        match request.uri().path() {
+            "/token" => {
+                let is_asked_well = query(request, "service").as_deref() == Some("the registry")
+                    && query(request, "scope").as_deref() == Some("repository:team/app:pull")
+                    && authorization == Some(&format!("Basic {}", STANDARD.encode("me:hush")));
+                if is_asked_well { json(&serde_json::json!({ "token": "t0ken" })) } else { status(403) }
+            }
+            _ if authorization == Some("Bearer t0ken") => json(&page(0, 1)),
+            _ => {
+                let mut answer = status(401);
+                let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"the registry\"");
+                answer.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().expect("it is a header"));
+                answer
+            }
+        }
+    })
+    .await;
+    let login =
+        |token: &str| Login { host: repository(&host).registry, token: STANDARD.encode(token), expires_at: None };
+    let client = client();
+    let session = client.open(&repository(&host), Some(login("me:hush"))).await.expect("it may log in");
+    assert_eq!(count(&session).await.expect("it answers"), Some(1));
+    let refused = client.open(&repository(&host), Some(login("me:wrong"))).await.err().expect("it may not");
+    assert_eq!(refused.name(), "AccessDenied");
+}
+
+#[tokio::test]
+async fn a_registry_with_users_gets_the_login_itself() {
+    let host = serve(|request| {
+        let is_user = request.headers().get(AUTHORIZATION).is_some_and(|it| it == "Basic bWU6aHVzaA==");
+        if is_user {
+            return json(&page(0, 1));
+        }
+        let mut answer = status(401);
+        answer.headers_mut().insert(WWW_AUTHENTICATE, "Basic realm=\"r\"".parse().expect("it is a header"));
+        answer
+    })
+    .await;
+    let client = client();
+    let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
+    let session = client.open(&repository(&host), Some(login)).await.expect("it has answered");
+    assert_eq!(count(&session).await.expect("it answers"), Some(1));
+    let session = client.open(&repository(&host), None).await.expect("it has answered");
+    assert_eq!(count(&session).await.expect("it answers"), None);
+}
+
+fn with_header(mut answer: Answer<Body>, name: &'static str, value: &str) -> Answer<Body> {
+    answer.headers_mut().insert(name, value.parse().expect("it is a header"));
+    answer
+}
+
+#[tokio::test]
+async fn a_manifest_is_named_by_the_header_or_by_its_own_digest_and_one_that_is_missing_says_so() {
+    let digest = Digest::of(b"named");
+    let host = serve(move |request| {
+        let answer = match request.uri().path() {
+            "/v2/team/app/manifests/named" => {
+                let answer = with_header(status(200), "docker-content-digest", &digest.to_string());
+                with_header(answer, "ratelimit-remaining", "76;w=21600")
+            }
+            "/v2/team/app/manifests/unnamed" => Answer::new(Body::from("{}")),
+            "/v2/team/app/manifests/wrong" => with_header(status(200), "docker-content-digest", "sha256:$(id)"),
+            _ => {
+                let mut answer = json(&serde_json::json!({ "errors": [{ "message": "manifest unknown" }] }));
+                *answer.status_mut() = StatusCode::NOT_FOUND;
+                answer
+            }
+        };
+        with_header(answer, "content-type", "application/vnd.oci.image.index.v1+json")
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    assert_eq!(session.head("named").await.expect("it answers"), Head { digest, is_index: true });
+    assert_eq!(client.pulls_left(), None, "it is not Docker Hub that says so");
+    let unnamed = session.head("unnamed").await.expect("it answers");
+    assert_eq!(unnamed, Head { digest: Digest::of(b"{}"), is_index: true });
+    for (tag, problem) in
+        [("missing", "404 Not Found: manifest unknown"), ("wrong", r#""sha256:$(id)" is not a digest"#)]
+    {
+        let error = session.head(tag).await.expect_err(tag).to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_pulls_that_docker_hub_allows_count_where_it_is_asked_as_a_user() {
+    let host = serve(|request| match request.uri().path() {
+        "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
+        _ => {
+            let answer = with_header(status(200), "docker-content-digest", &Digest::of(b"").to_string());
+            with_header(answer, "ratelimit-remaining", "76;w=21600")
+        }
+    })
+    .await;
+    let address = host.parse().expect("it is an address");
+    let docker_hub: Repository = "docker.io/library/nginx".parse().expect("it is a repository");
+    let login = Login { host: docker_hub.registry.clone(), token: "bWU6aHVzaA==".into(), expires_at: None };
+    for (login, left) in [(None, None), (Some(login), Some(76))] {
+        let http = reqwest::Client::builder().resolve("registry-1.docker.io", address);
+        let client = Client::with("http", http, ExponentialBuilder::default()).expect("it needs no certificates");
+        let session = client.open(&docker_hub, login).await.expect("it has answered");
+        session.head("latest").await.expect("it answers");
+        assert_eq!(client.pulls_left(), left);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_with_another_digest_is_refused() {
+    let host = serve(|_| Answer::new(Body::from("{}"))).await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    session.manifest(Digest::of(b"{}")).await.expect("it is that");
+    let error = session.manifest(Digest::of(b"other")).await.expect_err("it is another").to_string();
+    assert!(error.contains("has another digest"), "{error}");
+}
+
+#[tokio::test]
+async fn referrers_are_listed_where_the_registry_knows_them() {
+    let [one, two, three] = ["1", "2", "3"].map(|content| Digest::of(content.as_bytes()));
+    let host = serve(move |request| match request.uri().path() {
+        path if path == format!("/v2/team/app/referrers/{one}") => {
+            json(&serde_json::json!({ "manifests": [{ "digest": two }] }))
+        }
+        "/v2/" => status(200),
+        _ => status(404),
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    assert_eq!(session.referrers(one).await.expect("it answers"), [two]);
+    assert!(session.referrers(three).await.expect("it answers").is_empty());
+}
+
+#[tokio::test]
+async fn referrers_that_the_registry_refuses_to_list_are_an_error_and_others_are_still_asked_for() {
+    let [refused, one] = ["refused", "1"].map(|content| Digest::of(content.as_bytes()));
+    let host = serve(move |request| match request.uri().path() {
+        "/v2/" => status(200),
+        path if path.ends_with(&one.to_string()) => json(&serde_json::json!({ "manifests": [{ "digest": one }] })),
+        _ => status(405),
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    let error = session.referrers(refused).await.expect_err("it is refused");
+    assert!(error.to_string().ends_with("answers 405 Method Not Allowed"), "{error}");
+    assert_eq!(session.referrers(one).await.expect("it answers"), [one]);
+}
+
+#[tokio::test]
+async fn what_is_not_a_tag_is_told_apart_and_never_asked_for() {
+    let evil = "1 due[$(id)]\n> evil.example/backdoor d.example/prod";
+    let host =
+        serve(move |_| json(&serde_json::json!({ "tags": ["1", evil, "\u{1b}[31m", "1", "x".repeat(10_000)] }))).await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    let list = session.tags().await.expect("it answers").expect("there are tags");
+    assert_eq!(list.tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["1"]);
+    let (count, first) = list.invalid.expect("some are not tags");
+    assert_eq!(count, 3);
+    assert!(!first.as_str().contains('\n') && first.as_str().chars().count() <= MENTIONED, "{first}");
+}
+
+/// What a registry that answers everything in one way is refused with.
+async fn refused(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
+    let host = serve(move |request| if request.uri().path() == "/v2/" { status(200) } else { answer(request) }).await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    let digest = Digest::of(b"");
+    let errors =
+        [session.tags().await.err(), session.manifest(digest).await.err(), session.referrers(digest).await.err()];
+    errors.into_iter().flatten().map(|error| error.to_string()).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn a_registry_that_sends_more_than_is_allowed_is_refused_with_the_limit() {
+    let endless = |code: u16| {
+        let chunk = Ok::<_, std::convert::Infallible>(vec![b'x'; 1 << 16]);
+        let body = Body::from_stream(futures_util::stream::repeat(chunk));
+        Answer::builder().status(code).body(body).expect("it is an answer")
+    };
+    let errors = refused(move |_| endless(200)).await;
+    assert_eq!(errors.matches("sends more than the 4194304 bytes that are allowed").count(), 3, "{errors}");
+    let errors = refused(move |_| endless(500)).await;
+    assert_eq!(errors.matches("answers 500 Internal Server Error").count(), 3, "{errors}");
+}
+
+/// An error that a registry has answered with.
+#[derive(Clone, Deserialize)]
+struct Recorded {
+    /// What was asked for: `manifests`, `tags`, or `token`.
+    path: String,
+    status: u16,
+    code: Option<String>,
+    message: Option<String>,
+    body: Option<String>,
+    kind: String,
+    seen: String,
+}
+
+impl Recorded {
+    fn answer(&self) -> Answer<Body> {
+        let errors = || serde_json::json!({ "errors": [{ "code": self.code, "message": self.message }] }).to_string();
+        let body = Body::from(self.body.clone().unwrap_or_else(errors));
+        Answer::builder().status(self.status).body(body).expect("it is an answer")
+    }
+}
+
+#[tokio::test]
+async fn each_error_that_a_registry_has_answered_with_is_of_its_kind() {
+    let file = include_str!("../../../shared/tests/data/errors.json");
+    let mut file: serde_json::Value = serde_json::from_str(file).expect("it is JSON");
+    let all: Vec<Recorded> = serde_json::from_value(file["registries"].take()).expect("they are errors");
+    for recorded in all {
+        let answer = recorded.clone();
+        let host = serve(move |request| match request.uri().path() {
+            "/v2/" if answer.path == "token" => {
+                let host = request.headers()[HOST].to_str().unwrap_or_default();
+                with_header(status(401), "www-authenticate", &format!("Bearer realm=\"http://{host}/token\""))
+            }
+            "/v2/" => status(200),
+            _ => answer.answer(),
+        })
+        .await;
+        let client = client();
+        let asked = async {
+            let session = client.open(&repository(&host), None).await?;
+            match recorded.path.as_str() {
+                "tags" => session.tags().await.map(drop),
+                _ => session.manifest(Digest::of(b"")).await.map(drop),
+            }
+        };
+        let error = asked.await.expect_err(&recorded.seen);
+        assert_eq!(format!("{:?}", error.kind()), recorded.kind, "{error} ({})", recorded.seen);
+        let message = recorded.message.unwrap_or_default();
+        assert!(error.to_string().contains(&message), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_cut_and_escaped() {
+    let errors = refused(|_| {
+        let message = format!("\u{1b}[31m{}", "x".repeat(30_000));
+        let mut answer = json(&serde_json::json!({ "errors": [{ "message": message }] }));
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+        answer
+    })
+    .await;
+    assert!(errors.contains(r"\u{1b}[31mxxx") && !errors.contains('\u{1b}'), "{errors}");
+    assert!(errors.lines().all(|error| error.chars().count() < Excerpt::LIMIT + 100), "{errors}");
+}
+
+#[tokio::test]
+async fn endless_lists_are_refused_with_the_limit() {
+    let errors = refused(|request| {
+        let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
+        let body = serde_json::json!({ "tags": [page.to_string()], "manifests": [] });
+        let next = format!("<{}?page={}>; rel=\"next\"", request.uri().path(), page + 1);
+        with_header(json(&body), "link", &next)
+    })
+    .await;
+    assert!(errors.contains("its tag list has more than the 1000 pages that are allowed"), "{errors}");
+    assert!(errors.contains("its list of referrers has more than the 1000 pages that are allowed"), "{errors}");
+
+    let errors = refused(|request| {
+        let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
+        let tags: Vec<_> = (0..20_000).map(|number| format!("{page}-{number}")).collect();
+        let digests: Vec<_> =
+            (0..400).map(|n| serde_json::json!({ "digest": Digest::of(format!("{page}{n}").as_bytes()) })).collect();
+        let body = serde_json::json!({ "tags": tags, "manifests": digests });
+        let next = format!("<{}?page={}>; rel=\"next\"", request.uri().path(), page + 1);
+        with_header(json(&body), "link", &next)
+    })
+    .await;
+    assert!(errors.contains("it has more than the 100000 tags that are allowed"), "{errors}");
+    assert!(errors.contains("more than the 1000 images that are allowed refer to sha256:"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_registry_has_a_time_limit_for_all_that_it_is_asked() {
+    let host = serve(|request| {
+        if request.uri().path() == "/v2/" {
+            return status(200);
+        }
+        let mut answer = status(429);
+        answer.headers_mut().insert(RETRY_AFTER, "60".parse().expect("it is a header"));
+        answer
+    })
+    .await;
+    let client = Client { time: Duration::from_millis(200), ..client() };
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    let asked = futures_util::future::join_all((0..40).map(|tag| {
+        let session = &session;
+        async move { session.head(&tag.to_string()).await }
+    }));
+    for head in asked.await {
+        let error = head.expect_err("it is never answered");
+        assert_eq!(error.name(), "RequestRefused", "it is not asked again at once");
+        assert!(error.to_string().contains("takes longer than the 0 seconds that are allowed"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_lead_to_addresses_of_the_same_scheme_and_not_for_ever() {
+    let errors = refused(|request| {
+        let next = match request.uri().path() {
+            path if path.contains("manifests") => "https://169.254.169.254/".to_owned(),
+            path => format!("{path}/x"),
+        };
+        with_header(status(307), "location", &next)
+    })
+    .await;
+    assert!(
+        errors.contains("it redirects to https://169.254.169.254/, which is not a public http address"),
+        "{errors}"
+    );
+    assert!(errors.contains("it redirects more than 5 times"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_login_never_leaves_its_host_however_often_it_is_redirected() {
+    let shown = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&shown);
+    let elsewhere = serve(move |request| {
+        count.fetch_add(usize::from(request.headers().contains_key(AUTHORIZATION)), Ordering::Relaxed);
+        with_header(status(307), "location", &format!("{}/again", request.uri().path()))
+    })
+    .await;
+    let host = serve(move |request| match request.uri().path() {
+        "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
+        path => with_header(status(307), "location", &format!("http://{elsewhere}{path}")),
+    })
+    .await;
+    let client = client();
+    let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
+    let session = client.open(&repository(&host), Some(login)).await.expect("it has answered");
+    let error = session.tags().await.expect_err("it leads nowhere").to_string();
+    assert!(error.contains("it redirects from another host than its own"), "{error}");
+    assert_eq!(shown.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_registry_may_not_send_more_in_a_run_than_is_allowed() {
+    let host = serve(|_| json(&serde_json::json!({ "tags": ["1"] }))).await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    session.tags().await.expect("it is little");
+    session.host.sent.store(ALL_ANSWERS + 1, Ordering::Relaxed);
+    let error = session.tags().await.expect_err("it is too much").to_string();
+    assert!(error.contains("bytes that are allowed in a run"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_that_hands_out_tokens_elsewhere_gets_no_password_there() {
+    for realm in ["https://169.254.169.254/token", "file:///token", "not an address"] {
+        let host =
+            serve(move |_| with_header(status(401), "www-authenticate", &format!("Bearer realm=\"{realm}\""))).await;
+        let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
+        let error = client().open(&repository(&host), Some(login)).await.err().expect(realm).to_string();
+        assert!(error.contains("which is not a public http address") && error.contains(realm), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn over_tls_only_public_addresses_are_asked() {
+    let client = Client::new().expect("there are certificates");
+    for host in ["127.0.0.1:9001", "localhost", "169.254.170.2", "10.0.0.1:5000"] {
+        let error = client.open(&repository(host), None).await.err().expect(host).to_string();
+        assert!(error.contains("it is not a public address"), "{error}");
+    }
+}
