@@ -52,6 +52,13 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 	tools/exclusively tools/build $(ARCHITECTURE)
 	$(PYTHON) tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
 
+.PHONY: release
+release: setup ## Build the archives of a release below dist/: template and functions, for both architectures
+	rm -rf dist
+	tools/exclusively tools/build arm64 .aws-sam/release/arm64
+	tools/exclusively tools/build x86_64 .aws-sam/release/x86_64
+	$(PYTHON) tools/release.py dist arm64=.aws-sam/release/arm64 x86_64=.aws-sam/release/x86_64
+
 .PHONY: check-aws
 check-aws: setup ## Deploy to an AWS account, copy three small images, check everything, delete it again; asks first, some cents
 	@$(PYTHON) tools/check_aws.py $(REGION:%=--region %) $(if $(YES),--yes) $(if $(KEEP),--keep)
@@ -74,6 +81,11 @@ test: setup ## Run every test: unit, documentation, and end to end on a local AW
 	$(CHECK) artifacts .aws-sam/build $(subst aarch64,arm64,$(shell uname -m))
 	@# Of the whole workspace again: with other packages, other features, and half of the dependencies compiled twice.
 	$(CARGO) test --locked --workspace --test e2e
+
+.PHONY: e2e
+e2e: setup ## Run the end-to-end tests whose name contains TEST=text, or all of them
+	@tools/exclusively tools/build
+	$(CARGO) test --locked --workspace --test e2e -- $(TEST)
 
 .PHONY: chaos
 chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
@@ -150,4 +162,4 @@ lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
 
 .PHONY: clean
 clean: ## Remove what was built in this clone; tools and compiled dependencies stay in the cache
-	rm -rf target .aws-sam
+	rm -rf target .aws-sam dist
