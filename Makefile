@@ -131,7 +131,11 @@ shell: setup-lint
 template: setup-lint
 	sam validate --lint
 	$(CHECK) template template.yaml
-	$(ECR_TRANSFER_TOOLS)/checkov/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+	$(ECR_TRANSFER_TOOLS)/checkov/bin/checkov --config-file tools/checkov.yaml
+
+.PHONY: parameters
+parameters: setup-lint ## Write the parameter tables of the guides, from template.yaml and docs/parameters.zh.yaml
+	$(PYTHON) tools/parameters.py
 
 .PHONY: clippy
 clippy: setup-lint

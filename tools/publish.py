@@ -1,9 +1,9 @@
-"""Publishes the template to a bucket, with the functions' code, for those who deploy without SAM.
+"""Publishes the template and the code of the functions to a bucket, for deployments without SAM.
 
-usage: publish.py TEMPLATE BUCKET [PREFIX]      TEMPLATE is what `sam build` left, PREFIX by default ecr-transfer
+usage: publish.py TEMPLATE BUCKET [PREFIX]      TEMPLATE is the output of `sam build`, PREFIX defaults to ecr-transfer
 
-What is published needs no transform, and so no CAPABILITY_AUTO_EXPAND: it can be launched from the console or by `aws
-cloudformation create-stack`. Lambda takes code only from a bucket in its own region, so each region needs its own.
+The published template needs no transform and no CAPABILITY_AUTO_EXPAND, so the console and `aws cloudformation
+create-stack` can launch it. Each region needs a bucket, because Lambda reads code only from a bucket in its own region.
 """
 
 import json
@@ -26,7 +26,7 @@ def publish(template, bucket, prefix):
             [*command, "--no-resolve-s3", "--output-template-file", packaged], capture_output=True, text=True
         )
         if result.returncode != 0:
-            sys.exit(f"the code cannot be uploaded to {bucket}:\n{result.stderr}")
+            sys.exit(f"cannot upload the code to {bucket}:\n{result.stderr}")
         body = json.dumps(plain_template(packaged.read_text(encoding="utf-8")), separators=(",", ":"))
     key = f"{prefix}/ecr-transfer.template"
     s3.put_object(Bucket=bucket, Key=key, Body=body.encode(), ContentType="application/json")
