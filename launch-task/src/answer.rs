@@ -38,7 +38,6 @@ pub struct Clients {
 
 impl Clients {
     /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             ecs: aws_sdk_ecs::Client::new(aws),
@@ -50,9 +49,6 @@ impl Clients {
 
 /// Answers for a launch: at once where it failed, or where there was nothing to start. A task that was started answers
 /// when it stops.
-///
-/// # Errors
-/// With the launch's own error, which the state has been told already; or when it cannot be told.
 pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result<Launched>) -> Result<Value> {
     match launched {
         Ok(Launched::Task(task)) => Ok(json!({ "task": task })),
@@ -75,9 +71,6 @@ pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result
 }
 
 /// Answers for a task that has stopped. An event that comes twice, or after the execution's end, changes nothing.
-///
-/// # Errors
-/// When the task cannot be described, or the state not be told.
 pub async fn for_task(clients: &Clients, config: &LogConfig, detail: &TaskStateChange) -> Result<Value> {
     if detail.last_status != "STOPPED" {
         return Ok(json!({}));

@@ -62,9 +62,6 @@ pub struct TaskConfig {
 
 impl Config {
     /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing or has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         let list = |variable: &str| -> Result<Vec<String>> {
             Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
@@ -77,21 +74,21 @@ impl Config {
             prefix: config::prefix(environment)?,
             repositories: repositories::Config::read(environment)?,
             task: TaskConfig {
-                cluster: environment.required("CLUSTER")?.to_owned(),
-                definition: environment.required("TASK_DEFINITION")?.to_owned(),
-                container: environment.required("CONTAINER")?.to_owned(),
+                cluster: environment.required("CLUSTER")?,
+                definition: environment.required("TASK_DEFINITION")?,
+                container: environment.required("CONTAINER")?,
                 subnets: list("SUBNETS")?,
                 security_groups: list("SECURITY_GROUPS")?,
                 public_ip: environment.flag("ASSIGN_PUBLIC_IP", true)?,
                 spot: environment.flag("FARGATE_SPOT", false)?,
             },
-            registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?.to_owned(),
+            registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?,
             task_timeout_seconds: environment.count("TASK_TIMEOUT_SECONDS", 14_400)?.try_into().unwrap_or(i64::MAX),
             log: LogConfig {
-                group: environment.required("LOG_GROUP")?.to_owned(),
-                prefix: environment.required("LOG_STREAM_PREFIX")?.to_owned(),
+                group: environment.required("LOG_GROUP")?,
+                prefix: environment.required("LOG_STREAM_PREFIX")?,
             },
-            state_machine: environment.required("STATE_MACHINE")?.to_owned(),
+            state_machine: environment.required("STATE_MACHINE")?,
         })
     }
 }

@@ -14,7 +14,7 @@ use shared::config::SourceConfig;
 use shared::credentials::Stores;
 use shared::ecr::{Found, ImageId, Registry};
 use shared::logins::SourceLogins;
-use shared::naming::is_behind;
+use shared::naming::has_prefix;
 use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::{RegistryHost, RepositoryName};
 use shared::task::{self, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
@@ -52,7 +52,6 @@ pub struct Clients {
 
 impl Clients {
     /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self { ecs: aws_sdk_ecs::Client::new(aws), stores: Stores::new(aws) }
     }
@@ -68,10 +67,6 @@ pub enum Launched {
 }
 
 /// Starts a task for what the destination still lacks of the batch.
-///
-/// # Errors
-/// When the plan asks for what the stack does not allow; when the destination, a repository in it, a login or the task
-/// cannot be had.
 pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Launched> {
     let started_by = stop::started_by(&config.state_machine, &request.execution);
     if request.retries > 0 {
@@ -120,7 +115,7 @@ fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Res
     for RepositoryCopy { source, destination, .. } in copies {
         let problem = if destination.registry != *host {
             Err(format!("the destination is {host}"))
-        } else if !is_behind(config.prefix.as_ref(), &destination.name) {
+        } else if !has_prefix(config.prefix.as_ref(), &destination.name) {
             Err("it is not behind destPrefix".to_owned())
         } else {
             config.allowed.check(source)
@@ -142,9 +137,6 @@ struct Missing {
 
 /// What the destination lacks of `copies`. A repository that it lacks is created on the way, by `create`, which says whether
 /// it did; one that it has must take images of that source.
-///
-/// # Errors
-/// When the destination cannot tell, or a repository cannot be created for now.
 async fn missing(
     destination: &Registry,
     copies: &[RepositoryCopy],
@@ -546,8 +538,12 @@ mod tests {
     #[tokio::test]
     async fn a_launch_that_starts_nothing_is_an_error_with_ecss_reason() {
         for (reason, name, text) in [
-            ("You've reached the limit on the number of vCPUs", "NoCapacity", "ECS started no task: You've reached"),
-            ("Capacity is unavailable at this time", "NoCapacity", "ECS started no task: Capacity is unavailable"),
+            (
+                "You've reached the limit on the number of vCPUs",
+                "NoCapacity",
+                "ECS did not start the task: You've reached",
+            ),
+            ("Capacity is unavailable at this time", "NoCapacity", "ECS did not start the task: Capacity"),
             ("The requested CPU configuration is above your limit", "RequestRefused", "ECS rejected the task: The"),
         ] {
             let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(move || {

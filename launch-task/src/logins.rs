@@ -31,13 +31,11 @@ pub struct Side(String);
 
 impl Side {
     /// The registries that images come from.
-    #[must_use]
     pub fn source(config: &Config) -> Self {
         Self::of(&format!("source {:?} {:?}", config.source, config.allowed))
     }
 
     /// The registry that they go to.
-    #[must_use]
     pub fn destination(config: &Config) -> Self {
         Self::of(&format!("destination {:?}", config.destination))
     }
@@ -123,9 +121,6 @@ impl AuthFile {
 /// Launches that run side by side find the same old version and write the same next one, under a token that is made from
 /// the old one's id: Secrets Manager takes the first, and the others look again. So the secret changes once in about
 /// eight hours, however many tasks there are.
-///
-/// # Errors
-/// When the secret cannot be read or written, or `log_in` fails.
 pub async fn keep_fresh(
     secrets: &Client,
     secret: &str,

@@ -16,9 +16,6 @@ const GATHER: i64 = 60;
 /// Starts a run that begins in a minute, unless there is one: an execution's name is made of the next minute, before which it
 /// does not begin, and Step Functions
 /// [starts no second one of a name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
-///
-/// # Errors
-/// When Step Functions refuses.
 pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, now: SystemTime) -> Result<Value> {
     let ImageAction { action_type, repository_name } = event;
     if action_type != "PUSH" {

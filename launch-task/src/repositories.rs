@@ -26,9 +26,6 @@ impl Config {
     /// `TAG_MUTABILITY`, `SCAN_ON_PUSH`, `REPOSITORY_KMS_KEY`, `REPOSITORY_TAGS`, `COPY_REPOSITORY_SETTINGS`,
     /// `COPY_REPOSITORY_POLICY`, and the names of the parameters with policies, `LIFECYCLE_POLICY_PARAM` and
     /// `REPOSITORY_POLICY_PARAM`.
-    ///
-    /// # Errors
-    /// When one has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         let mutability = match environment.optional("TAG_MUTABILITY") {
             None => ImageTagMutability::Mutable,
@@ -61,16 +58,12 @@ impl Config {
     }
 
     /// Whether the source is to be asked.
-    #[must_use]
     pub fn copies_source(&self) -> bool {
         self.from_source
     }
 
     /// The settings of the repository that `copy` goes to. Those of `source` come first, where there is one, and what it
     /// does not have is as configured. A policy is never taken from another account.
-    ///
-    /// # Errors
-    /// When a policy cannot be read, or is not JSON; when the source does not tell.
     pub async fn settings(
         &self,
         ssm: &Client,

@@ -15,9 +15,6 @@ pub const BATCH: &str = "BATCH";
 const PAGE: usize = 100;
 
 /// Stops the tasks of an execution that has been stopped: nobody waits for them any more.
-///
-/// # Errors
-/// When they cannot be found or stopped.
 pub async fn for_execution(
     ecs: &Client,
     cluster: &str,
@@ -34,9 +31,6 @@ pub async fn for_execution(
 }
 
 /// Stops what is left of an earlier task of the batch, before it is launched again: the two would copy the same images.
-///
-/// # Errors
-/// When it cannot be found or stopped.
 pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &str) -> Result<()> {
     let is_of_batch = |task: &Task| {
         let containers = task.overrides().map(TaskOverride::container_overrides).unwrap_or_default();
@@ -49,7 +43,6 @@ pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &st
 /// By what an execution's tasks are found: its name, as far as ECS allows
 /// [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html),
 /// and a hash, because two state machines may have executions of one name, and share a cluster.
-#[must_use]
 pub fn started_by(state_machine: &str, execution: &str) -> String {
     let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();

@@ -37,34 +37,27 @@ pub struct NoticeConfig {
 
 impl NoticeConfig {
     /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing.
     pub fn read(environment: &Environment) -> Result<Self> {
-        let required = |variable| environment.required(variable).map(str::to_owned);
         Ok(Self {
-            stack: required("STACK_NAME")?,
-            region: required("AWS_REGION")?,
-            console: required("CONSOLE")?,
-            topic: required("TOPIC")?,
-            execution_table: required("EXECUTION_TABLE")?,
-            list_log: required("LIST_IMAGES_LOG")?,
-            task_log: required("TASK_LOG")?,
+            stack: environment.required("STACK_NAME")?,
+            region: environment.required("AWS_REGION")?,
+            console: environment.required("CONSOLE")?,
+            topic: environment.required("TOPIC")?,
+            execution_table: environment.required("EXECUTION_TABLE")?,
+            list_log: environment.required("LIST_IMAGES_LOG")?,
+            task_log: environment.required("TASK_LOG")?,
         })
     }
 }
 
 impl Config {
     /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing or has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         Ok(Self {
             destination: RegistryConfig::destination(environment)?,
             platforms: environment.optional("PLATFORMS").unwrap_or("all").to_owned(),
-            image_table: environment.required("IMAGE_TABLE")?.to_owned(),
-            execution_table: environment.required("EXECUTION_TABLE")?.to_owned(),
+            image_table: environment.required("IMAGE_TABLE")?,
+            execution_table: environment.required("EXECUTION_TABLE")?,
         })
     }
 }

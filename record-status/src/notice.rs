@@ -32,7 +32,6 @@ pub struct Clients {
 
 impl Clients {
     /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             sfn: aws_sdk_sfn::Client::new(aws),
@@ -64,10 +63,6 @@ impl Counts {
 }
 
 /// Sends the message about an execution that has ended.
-///
-/// # Errors
-/// When the execution or its item cannot be read, or the message not be sent: Lambda tries again, and then sends what it knows to
-/// the same topic by itself.
 pub async fn send(clients: &Clients, config: &NoticeConfig, execution: &ExecutionStatusChange) -> Result<Value> {
     let ExecutionStatusChange { execution_arn, name, status } = execution;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;

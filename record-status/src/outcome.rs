@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::Result;
 use shared::ecr::{Found, ImageId, Registry};
-use shared::manifest::Manifest;
+use shared::manifest::{Blobs, Manifest};
 use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::Digest;
 use shared::task::Report;
@@ -125,9 +125,6 @@ pub struct Done {
 }
 
 /// Looks at the destination for each image of the batch.
-///
-/// # Errors
-/// When the destination cannot tell: then nothing is known, and nothing is to be recorded.
 pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outcomes> {
     let Batch { repositories, failures, present, .. } = &request.batch;
     let mut counted = of_copies(destination, repositories, &request.report).await?;
@@ -179,8 +176,11 @@ async fn look(
     let sizes = found
         .values()
         .map(|image| {
-            let of_index = image.manifest.manifests.iter().filter_map(|child| children.get(&child.digest));
-            (image.digest, Manifest::blob_bytes(of_index.chain([&image.manifest])))
+            let mut blobs = Blobs::default();
+            blobs.add(&image.manifest);
+            let platforms = image.manifest.manifests.iter().filter_map(|child| children.get(&child.digest));
+            platforms.for_each(|platform| blobs.add(platform));
+            (image.digest, blobs.bytes())
         })
         .collect();
     Ok((found, sizes))

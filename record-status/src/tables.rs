@@ -72,16 +72,12 @@ impl Recorded {
 
 impl<'a> Tables<'a> {
     /// The tables that `config` names.
-    #[must_use]
     pub fn new(dynamodb: &'a Client, config: &'a Config) -> Self {
         Self { dynamodb, config }
     }
 
     /// Writes the rows of a batch's images, corrects those that say `Error` without reason, and then adds the batch to the
     /// execution's counts, once, however often it is recorded.
-    ///
-    /// # Errors
-    /// When DynamoDB refuses.
     pub async fn record(&self, request: &Request, outcomes: &Outcomes) -> Result<Recorded> {
         let log = &request.report.log;
         let Outcomes { counted, present } = outcomes;
