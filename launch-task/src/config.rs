@@ -1,4 +1,4 @@
-//! What the stack's parameters ask for.
+//! The parameters of launch-task.
 
 use shared::Result;
 use shared::allowed::Allowed;
@@ -7,61 +7,47 @@ use shared::reference::RepositoryName;
 
 use crate::repositories;
 
-/// The configuration of launch-task.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where images come from.
     pub source: SourceConfig,
-    /// Which sources may be read.
     pub allowed: Allowed,
-    /// The registry that they go to.
     pub destination: RegistryConfig,
-    /// What is in front of each repository's name there.
+    /// The prefix of all repositories at the destination.
     pub prefix: Option<RepositoryName>,
-    /// How repositories that it lacks are created.
     pub repositories: repositories::Config,
-    /// Where and how tasks run.
     pub task: TaskConfig,
-    /// The secret with the registries' logins, which ECS hands to the task.
+    /// The secret with the registries' logins, which ECS passes to the task.
     pub registry_auth_secret: String,
-    /// How long a task may run: a login must live that long.
+    /// A login must be valid for this time.
     pub task_timeout_seconds: i64,
-    /// Where tasks log.
     pub log: LogConfig,
-    /// The ARN of the state machine: of the executions whose tasks these are, and of those that a pushed image starts.
+    /// The state machine's ARN.
     pub state_machine: String,
 }
 
-/// Where tasks log: the stream is called `prefix/container/task`, as the awslogs driver names it.
+/// The tasks' log. The awslogs driver names streams `prefix/container/task`.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The log group's name.
     pub group: String,
-    /// The prefix of its streams.
     pub prefix: String,
 }
 
-/// Where and how tasks run.
 #[derive(Clone, Debug)]
 pub struct TaskConfig {
-    /// The ECS cluster's name.
     pub cluster: String,
     /// The task definition's ARN.
     pub definition: String,
-    /// The container in it.
+    /// The name of skopeo's container in the task definition.
     pub container: String,
-    /// Subnets.
     pub subnets: Vec<String>,
-    /// Security groups.
     pub security_groups: Vec<String>,
-    /// Whether tasks get a public address; in a private subnet they need none.
+    /// Whether tasks get a public IP address.
     pub public_ip: bool,
-    /// Whether a batch's first task runs on spare capacity.
+    /// Whether the first task of a batch uses Fargate Spot.
     pub spot: bool,
 }
 
 impl Config {
-    /// Reads the configuration.
     pub fn read(environment: &Environment) -> Result<Self> {
         let list = |variable: &str| -> Result<Vec<String>> {
             Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
