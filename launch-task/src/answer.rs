@@ -1,7 +1,5 @@
-//! Answers the state machine: for a launch that failed or had nothing to do, and for a task that has stopped.
-//!
-//! The state waits for its token to come back. A task that has stopped, for whatever reason, is what EventBridge tells
-//! of; the token is in the overrides with which it was started.
+//! Answers the state that waits with its task token: after a launch that started no task, and after EventBridge's event of a stopped
+//! task. The token is in the overrides of the task.
 
 use aws_config::SdkConfig;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsError;
@@ -16,29 +14,23 @@ use shared::{Error, Kind, Result};
 use crate::config::LogConfig;
 use crate::launch::Launched;
 
-/// [Longer causes are refused](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
+/// The longest [cause](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskFailure.html).
 const CAUSE_LIMIT: usize = 32_768;
 
-/// The output of the state that waits has the batch in it, too, and
-/// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html) in all.
+/// The state's output also contains the batch. It has
+/// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html) in total.
 const OUTPUT_LIMIT: usize = 65_536;
 
-/// More lines about images than a task has images. What a log holds beyond them is not the script's.
+/// The most copies of a report. A task has fewer images.
 const REPORTS: usize = 500;
 
-/// The clients of AWS's services, made once.
 pub struct Clients {
-    /// For what the task was started with.
     pub ecs: aws_sdk_ecs::Client,
-    /// For what it printed.
     pub logs: aws_sdk_cloudwatchlogs::Client,
-    /// For the answer.
     pub sfn: aws_sdk_sfn::Client,
 }
 
 impl Clients {
-    /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             ecs: aws_sdk_ecs::Client::new(aws),
@@ -48,20 +40,16 @@ impl Clients {
     }
 }
 
-/// Answers for a launch: at once where it failed, or where there was nothing to start. A task that was started answers
-/// when it stops.
-///
-/// # Errors
-/// With the launch's own error, which the state has been told already; or when it cannot be told.
+/// Answers the state if no task was started. A started task is answered when it stops, by [`for_task`].
 pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result<Launched>) -> Result<Value> {
     match launched {
         Ok(Launched::Task(task)) => Ok(json!({ "task": task })),
         Ok(Launched::Nothing(refusals)) if refusals.is_empty() => {
-            succeed(sfn, token, &Report { reason: "nothing was left to copy".into(), ..Report::default() }).await?;
+            succeed(sfn, token, &Report { reason: "Nothing was left to copy.".into(), ..Report::default() }).await?;
             Ok(json!({}))
         }
         Ok(Launched::Nothing(refusals)) => {
-            let report = Report { reason: "no repository can be written".into(), refusals, ..Report::default() };
+            let report = Report { reason: "No repository can be written.".into(), refusals, ..Report::default() };
             fail(sfn, token, Kind::ImagesRefused, &report).await?;
             Ok(json!({}))
         }
@@ -74,10 +62,7 @@ pub async fn for_launch(sfn: &aws_sdk_sfn::Client, token: &str, launched: Result
     }
 }
 
-/// Answers for a task that has stopped. An event that comes twice, or after the execution's end, changes nothing.
-///
-/// # Errors
-/// When the task cannot be described, or the state not be told.
+/// Answers the state of a stopped task. An event that arrives twice, or after the end of the execution, has no effect.
 pub async fn for_task(clients: &Clients, config: &LogConfig, detail: &TaskStateChange) -> Result<Value> {
     if detail.last_status != "STOPPED" {
         return Ok(json!({}));
@@ -90,8 +75,11 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, detail: &TaskStateC
         .send()
         .await
         .map_err(Error::aws("ecs:DescribeTasks", &detail.task_arn))?;
-    let Some(Started { token, refusals, container }) = described.tasks().first().and_then(started) else {
-        tracing::warn!(task = detail.task_arn, "no task token: the task is not ours, or stopped too long ago");
+    let Some(Variables { token, refusals, container }) = described.tasks().first().and_then(variables) else {
+        tracing::warn!(
+            task = detail.task_arn,
+            "no task token: it is not a task of this stack, or stopped too long ago"
+        );
         return Ok(json!({}));
     };
     let report = Report { refusals, ..report(&clients.logs, config, detail, &container).await };
@@ -102,27 +90,27 @@ pub async fn for_task(clients: &Clients, config: &LogConfig, detail: &TaskStateC
     Ok(json!({ "task": detail.task_arn }))
 }
 
-/// What a task was started with.
-struct Started {
+/// The variables that launch-task set in the overrides of a task.
+struct Variables {
     token: String,
     refusals: Vec<Refusal>,
-    /// The container that was told.
+    /// The name of the container with these variables.
     container: String,
 }
 
-fn started(task: &Task) -> Option<Started> {
+fn variables(task: &Task) -> Option<Variables> {
     task.overrides()?.container_overrides().iter().find_map(|container| {
         let variable = |name| container.environment().iter().find(|variable| variable.name() == Some(name))?.value();
         let token = variable(TASK_TOKEN)?.to_owned();
         let refusals = variable(REFUSALS).map(serde_json::from_str).transpose().unwrap_or_else(|error| {
-            tracing::error!(%error, "the task's {REFUSALS} cannot be read");
+            tracing::error!(%error, "cannot parse the task's {REFUSALS}");
             None
         });
-        Some(Started { token, refusals: refusals.unwrap_or_default(), container: container.name()?.to_owned() })
+        Some(Variables { token, refusals: refusals.unwrap_or_default(), container: container.name()?.to_owned() })
     })
 }
 
-/// What there is to tell of the task. A log that cannot be read is no reason to leave the state waiting.
+/// The report on a stopped task. If its log cannot be read, the state is answered without it.
 async fn report(
     logs: &aws_sdk_cloudwatchlogs::Client,
     config: &LogConfig,
@@ -146,7 +134,7 @@ async fn report(
     }
 }
 
-/// The lines about images. A task that never ran has no log, and so none.
+/// The log's lines about images. A task that never ran has no log.
 async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<CopyReport>> {
     let mut copies = Vec::new();
     let mut token: Option<String> = None;
@@ -169,11 +157,11 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
         for line in page.events().iter().filter_map(OutputLogEvent::message) {
             match CopyReport::parse(line) {
                 Some(Ok(report)) => copies.push(report),
-                Some(Err(line)) => tracing::error!(%line, "the task printed a line that cannot be read"),
+                Some(Err(line)) => tracing::error!(%line, "cannot parse a line of the task's log"),
                 None => {}
             }
         }
-        // An empty page is not the end: only a repeated token is.
+        // A repeated token is the end of the log. An empty page is not.
         // https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
         if copies.len() >= REPORTS || page.next_forward_token() == token.as_deref() {
             return Ok(copies);
@@ -182,12 +170,11 @@ async fn read(logs: &aws_sdk_cloudwatchlogs::Client, log: &Log) -> Result<Vec<Co
     }
 }
 
-/// The kind of the task's failure, if it failed.
 fn failure(report: &Report) -> Option<Kind> {
     let mut failed = report.copies.iter().filter(|copy| copy.error.is_some()).peekable();
     match report.exit_code {
         Some(0) => None,
-        // The script's own verdict, and every image that it names as failed would fail again.
+        // The script's exit code for failed images. All of them would fail again.
         Some(1) if failed.peek().is_some() && failed.all(CopyReport::is_permanent) => Some(Kind::ImagesRefused),
         Some(_) => Some(Kind::TaskFailed),
         None => Some(Kind::TaskNotStarted),
@@ -216,11 +203,11 @@ async fn fail(sfn: &aws_sdk_sfn::Client, token: &str, kind: Kind, report: &Repor
 
 #[allow(clippy::unnecessary_wraps)] // The value of two match arms that are results.
 fn already_answered(report: &Report) -> Result<()> {
-    tracing::info!(task = report.task, "the state has its answer already, or its execution has ended");
+    tracing::info!(task = report.task, "the state is already answered, or its execution has ended");
     Ok(())
 }
 
-/// The report, with errors cut until it has at most `limit` bytes.
+/// The report as JSON. Errors are shortened until it has at most `limit` bytes.
 fn json(report: &Report, limit: usize) -> String {
     let mut report = report.clone();
     report.copies.truncate(REPORTS);
@@ -231,7 +218,7 @@ fn json(report: &Report, limit: usize) -> String {
             return text;
         }
         if length == 0 {
-            // What became of an image is at the destination all the same.
+            // record-status checks the destination, so it does not need all copies.
             report.copies.truncate(report.copies.len() / 2);
             report.refusals.truncate(report.refusals.len() / 2);
             continue;
@@ -302,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_copied_everything_succeeds_with_what_its_log_says() {
+    async fn a_task_that_copied_all_images_succeeds_with_the_copies_in_its_log() {
         let success = mock!(aws_sdk_sfn::Client::send_task_success)
             .match_requests(|request| {
                 request.task_token() == Some("t0ken")
@@ -319,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn images_that_would_fail_again_are_told_apart_from_a_task_that_is_worth_another_try() {
+    async fn a_failed_task_is_not_retried_if_all_its_failures_are_permanent() {
         const GONE: &str = "Error\td.example/a:1\t1\tmanifest unknown";
         const RESET: &str = "Error\td.example/a:2\t1\tconnection reset by peer";
         for (exit_code, lines, name, cause) in [
@@ -336,7 +323,7 @@ mod tests {
                 Some(_) => Value::Null,
             };
             let event = event(&json!([{"name": "skopeo", "exitCode": exit_code, "reason": reason}]));
-            for_task(&clients(lines, &[&answer]), &log_config(), &event).await.expect("it is answered");
+            for_task(&clients(lines, &[&answer]), &log_config(), &event).await.expect("the state is answered");
             assert_eq!(answer.num_calls(), 1, "{name}");
         }
     }
@@ -364,11 +351,11 @@ mod tests {
         let copies = read(&logs, &log).await.expect("the log can be read");
         let images: Vec<_> = copies.iter().map(|copy| copy.destination.to_string()).collect();
         assert_eq!(images, ["d.example/a:1", "d.example/a:2"]);
-        assert!(pages.iter().all(|page| page.num_calls() == 1), "the end is where the token no longer changes");
+        assert!(pages.iter().all(|page| page.num_calls() == 1), "the log ends when the token no longer changes");
     }
 
     #[tokio::test]
-    async fn an_event_that_comes_twice_or_late_is_no_error() {
+    async fn an_event_that_arrives_twice_or_late_has_no_effect() {
         let late = mock!(aws_sdk_sfn::Client::send_task_failure)
             .then_error(|| SendTaskFailureError::TaskTimedOut(TaskTimedOut::builder().build()));
         let event = event(&json!([{"name": "skopeo", "exitCode": 2}]));
@@ -376,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launch_that_failed_is_answered_for_and_still_an_error() {
+    async fn a_failed_launch_answers_the_state_and_is_an_error() {
         let answer = failed_with("NoCapacity", "RESOURCE:MEMORY");
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
         let error =
@@ -385,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_of_which_nothing_can_be_written_is_not_tried_again_and_says_why_for_each_repository() {
+    async fn a_batch_without_writable_repositories_is_not_retried_and_reports_each_repository() {
         let answer = failed_with("ImagesRefused", r#"{"repository":"d.example/closed","error":"no"}"#);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
         let refusal = Refusal { repository: "d.example/closed".parse().expect("it is one"), error: "no".into() };
@@ -394,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launch_with_nothing_left_to_copy_succeeds_at_once() {
+    async fn a_launch_with_nothing_left_to_copy_succeeds_immediately() {
         let success = mock!(aws_sdk_sfn::Client::send_task_success)
             .match_requests(|request| request.task_token() == Some("t0ken"))
             .then_output(|| SendTaskSuccessOutput::builder().build());
@@ -404,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_never_too_long() {
+    fn a_report_is_shortened_to_the_limit() {
         let destination = "d.example/a:1".parse().expect("it is an image");
         let error = Excerpt::new(&"ü".repeat(5_000));
         let refusal = Refusal { repository: "d.example/b".parse().expect("it is a repository"), error: error.clone() };

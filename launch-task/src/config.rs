@@ -1,4 +1,4 @@
-//! What the stack's parameters ask for.
+//! The parameters of launch-task.
 
 use shared::Result;
 use shared::allowed::Allowed;
@@ -7,64 +7,47 @@ use shared::reference::RepositoryName;
 
 use crate::repositories;
 
-/// The configuration of launch-task.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where images come from.
     pub source: SourceConfig,
-    /// Which sources may be read.
     pub allowed: Allowed,
-    /// The registry that they go to.
     pub destination: RegistryConfig,
-    /// What is in front of each repository's name there.
+    /// The prefix of all repositories at the destination.
     pub prefix: Option<RepositoryName>,
-    /// How repositories that it lacks are created.
     pub repositories: repositories::Config,
-    /// Where and how tasks run.
     pub task: TaskConfig,
-    /// The secret with the registries' logins, which ECS hands to the task.
+    /// The secret with the registries' logins, which ECS passes to the task.
     pub registry_auth_secret: String,
-    /// How long a task may run: a login must live that long.
+    /// A login must be valid for this time.
     pub task_timeout_seconds: i64,
-    /// Where tasks log.
     pub log: LogConfig,
-    /// The ARN of the state machine: of the executions whose tasks these are, and of those that a pushed image starts.
+    /// The state machine's ARN.
     pub state_machine: String,
 }
 
-/// Where tasks log: the stream is called `prefix/container/task`, as the awslogs driver names it.
+/// The tasks' log. The awslogs driver names streams `prefix/container/task`.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The log group's name.
     pub group: String,
-    /// The prefix of its streams.
     pub prefix: String,
 }
 
-/// Where and how tasks run.
 #[derive(Clone, Debug)]
 pub struct TaskConfig {
-    /// The ECS cluster's name.
     pub cluster: String,
     /// The task definition's ARN.
     pub definition: String,
-    /// The container in it.
+    /// The name of skopeo's container in the task definition.
     pub container: String,
-    /// Subnets.
     pub subnets: Vec<String>,
-    /// Security groups.
     pub security_groups: Vec<String>,
-    /// Whether tasks get a public address; in a private subnet they need none.
+    /// Whether tasks get a public IP address.
     pub public_ip: bool,
-    /// Whether a batch's first task runs on spare capacity.
+    /// Whether the first task of a batch uses Fargate Spot.
     pub spot: bool,
 }
 
 impl Config {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing or has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         let list = |variable: &str| -> Result<Vec<String>> {
             Ok(environment.required(variable)?.split(',').map(|item| item.trim().to_owned()).collect())
@@ -77,21 +60,21 @@ impl Config {
             prefix: config::prefix(environment)?,
             repositories: repositories::Config::read(environment)?,
             task: TaskConfig {
-                cluster: environment.required("CLUSTER")?.to_owned(),
-                definition: environment.required("TASK_DEFINITION")?.to_owned(),
-                container: environment.required("CONTAINER")?.to_owned(),
+                cluster: environment.required("CLUSTER")?,
+                definition: environment.required("TASK_DEFINITION")?,
+                container: environment.required("CONTAINER")?,
                 subnets: list("SUBNETS")?,
                 security_groups: list("SECURITY_GROUPS")?,
                 public_ip: environment.flag("ASSIGN_PUBLIC_IP", true)?,
                 spot: environment.flag("FARGATE_SPOT", false)?,
             },
-            registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?.to_owned(),
+            registry_auth_secret: environment.required("REGISTRY_AUTH_SECRET")?,
             task_timeout_seconds: environment.count("TASK_TIMEOUT_SECONDS", 14_400)?.try_into().unwrap_or(i64::MAX),
             log: LogConfig {
-                group: environment.required("LOG_GROUP")?.to_owned(),
-                prefix: environment.required("LOG_STREAM_PREFIX")?.to_owned(),
+                group: environment.required("LOG_GROUP")?,
+                prefix: environment.required("LOG_STREAM_PREFIX")?,
             },
-            state_machine: environment.required("STATE_MACHINE")?.to_owned(),
+            state_machine: environment.required("STATE_MACHINE")?,
         })
     }
 }

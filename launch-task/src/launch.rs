@@ -14,7 +14,7 @@ use shared::config::SourceConfig;
 use shared::credentials::Stores;
 use shared::ecr::{Found, ImageId, Registry};
 use shared::logins::SourceLogins;
-use shared::naming::is_behind;
+use shared::naming::has_prefix;
 use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::{RegistryHost, RepositoryName};
 use shared::task::{self, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
@@ -22,56 +22,45 @@ use shared::text::Excerpt;
 use shared::{Error, Result};
 
 use crate::config::{Config, TaskConfig};
-use crate::logins::{self, Side};
+use crate::logins::{self, ConfigHash};
 use crate::stop::{self, BATCH};
 
-/// How many of a batch's repositories are looked at, or created, at once.
+/// How many repositories of a batch are checked or created at once.
 const CONCURRENCY: usize = 10;
 
-/// What the state machine sends.
+/// The state machine's request.
 #[derive(Debug, Deserialize)]
 pub struct Request {
     /// The execution's name.
     pub execution: String,
-    /// What to copy.
     pub batch: Batch,
-    /// By which the state is answered.
+    /// The task token of the state.
     pub token: String,
-    /// How often the batch was launched before, without success.
+    /// The number of earlier launches that failed.
     #[serde(default)]
     pub retries: u32,
 }
 
-/// The clients of AWS's services, made once.
 pub struct Clients {
-    /// For the task.
     pub ecs: aws_sdk_ecs::Client,
-    /// For credentials, and for the logins that the task gets.
     pub stores: Stores,
 }
 
 impl Clients {
-    /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self { ecs: aws_sdk_ecs::Client::new(aws), stores: Stores::new(aws) }
     }
 }
 
-/// What became of a launch.
 #[derive(Debug)]
 pub enum Launched {
-    /// A task was started, with this ARN.
+    /// The ARN of the started task.
     Task(String),
-    /// Nothing was started: the destination lacks nothing but what cannot be written.
+    /// No task was started: the destination has all images, except in repositories that cannot be written.
     Nothing(Vec<Refusal>),
 }
 
-/// Starts a task for what the destination still lacks of the batch.
-///
-/// # Errors
-/// When the plan asks for what the stack does not allow; when the destination, a repository in it, a login or the task
-/// cannot be had.
+/// Starts a task for the images of the batch that the destination does not have yet.
 pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Launched> {
     let started_by = stop::started_by(&config.state_machine, &request.execution);
     if request.retries > 0 {
@@ -80,14 +69,14 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     let destination = Registry::connect(aws, &clients.stores, &config.destination).await?;
     let login = destination.login().await?;
     check(config, &login.host, &request.batch.repositories)?;
-    let model = match &config.source {
+    let source_registry = match &config.source {
         SourceConfig::Ecr(source) if config.repositories.copies_source() => {
             Some(Registry::connect(aws, &clients.stores, source).await?)
         }
         _ => None,
     };
     let Missing { copies, refusals } = missing(&destination, &request.batch.repositories, async |copy| {
-        let settings = config.repositories.settings(&clients.stores.ssm, model.as_ref(), copy).await?;
+        let settings = config.repositories.settings(&clients.stores.ssm, source_registry.as_ref(), copy).await?;
         destination.create(&copy.destination.name, &copy.source, &settings).await
     })
     .await?;
@@ -98,15 +87,15 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
         return Ok(Launched::Nothing(refusals));
     }
     let sources = SourceLogins::connect(aws, &clients.stores, &config.source).await?;
-    let sides = [Side::source(config), Side::destination(config)];
-    let of_sources = copies.iter().map(|copy| (&copy.source.registry, &sides[0]));
-    // The destination's comes last: a registry that is copied into itself is written to.
-    let hosts: BTreeMap<&RegistryHost, &Side> = of_sources.chain([(&login.host, &sides[1])]).collect();
+    let configs = [ConfigHash::source(config), ConfigHash::destination(config)];
+    let source_hosts = copies.iter().map(|copy| (&copy.source.registry, &configs[0]));
+    // If a registry is copied into itself, its login must be able to write. So the destination comes last.
+    let hosts: BTreeMap<&RegistryHost, &ConfigHash> = source_hosts.chain([(&login.host, &configs[1])]).collect();
     logins::keep_fresh(
         &clients.stores.secrets,
         &config.registry_auth_secret,
         &hosts,
-        &sides,
+        &configs,
         config.task_timeout_seconds,
         async |host| if *host == login.host { Ok(Some(login.clone())) } else { sources.to(host).await },
     )
@@ -114,14 +103,14 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     run(&clients.ecs, &config.task, request, &started_by, &copies, &refusals).await.map(Launched::Task)
 }
 
-/// Checks that a plan asks only for what the stack allows: whoever can write to the plan's bucket could otherwise have
-/// images copied from and to anywhere.
+/// Checks that the stack allows the copies of a plan. Otherwise, a person who can write to the plan's bucket could copy images from
+/// and to any repository.
 fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Result<()> {
     for RepositoryCopy { source, destination, .. } in copies {
         let problem = if destination.registry != *host {
-            Err(format!("the destination is {host}"))
-        } else if !is_behind(config.prefix.as_ref(), &destination.name) {
-            Err("it is not behind destPrefix".to_owned())
+            Err(format!("the destination registry is {host}."))
+        } else if !has_prefix(config.prefix.as_ref(), &destination.name) {
+            Err("the destination does not begin with destPrefix.".to_owned())
         } else {
             config.allowed.check(source)
         };
@@ -131,51 +120,47 @@ fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Res
     Ok(())
 }
 
-/// What the destination lacks.
 #[derive(Debug)]
 struct Missing {
-    /// The repositories with the images that they lack.
+    /// Repositories with the images that the destination does not have.
     copies: Vec<RepositoryCopy>,
-    /// Repositories that cannot be written, and why: a retry would not help. The others are written all the same.
+    /// Repositories that cannot be written. A retry would not help.
     refusals: Vec<Refusal>,
 }
 
-/// What the destination lacks of `copies`. A repository that it lacks is created on the way, by `create`, which says whether
-/// it did; one that it has must take images of that source.
-///
-/// # Errors
-/// When the destination cannot tell, or a repository cannot be created for now.
+/// Finds the images of `copies` that the destination does not have. Missing repositories are created by `create`, which returns
+/// `false` if the repository already exists. The images of an existing repository must come from the same source.
 async fn missing(
     destination: &Registry,
     copies: &[RepositoryCopy],
     create: impl AsyncFn(&RepositoryCopy) -> Result<bool>,
 ) -> Result<Missing> {
-    let lacking: Vec<Option<(RepositoryCopy, bool)>> = stream::iter(copies)
+    let incomplete: Vec<Option<(RepositoryCopy, bool)>> = stream::iter(copies)
         .map(async |copy| {
             let ids: Vec<ImageId> = copy.images.iter().map(Image::id).collect();
             let found = destination.find(&copy.destination.name, &ids).await?;
             let exists = found.is_some();
             let found = found.unwrap_or_default();
-            let lacks = |image: &&Image| found.get(&image.id()).map(|it: &Found| it.digest) != Some(image.digest);
-            let images: Vec<Image> = copy.images.iter().filter(lacks).cloned().collect();
+            let is_missing = |image: &&Image| found.get(&image.id()).map(|it: &Found| it.digest) != Some(image.digest);
+            let images: Vec<Image> = copy.images.iter().filter(is_missing).cloned().collect();
             let is_complete = images.is_empty();
             Ok::<_, Error>((!is_complete).then(|| (RepositoryCopy { images, ..copy.clone() }, exists)))
         })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    let lacking: Vec<(RepositoryCopy, bool)> = lacking.into_iter().flatten().collect();
+    let incomplete: Vec<(RepositoryCopy, bool)> = incomplete.into_iter().flatten().collect();
     let existing: Vec<RepositoryName> =
-        lacking.iter().filter(|(_, exists)| *exists).map(|(copy, _)| copy.destination.name.clone()).collect();
+        incomplete.iter().filter(|(_, exists)| *exists).map(|(copy, _)| copy.destination.name.clone()).collect();
     let arns = destination.arns(&existing).await?;
-    let prepared: Vec<Result<RepositoryCopy, Refusal>> = stream::iter(lacking)
+    let prepared: Vec<Result<RepositoryCopy, Refusal>> = stream::iter(incomplete)
         .map(async |(copy, exists)| {
             let name = &copy.destination.name;
             let prepare = async {
                 if !exists && create(&copy).await? {
                     return Ok(());
                 }
-                // Somebody else may have created it meanwhile.
+                // If it was created in the meantime, its ARN is not known yet.
                 let arn = match arns.get(name) {
                     Some(arn) => arn.clone(),
                     None => destination.arns(std::slice::from_ref(name)).await?.remove(name).unwrap_or_default(),
@@ -186,7 +171,7 @@ async fn missing(
                 Ok(()) => Ok(Ok(copy)),
                 Err(error) if error.kind().is_transient() => Err(error),
                 Err(error) => {
-                    let error = Excerpt::new(&format!("the repository cannot be written: {}: {error}", error.name()));
+                    let error = Excerpt::new(&format!("The repository cannot be written: {}: {error}", error.name()));
                     Ok(Err(Refusal { repository: copy.destination, error }))
                 }
             }
@@ -204,7 +189,6 @@ async fn missing(
     Ok(all)
 }
 
-/// Starts the task.
 async fn run(
     ecs: &aws_sdk_ecs::Client,
     config: &TaskConfig,
@@ -238,7 +222,7 @@ async fn run(
         request_task
             .capacity_provider_strategy(spot.map_err(|error| Error::TaskRejected(Excerpt::new(&error.to_string())))?)
     } else {
-        // There may be no spare capacity, and what there is may be reclaimed: another try does not depend on it.
+        // Spot capacity can be missing or reclaimed, so a retry does not use it.
         request_task.launch_type(LaunchType::Fargate)
     };
     let answer = request_task
@@ -258,15 +242,15 @@ async fn run(
                 execution = request.execution,
                 batch = %request.batch.id,
                 images = copies.iter().map(|copy| copy.images.len()).sum::<usize>(),
-                "started"
+                "task started"
             );
             Ok(arn.to_owned())
         }
-        // RunTask can succeed and still start nothing.
+        // RunTask can succeed without starting a task.
         None => {
             let reasons: Vec<_> = answer.failures().iter().filter_map(|failure| failure.reason()).collect();
-            let reasons = if reasons.is_empty() { "it gave no reason".into() } else { reasons.join(", ") };
-            // "The requested CPU configuration is above your limit": of the account, even with no other task.
+            let reasons = if reasons.is_empty() { "no reason was given".into() } else { reasons.join(", ") };
+            // "The requested CPU configuration is above your limit": a single task exceeds the account's quota.
             let is_rejected = reasons.contains("above your limit");
             let reasons = Excerpt::new(&reasons);
             Err(if is_rejected { Error::TaskRejected(reasons) } else { Error::NoCapacity(reasons) })
@@ -318,18 +302,18 @@ mod tests {
         run(ecs, config, request, "run-1", &[copy("app", &["1"])], &[]).await
     }
 
-    /// ECR has the tag `1` in every repository but those whose names begin with `new`. Of these, it knows the ARNs, and where
-    /// `taken` comes from.
-    fn destination(taken: &'static str) -> Registry {
+    /// A registry with the tag `1` in all repositories, except that those whose names begin with `new` do not exist. The images of
+    /// the repository `taken` come from `source_of_taken`.
+    fn destination(source_of_taken: &'static str) -> Registry {
         let found = mock!(aws_sdk_ecr::Client::batch_get_image)
             .match_requests(|request| !request.repository_name().unwrap_or_default().starts_with("new"))
             .then_output(|| {
-                let there =
+                let unchanged =
                     ImageIdentifier::builder().image_tag("1").image_digest(image("1").digest.to_string()).build();
                 let moved =
                     ImageIdentifier::builder().image_tag("2").image_digest(image("1").digest.to_string()).build();
                 let image = |id| EcrImage::builder().image_id(id).build();
-                BatchGetImageOutput::builder().images(image(there)).images(image(moved)).build()
+                BatchGetImageOutput::builder().images(image(unchanged)).images(image(moved)).build()
             });
         let absent = mock!(aws_sdk_ecr::Client::batch_get_image).then_error(|| {
             BatchGetImageError::RepositoryNotFoundException(RepositoryNotFoundException::builder().build())
@@ -343,7 +327,7 @@ mod tests {
         });
         let origin = mock!(aws_sdk_ecr::Client::list_tags_for_resource).then_compute_output(move |request| {
             let name = request.resource_arn().unwrap_or_default().trim_start_matches("arn:repository/");
-            let source = if name == "taken" { taken.to_owned() } else { format!("source.example/{name}") };
+            let source = if name == "taken" { source_of_taken.to_owned() } else { format!("source.example/{name}") };
             let tag = Tag::builder().key("ecr-transfer:source").value(source).build().expect("it is complete");
             ListTagsForResourceOutput::builder().tags(tag).build()
         });
@@ -363,16 +347,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_the_destination_lacks_is_copied_a_tag_that_leads_elsewhere_included() {
+    async fn missing_images_and_moved_tags_are_copied() {
         let wanted = [copy("app", &["1", "2", "3"]), copy("complete", &["1"])];
-        let create = async |_: &RepositoryCopy| unreachable!("the repositories are there");
+        let create = async |_: &RepositoryCopy| unreachable!("the repositories exist");
         let missing = missing(&destination(""), &wanted, create).await.expect("ECR answers");
         assert_eq!(missing.copies, [copy("app", &["2", "3"])]);
         assert_eq!(missing.refusals, []);
     }
 
     #[tokio::test]
-    async fn a_repository_that_the_destination_lacks_is_created_once() {
+    async fn a_missing_repository_is_created_once() {
         let created = RefCell::new(Vec::new());
         let missing = missing(&destination(""), &[copy("new", &["1", "2"])], async |copy| {
             created.borrow_mut().push(copy.destination.name.to_string());
@@ -384,9 +368,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_that_takes_images_from_elsewhere_is_not_written_and_costs_no_other_one() {
+    async fn a_repository_with_images_of_another_source_is_not_written_and_others_are() {
         let wanted = [copy("taken", &["2"]), copy("app", &["2"])];
-        let create = async |_: &RepositoryCopy| unreachable!("the repositories are there");
+        let create = async |_: &RepositoryCopy| unreachable!("the repositories exist");
         let missing = missing(&destination("quay.io/other/app"), &wanted, create).await.expect("ECR answers");
         assert_eq!(missing.copies, [copy("app", &["2"])]);
         let [refusal] = &missing.refusals[..] else { panic!("one is taken: {missing:?}") };
@@ -395,14 +379,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_that_somebody_else_has_just_created_must_take_images_of_the_same_source() {
+    async fn a_repository_that_was_just_created_must_have_the_same_source() {
         let create = async |_: &RepositoryCopy| Ok(false);
         let missing = missing(&destination(""), &[copy("new", &["1"])], create).await.expect("ECR answers");
         assert_eq!(missing.copies, [copy("new", &["1"])]);
     }
 
     #[tokio::test]
-    async fn a_repository_that_cannot_be_created_costs_no_other_one_unless_it_may_be_created_later() {
+    async fn a_repository_that_cannot_be_created_does_not_affect_others_and_a_transient_error_is_retried() {
         let wanted = [copy("new/closed", &["1"]), copy("new/open", &["1"])];
         let failing = async |kind: Kind| {
             missing(&destination(""), &wanted, async |copy| match copy.destination.name.as_str() {
@@ -417,21 +401,21 @@ mod tests {
             })
             .await
         };
-        let missing = failing(Kind::Denied).await.expect("the other one is there");
+        let missing = failing(Kind::Denied).await.expect("the other one is created");
         assert_eq!(missing.copies, [wanted[1].clone()]);
         let [refusal] = &missing.refusals[..] else { panic!("one is closed: {missing:?}") };
         assert_eq!(refusal.repository, wanted[0].destination);
         assert!(
-            refusal.error.as_str().starts_with("the repository cannot be written: AccessDenied: "),
+            refusal.error.as_str().starts_with("The repository cannot be written: AccessDenied: "),
             "{}",
             refusal.error
         );
-        let error = failing(Kind::Throttled).await.expect_err("the batch is tried again");
+        let error = failing(Kind::Throttled).await.expect_err("the batch is retried");
         assert_eq!(error.name(), "ServiceUnavailable");
     }
 
     #[test]
-    fn a_plan_that_asks_for_what_the_stack_does_not_allow_is_refused() {
+    fn a_plan_that_the_stack_does_not_allow_is_refused() {
         let environment = [
             ("SOURCE_TYPE", "Public"),
             ("DEST_PREFIX", "to"),
@@ -454,14 +438,14 @@ mod tests {
         };
         planned("source.example/app", &format!("{HOST}/to/app")).expect("it is allowed");
         for (source, destination, problem) in [
-            ("source.example/app", "evil.example/to/app".to_owned(), "the destination is 111111111111"),
+            ("source.example/app", "evil.example/to/app".to_owned(), "the destination registry is 111111111111"),
             (
                 "source.example/app",
                 "111111111111.dkr.ecr.us-east-2.amazonaws.com/to/app".to_owned(),
-                "the destination is",
+                "the destination registry is",
             ),
-            ("source.example/app", format!("{HOST}/prod/payments"), "not behind destPrefix"),
-            ("source.example/app", format!("{HOST}/to"), "not behind destPrefix"),
+            ("source.example/app", format!("{HOST}/prod/payments"), "does not begin with destPrefix"),
+            ("source.example/app", format!("{HOST}/to"), "does not begin with destPrefix"),
             ("evil.example/app", format!("{HOST}/to/app"), "allowedSources does not allow evil.example/app"),
             ("111111111111.dkr.ecr.us-east-1.amazonaws.com/secret", format!("{HOST}/to/app"), "srcEcrAccounts"),
         ] {
@@ -472,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_task_gets_the_copies_and_the_token_and_a_repeated_launch_the_same_client_token() {
+    async fn the_task_gets_copies_and_token_and_a_repeated_launch_has_the_same_client_token() {
         let rule = mock!(aws_sdk_ecs::Client::run_task)
             .match_requests(|request| {
                 let overrides = request.overrides().and_then(|overrides| overrides.container_overrides().first());
@@ -499,7 +483,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_travel_with_the_task_and_stay_within_what_run_task_takes() {
+    async fn refusals_are_passed_to_the_task_within_the_limit_of_its_overrides() {
         let refusal = |number: usize| Refusal {
             repository: format!("{HOST}/closed/{number}").parse().expect("it is one"),
             error: "\"no\" ".repeat(200).as_str().into(),
@@ -522,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn spare_capacity_is_used_for_the_first_try_only() {
+    async fn fargate_spot_is_used_for_the_first_attempt_only() {
         let started = || RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build();
         let spot = mock!(aws_sdk_ecs::Client::run_task)
             .match_requests(|request| {
@@ -544,10 +528,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launch_that_starts_nothing_is_an_error_with_ecss_reason() {
+    async fn a_launch_that_starts_no_task_is_an_error_with_the_reason_of_ecs() {
         for (reason, name, text) in [
-            ("You've reached the limit on the number of vCPUs", "NoCapacity", "ECS started no task: You've reached"),
-            ("Capacity is unavailable at this time", "NoCapacity", "ECS started no task: Capacity is unavailable"),
+            (
+                "You've reached the limit on the number of vCPUs",
+                "NoCapacity",
+                "ECS did not start the task: You've reached",
+            ),
+            ("Capacity is unavailable at this time", "NoCapacity", "ECS did not start the task: Capacity"),
             ("The requested CPU configuration is above your limit", "RequestRefused", "ECS rejected the task: The"),
         ] {
             let rule = mock!(aws_sdk_ecs::Client::run_task).then_output(move || {

@@ -1,4 +1,4 @@
-//! The registries' logins, kept fresh in the secret that ECS hands to the task.
+//! The logins to registries, in the secret that ECS passes to the task.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,31 +13,25 @@ use shared::{Error, Result};
 
 use crate::config::Config;
 
-/// How often the secret is looked at again after another launch has changed it.
+/// How often the secret is read and written when other launches change it at the same time.
 const ATTEMPTS: usize = 5;
 
-/// How long it waits before that.
+/// The time between these attempts.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// How long a user's own password stays in the secret, in seconds: as long as a token of ECR lives. After that it is not
-/// there unless it is still needed.
+/// How long the secret contains a password that is no longer needed, in seconds: as long as a token of ECR is valid.
 const PASSWORD_STAYS: i64 = 12 * 60 * 60;
 
-/// What a login was got with: the configuration of one side, as a hash. A login that was got with anything else than what is
-/// configured now belongs to nobody.
+/// A hash of the source's or the destination's configuration. The secret keeps only logins that belong to the current configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
-pub struct Side(String);
+pub struct ConfigHash(String);
 
-impl Side {
-    /// The registries that images come from.
-    #[must_use]
+impl ConfigHash {
     pub fn source(config: &Config) -> Self {
         Self::of(&format!("source {:?} {:?}", config.source, config.allowed))
     }
 
-    /// The registry that they go to.
-    #[must_use]
     pub fn destination(config: &Config) -> Self {
         Self::of(&format!("destination {:?}", config.destination))
     }
@@ -47,30 +41,30 @@ impl Side {
     }
 }
 
-/// The secret's content: a docker auth file, which skopeo reads as it is, and what it passes over.
+/// The content of the secret: a docker auth file with additional information, which skopeo ignores.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Deserialize, Serialize)]
 struct AuthFile {
     #[serde(default)]
     auths: BTreeMap<RegistryHost, Auth>,
-    #[serde(default)]
-    held: BTreeMap<RegistryHost, Held>,
+    #[serde(default, rename = "held")]
+    infos: BTreeMap<RegistryHost, LoginInfo>,
 }
 
-/// What is known of a login.
 #[derive(Debug, PartialEq, Eq, Clone, Deserialize, Serialize)]
-struct Held {
-    /// Until when it stays, in seconds since 1970.
+struct LoginInfo {
+    /// When it is removed, in seconds since 1970. A token expires at this time.
     until: i64,
-    /// Whether that is how long it lives: it is a token of ECR, and not a password.
+    /// Whether it is a token of ECR, and not a password.
     is_token: bool,
-    /// What it was got with.
-    side: Side,
+    /// The configuration that it was obtained with.
+    #[serde(rename = "side")]
+    config: ConfigHash,
 }
 
-impl Held {
-    /// Whether it stays for another `seconds`.
+impl LoginInfo {
+    /// Whether the login remains for another `seconds`.
     fn stays(&self, seconds: i64) -> bool {
-        // Nothing is kept for longer, whatever the secret says.
+        // A time that is too far away is not ours.
         (now().saturating_add(seconds)..=now() + PASSWORD_STAYS + 3_600).contains(&self.until)
     }
 }
@@ -80,7 +74,7 @@ struct Auth {
     auth: String,
 }
 
-// A login is a password: it must not get into a log by way of a Debug.
+// Passwords must not appear in logs.
 impl std::fmt::Debug for Auth {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Auth")
@@ -88,49 +82,46 @@ impl std::fmt::Debug for Auth {
 }
 
 impl AuthFile {
-    /// Whether there is a token for `host`, got with `side`, that lives for another `seconds`.
-    fn has_token(&self, host: &RegistryHost, side: &Side, seconds: i64) -> bool {
-        self.held.get(host).is_some_and(|held| held.is_token && held.side == *side && held.stays(seconds))
+    /// Whether there is a token for `host`, obtained with `config`, that is valid for another `seconds`.
+    fn has_token(&self, host: &RegistryHost, config: &ConfigHash, seconds: i64) -> bool {
+        self.infos.get(host).is_some_and(|info| info.is_token && info.config == *config && info.stays(seconds))
     }
 
-    fn set(&mut self, host: &RegistryHost, side: &Side, login: Option<Login>) {
+    fn set(&mut self, host: &RegistryHost, config: &ConfigHash, login: Option<Login>) {
         let Some(Login { token, expires_at, .. }) = login else {
             self.auths.remove(host);
-            self.held.remove(host);
+            self.infos.remove(host);
             return;
         };
         let auth = Auth { auth: token };
-        let is_known = self.held.get(host).is_some_and(|held| !held.is_token && held.stays(PASSWORD_STAYS / 2));
-        if is_known && self.auths.get(host) == Some(&auth) {
+        let is_fresh = self.infos.get(host).is_some_and(|info| !info.is_token && info.stays(PASSWORD_STAYS / 2));
+        if is_fresh && self.auths.get(host) == Some(&auth) {
             return;
         }
         let until = expires_at.unwrap_or_else(|| now() + PASSWORD_STAYS);
         self.auths.insert(host.clone(), auth);
-        self.held.insert(host.clone(), Held { until, is_token: expires_at.is_some(), side: side.clone() });
+        self.infos.insert(host.clone(), LoginInfo { until, is_token: expires_at.is_some(), config: config.clone() });
     }
 
-    /// Drops the logins that have not been needed for long, and those that were got with something else than one of `sides`.
-    fn clean(&mut self, sides: &[Side]) {
-        self.held.retain(|_, held| held.stays(0) && sides.contains(&held.side));
-        self.auths.retain(|host, _| self.held.contains_key(host));
+    /// Removes outdated logins, and those that were not obtained with one of `configs`.
+    fn clean(&mut self, configs: &[ConfigHash]) {
+        self.infos.retain(|_, info| info.stays(0) && configs.contains(&info.config));
+        self.auths.retain(|host, _| self.infos.contains_key(host));
     }
 }
 
-/// Sees to it that the secret holds logins to `hosts` that live for another `seconds`, each got with its side's credential,
-/// and no others than those that batches of the same stack have needed of late. `log_in` gets the login to one, or none where
-/// it is asked anonymously. It is not asked for a token that lives long enough.
+/// Updates the secret, so that it has logins to `hosts`, each obtained with its configuration and valid for another `seconds`.
+/// Logins that other batches use remain. `log_in` returns the login to a registry, or `None` for anonymous requests. It is not called
+/// for a token that is valid for long enough.
 ///
-/// Launches that run side by side find the same old version and write the same next one, under a token that is made from
-/// the old one's id: Secrets Manager takes the first, and the others look again. So the secret changes once in about
-/// eight hours, however many tasks there are.
-///
-/// # Errors
-/// When the secret cannot be read or written, or `log_in` fails.
+/// Launches at the same time read the same version of the secret. The id of the next version is derived from it, so Secrets Manager
+/// accepts only one of them, and the other launches read again. The secret changes about once in eight hours, for any number of
+/// tasks.
 pub async fn keep_fresh(
     secrets: &Client,
     secret: &str,
-    hosts: &BTreeMap<&RegistryHost, &Side>,
-    sides: &[Side],
+    hosts: &BTreeMap<&RegistryHost, &ConfigHash>,
+    configs: &[ConfigHash],
     seconds: i64,
     log_in: impl AsyncFn(&RegistryHost) -> Result<Option<Login>>,
 ) -> Result<()> {
@@ -142,30 +133,29 @@ pub async fn keep_fresh(
             .send()
             .await
             .map_err(Error::aws("secretsmanager:GetSecretValue", secret))?;
-        // What the template puts there holds no login: at first, and again when a stack update changes the secret. Neither does
-        // what anybody else has put there.
-        let held: AuthFile = serde_json::from_str(current.secret_string().unwrap_or_default()).unwrap_or_default();
-        let mut wanted = held.clone();
-        wanted.clean(sides);
-        for (&host, &side) in hosts {
-            // A token says by itself how long it lives; a password may have changed.
-            if wanted.has_token(host, side, seconds) {
+        // The template's initial value has no logins. A stack update can restore it, and other content counts as empty, too.
+        let old: AuthFile = serde_json::from_str(current.secret_string().unwrap_or_default()).unwrap_or_default();
+        let mut new = old.clone();
+        new.clean(configs);
+        for (&host, &config) in hosts {
+            // A password can change before it is removed, so it is always read.
+            if new.has_token(host, config, seconds) {
                 continue;
             }
             if !logins.contains_key(host) {
                 logins.insert(host, log_in(host).await?);
             }
-            wanted.set(host, side, logins[host].clone());
+            new.set(host, config, logins[host].clone());
         }
-        if wanted == held {
+        if new == old {
             return Ok(());
         }
-        let text = serde_json::to_string(&wanted).expect("a map with string keys is JSON");
-        let successor = hex::encode(Sha256::digest(current.version_id().unwrap_or_default()));
-        let put = secrets.put_secret_value().secret_id(secret).client_request_token(successor).secret_string(text);
+        let text = serde_json::to_string(&new).expect("a map with string keys is JSON");
+        let next_version = hex::encode(Sha256::digest(current.version_id().unwrap_or_default()));
+        let put = secrets.put_secret_value().secret_id(secret).client_request_token(next_version).secret_string(text);
         match put.send().await {
             Ok(_) => return Ok(()),
-            // The version exists, with other content: another launch was faster. What it wrote may not be seen at once.
+            // Another launch has written this version. It is not visible immediately.
             Err(error)
                 if attempt < ATTEMPTS
                     && error.as_service_error().is_some_and(PutSecretValueError::is_resource_exists_exception) =>
@@ -212,29 +202,29 @@ mod tests {
             .then_output(|| PutSecretValueOutput::builder().build())
     }
 
-    fn side() -> Side {
-        Side::of("source")
+    fn config() -> ConfigHash {
+        ConfigHash::of("source")
     }
 
-    /// A secret that holds logins, each as `(host, token, seconds that it stays, whether it is a token)`.
-    fn file(logins: &[(&str, &str, i64, bool)], side: &Side) -> Value {
+    /// A secret with logins: `(host, token, seconds that it stays, whether it is a token)`.
+    fn file(logins: &[(&str, &str, i64, bool)], config: &ConfigHash) -> Value {
         let mut file = json!({ "auths": {}, "held": {} });
         for (host, auth, seconds, is_token) in logins {
             file["auths"][host] = json!({ "auth": auth });
-            file["held"][host] = json!({ "until": now() + seconds, "is_token": is_token, "side": side });
+            file["held"][host] = json!({ "until": now() + seconds, "is_token": is_token, "side": config });
         }
         file
     }
 
-    /// Keeps the logins to `hosts` fresh, and gives those that were asked for anew. `a` and `b` are of ECR, `c` has a user.
-    async fn asked_for(rules: &[&Rule], hosts: &[&str]) -> Vec<String> {
+    /// Calls `keep_fresh` for `hosts`, and returns those whose login it requests. `a` and `b` belong to ECR, and `c` has a user.
+    async fn requested(rules: &[&Rule], hosts: &[&str]) -> Vec<String> {
         let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, rules);
-        let asked = RefCell::new(Vec::new());
+        let requested = RefCell::new(Vec::new());
         let hosts: Vec<RegistryHost> = hosts.iter().map(|host| host.parse().expect(host)).collect();
-        let side = side();
-        let wanted = hosts.iter().map(|host| (host, &side)).collect();
-        keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&side), SECONDS, async |host| {
-            asked.borrow_mut().push(host.to_string());
+        let config = config();
+        let wanted = hosts.iter().map(|host| (host, &config)).collect();
+        keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&config), SECONDS, async |host| {
+            requested.borrow_mut().push(host.to_string());
             let login = |token: &str, expires_at| Login { host: host.clone(), token: token.into(), expires_at };
             Ok(match host.as_str() {
                 "a.example" | "b.example" => Some(login("bmV3", Some(now() + 43_200))),
@@ -244,7 +234,7 @@ mod tests {
         })
         .await
         .expect("they are kept fresh");
-        asked.into_inner()
+        requested.into_inner()
     }
 
     const A: &str = "a.example";
@@ -253,13 +243,13 @@ mod tests {
     const ANONYMOUS: &str = "anonymous.example";
 
     #[tokio::test]
-    async fn tokens_that_live_long_enough_are_left_alone() {
-        let get = held(file(&[(A, "x", 20_000, true)], &side()));
-        assert!(asked_for(&[&get], &[A]).await.is_empty());
+    async fn tokens_that_are_valid_for_long_enough_are_not_replaced() {
+        let get = held(file(&[(A, "x", 20_000, true)], &config()));
+        assert!(requested(&[&get], &[A]).await.is_empty());
     }
 
     #[tokio::test]
-    async fn logins_that_expire_too_soon_or_are_not_there_are_replaced_and_the_others_kept() {
+    async fn missing_logins_and_those_that_expire_too_soon_are_replaced_and_others_remain() {
         let [old, new, user] = ["x", "bmV3", "dXNlcg=="].map(|auth| json!({ "auth": auth }));
         for (hosts, logins, expected) in [
             (&[A][..], &[(A, "x", 10_000, true)][..], json!({ A: new })),
@@ -272,60 +262,60 @@ mod tests {
             (&[ANONYMOUS], &[(ANONYMOUS, "x", 20_000, true)], json!({})),
         ] {
             let soon = logins.iter().map(|it| if it.0 == ANONYMOUS { (it.0, it.1, 10_000, it.3) } else { *it });
-            let (get, put) = (held(file(&soon.collect::<Vec<_>>(), &side())), taken(expected.clone()));
-            asked_for(&[&get, &put], hosts).await;
+            let (get, put) = (held(file(&soon.collect::<Vec<_>>(), &config())), taken(expected.clone()));
+            requested(&[&get, &put], hosts).await;
             assert_eq!(put.num_calls(), 1, "{expected}");
         }
     }
 
     #[tokio::test]
-    async fn a_password_that_has_not_changed_is_asked_for_and_not_written_again() {
-        let get = held(file(&[(C, "dXNlcg==", 40_000, false)], &side()));
-        assert_eq!(asked_for(&[&get], &[C, ANONYMOUS]).await, [ANONYMOUS, C]);
+    async fn an_unchanged_password_is_requested_and_not_written_again() {
+        let get = held(file(&[(C, "dXNlcg==", 40_000, false)], &config()));
+        assert_eq!(requested(&[&get], &[C, ANONYMOUS]).await, [ANONYMOUS, C]);
     }
 
     #[tokio::test]
-    async fn logins_that_are_no_longer_used_or_were_got_with_another_credential_leave_the_secret() {
-        let (get, put) = (held(file(&[(C, "x", -1, false)], &side())), taken(json!({ A: { "auth": "bmV3" } })));
-        asked_for(&[&get, &put], &[A]).await;
-        assert_eq!(put.num_calls(), 1, "a password that nobody has needed for long");
+    async fn unused_logins_and_those_of_another_credential_are_removed() {
+        let (get, put) = (held(file(&[(C, "x", -1, false)], &config())), taken(json!({ A: { "auth": "bmV3" } })));
+        requested(&[&get, &put], &[A]).await;
+        assert_eq!(put.num_calls(), 1, "an unused password");
 
-        let other = Side::of("another credential");
+        let other = ConfigHash::of("another credential");
         let (get, put) = (
             held(file(&[(A, "x", 20_000, true), (B, "x", 20_000, true)], &other)),
             taken(json!({ A: { "auth": "bmV3" } })),
         );
-        assert_eq!(asked_for(&[&get, &put], &[A]).await, [A], "a token that lives long enough, of another identity");
+        assert_eq!(requested(&[&get, &put], &[A]).await, [A], "a valid token of another identity");
         assert_eq!(put.num_calls(), 1);
 
-        // As earlier versions have written it.
+        // The format of earlier versions.
         let old = json!({ "auths": { A: { "auth": "x" } }, "expires": { A: now() + 20_000 } });
         let (get, put) = (held(old), taken(json!({ A: { "auth": "bmV3" } })));
-        asked_for(&[&get, &put], &[A]).await;
+        requested(&[&get, &put], &[A]).await;
         assert_eq!(put.num_calls(), 1);
     }
 
     #[tokio::test]
-    async fn a_secret_whose_value_was_replaced_is_filled_again() {
+    async fn a_secret_that_was_overwritten_is_written_again() {
         for text in [Some("{}"), Some(""), Some("not JSON"), Some("[]"), Some(r#"{"auths": 7}"#), None] {
             let get = mock!(Client::get_secret_value).then_output(move || {
                 GetSecretValueOutput::builder().version_id("v1").set_secret_string(text.map(str::to_owned)).build()
             });
             let put = taken(json!({ A: { "auth": "bmV3" }, C: { "auth": "dXNlcg==" } }));
             for _ in 0..2 {
-                assert_eq!(asked_for(&[&get, &put], &[A, C]).await, [A, C], "{text:?}");
+                assert_eq!(requested(&[&get, &put], &[A, C]).await, [A, C], "{text:?}");
             }
-            assert_eq!(put.num_calls(), 2, "{text:?}: nothing is remembered from one launch to the next");
+            assert_eq!(put.num_calls(), 2, "{text:?}: launches are independent");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_launch_that_was_slower_adds_what_the_faster_one_did_not_write() {
+    async fn the_slower_of_two_launches_adds_the_logins_that_are_still_missing() {
         let get = mock!(Client::get_secret_value)
             .sequence()
             .output(|| GetSecretValueOutput::builder().version_id("v1").secret_string("{}").build())
             .output(|| {
-                let file = file(&[(B, "x", 20_000, true)], &side()).to_string();
+                let file = file(&[(B, "x", 20_000, true)], &config()).to_string();
                 GetSecretValueOutput::builder().version_id("v2").secret_string(file).build()
             })
             .build();
@@ -334,7 +324,7 @@ mod tests {
             .error(|| PutSecretValueError::ResourceExistsException(ResourceExistsException::builder().build()))
             .output(|| PutSecretValueOutput::builder().build())
             .build();
-        assert_eq!(asked_for(&[&get, &put], &[A, B]).await, [A, B], "each login is got once");
+        assert_eq!(requested(&[&get, &put], &[A, B]).await, [A, B], "each login is requested once");
         assert_eq!((get.num_calls(), put.num_calls()), (2, 2));
     }
 }

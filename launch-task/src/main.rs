@@ -1,4 +1,4 @@
-//! Lambda: starts a skopeo task for a batch, and answers for it when the task stops. It also stops the tasks of executions that
+//! Lambda: starts a skopeo task for a batch, and answers the state when the task stops. It also stops the tasks of executions that
 //! were stopped, and starts an execution when an image is pushed.
 
 mod answer;
@@ -23,21 +23,23 @@ async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
     let aws = aws_config::load_from_env().await;
     let clients = launch::Clients::new(&aws);
-    let answerer = answer::Clients::new(&aws);
+    let answer_clients = answer::Clients::new(&aws);
     serve(async |payload| {
         let config = || Config::read(&environment);
         match Invocation::parse(payload)? {
             Invocation::State(request) => {
                 let launched = async { launch::launch(&config()?, &aws, &clients, &request).await }.await;
-                answer::for_launch(&answerer.sfn, &request.token, launched).await
+                answer::for_launch(&answer_clients.sfn, &request.token, launched).await
             }
-            Invocation::Event(Event::TaskStateChange(task)) => answer::for_task(&answerer, &config()?.log, &task).await,
+            Invocation::Event(Event::TaskStateChange(task)) => {
+                answer::for_task(&answer_clients, &config()?.log, &task).await
+            }
             Invocation::Event(Event::ExecutionStatusChange(execution)) => {
                 let config = config()?;
                 stop::for_execution(&clients.ecs, &config.task.cluster, &config.state_machine, &execution).await
             }
             Invocation::Event(Event::ImageAction(image)) => {
-                push::for_image(&answerer.sfn, &config()?.state_machine, &image, SystemTime::now()).await
+                push::for_image(&answer_clients.sfn, &config()?.state_machine, &image, SystemTime::now()).await
             }
         }
     })

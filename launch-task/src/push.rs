@@ -1,4 +1,4 @@
-//! Starts a run when an image was pushed to the source.
+//! Starts a run when an image is pushed to the source.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,34 +10,30 @@ use serde_json::{Value, json};
 use shared::lambda::ImageAction;
 use shared::{Error, Result};
 
-/// How long pushes are gathered before a run starts for all of them, in seconds. The state machine waits as long.
-const GATHER: i64 = 60;
+/// Pushes within this time start one run, in seconds. The state machine waits for the same time.
+const INTERVAL: i64 = 60;
 
-/// Starts a run that begins in a minute, unless there is one: an execution's name is made of the next minute, before which it
-/// does not begin, and Step Functions
-/// [starts no second one of a name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
-///
-/// # Errors
-/// When Step Functions refuses.
+/// Starts the run of the next minute, unless it is already started: the minute is the execution's name, and Step Functions
+/// [rejects a second execution with the same name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
 pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, now: SystemTime) -> Result<Value> {
     let ImageAction { action_type, repository_name } = event;
     if action_type != "PUSH" {
         return Ok(json!({}));
     }
-    // The minute's run may have ended already, if the event comes as the minute goes.
+    // At the end of the minute, its run can already have ended.
     let mut started = start(sfn, state_machine, now).await;
     if matches!(&started, Err(error) if error.as_service_error().is_some_and(StartExecutionError::is_execution_already_exists))
     {
-        started = start(sfn, state_machine, now + Duration::from_secs(GATHER.unsigned_abs())).await;
+        started = start(sfn, state_machine, now + Duration::from_secs(INTERVAL.unsigned_abs())).await;
     }
     let execution = started.map_err(Error::aws("states:StartExecution", state_machine))?;
-    tracing::info!(execution, repository = repository_name, "an image was pushed");
+    tracing::info!(execution, repository = repository_name, "execution started for a pushed image");
     Ok(json!({ "execution": execution }))
 }
 
-/// The name of the execution for what is pushed at that moment.
+/// Starts the execution for images that are pushed at `now`, and returns its name.
 async fn start(sfn: &Client, state_machine: &str, now: SystemTime) -> Result<String, SdkError<StartExecutionError>> {
-    let next = (DateTime::from(now).secs() / GATHER + 1) * GATHER;
+    let next = (DateTime::from(now).secs() / INTERVAL + 1) * INTERVAL;
     let next = DateTime::from_secs(next).fmt(DateTimeFormat::DateTime).unwrap_or_default();
     let name = format!("pushed-{}", next.replace([':', '-'], ""));
     let input = json!({ "pushed": true }).to_string();
@@ -72,7 +68,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_pushes_of_a_minute_start_one_run_that_waits() {
+    async fn all_pushes_of_a_minute_start_one_run() {
         let started = starts("pushed-20231114T221400Z", r#"{"pushed":true}"#);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&started]);
         for seconds in [0, 20] {
@@ -83,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_push_whose_run_has_ended_already_starts_the_next() {
+    async fn a_push_starts_the_next_run_if_the_run_of_its_minute_has_ended() {
         let ended = mock!(Client::start_execution)
             .match_requests(|request| request.name() == Some("pushed-20231114T221400Z"))
             .then_error(|| StartExecutionError::ExecutionAlreadyExists(ExecutionAlreadyExists::builder().build()));
@@ -94,8 +90,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_that_was_deleted_starts_nothing() {
+    async fn a_deleted_image_starts_no_run() {
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, []);
-        for_image(&sfn, "arn:machine", &event("DELETE"), now()).await.expect("nothing is asked");
+        for_image(&sfn, "arn:machine", &event("DELETE"), now()).await.expect("it needs no call");
     }
 }

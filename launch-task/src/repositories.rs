@@ -1,4 +1,4 @@
-//! How repositories that the destination lacks are created.
+//! The settings of new repositories at the destination.
 
 use aws_sdk_ssm::Client;
 use serde_json::Value;
@@ -7,18 +7,18 @@ use shared::ecr::{EcrHost, ImageTagMutability, Registry, RepositorySettings};
 use shared::plan::RepositoryCopy;
 use shared::{Error, Result};
 
-/// The settings of new repositories, as the stack's parameters have them.
+/// The stack's parameters for new repositories.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Those that need no call.
+    /// The settings without policies.
     settings: RepositorySettings,
     /// The parameter of the Parameter Store with the lifecycle policy.
     lifecycle_policy: Option<String>,
-    /// The parameter with the repository policy.
+    /// The parameter of the Parameter Store with the repository policy.
     policy: Option<String>,
-    /// Whether an ECR source's repositories are the model.
+    /// Whether the settings of an ECR source are copied.
     from_source: bool,
-    /// Whether their policies are, too: who may push there may then push here.
+    /// Whether repository policies are copied, too. A person who can push to the source can then push to the destination.
     policy_from_source: bool,
 }
 
@@ -26,9 +26,6 @@ impl Config {
     /// `TAG_MUTABILITY`, `SCAN_ON_PUSH`, `REPOSITORY_KMS_KEY`, `REPOSITORY_TAGS`, `COPY_REPOSITORY_SETTINGS`,
     /// `COPY_REPOSITORY_POLICY`, and the names of the parameters with policies, `LIFECYCLE_POLICY_PARAM` and
     /// `REPOSITORY_POLICY_PARAM`.
-    ///
-    /// # Errors
-    /// When one has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         let mutability = match environment.optional("TAG_MUTABILITY") {
             None => ImageTagMutability::Mutable,
@@ -47,7 +44,7 @@ impl Config {
         for tag in environment.items("REPOSITORY_TAGS") {
             let pair = tag.split_once('=').filter(|(key, _)| !key.trim().is_empty());
             let (key, value) = pair.ok_or_else(|| {
-                invalid("REPOSITORY_TAGS", tags, &format!("{tag:?} is not a tag; expected key=value,key=value"))
+                invalid("REPOSITORY_TAGS", tags, &format!("{tag:?} is not a tag. Expected key=value,key=value."))
             })?;
             settings = settings.with_tag(key.trim(), value.trim());
         }
@@ -60,17 +57,13 @@ impl Config {
         })
     }
 
-    /// Whether the source is to be asked.
-    #[must_use]
+    /// Whether [`settings`](Self::settings) needs the source.
     pub fn copies_source(&self) -> bool {
         self.from_source
     }
 
-    /// The settings of the repository that `copy` goes to. Those of `source` come first, where there is one, and what it
-    /// does not have is as configured. A policy is never taken from another account.
-    ///
-    /// # Errors
-    /// When a policy cannot be read, or is not JSON; when the source does not tell.
+    /// The settings of the destination of `copy`: those of `source`, if it is given, and otherwise those of the parameters. A
+    /// repository policy is never copied from another account.
     pub async fn settings(
         &self,
         ssm: &Client,
@@ -83,25 +76,25 @@ impl Config {
             ..self.settings.clone()
         };
         let account = |host| EcrHost::of(host).map(|host| host.account);
-        let is_ours = account(&copy.source.registry) == account(&copy.destination.registry);
-        let model = match source {
-            Some(source) => source.settings(&copy.source.name, self.policy_from_source && is_ours).await?,
+        let is_same_account = account(&copy.source.registry) == account(&copy.destination.registry);
+        let at_source = match source {
+            Some(source) => source.settings(&copy.source.name, self.policy_from_source && is_same_account).await?,
             None => None,
         };
-        Ok(match model {
+        Ok(match at_source {
             None => configured,
-            Some(model) => RepositorySettings {
+            Some(at_source) => RepositorySettings {
                 kms_key: configured.kms_key,
-                lifecycle_policy: model.lifecycle_policy.or(configured.lifecycle_policy),
-                policy: model.policy.or(configured.policy),
-                tags: if model.tags.is_empty() { configured.tags } else { model.tags },
-                ..model
+                lifecycle_policy: at_source.lifecycle_policy.or(configured.lifecycle_policy),
+                policy: at_source.policy.or(configured.policy),
+                tags: if at_source.tags.is_empty() { configured.tags } else { at_source.tags },
+                ..at_source
             },
         })
     }
 }
 
-/// A policy that a parameter holds. What is not JSON is refused before a repository is created that would lack it.
+/// Reads a policy from the Parameter Store. It is checked here, before ECR creates a repository and rejects its policy.
 async fn read(ssm: &Client, parameter: Option<&str>) -> Result<Option<String>> {
     let Some(name) = parameter else { return Ok(None) };
     let answer = ssm.get_parameter().name(name).send().await.map_err(Error::aws("ssm:GetParameter", name))?;
@@ -111,7 +104,7 @@ async fn read(ssm: &Client, parameter: Option<&str>) -> Result<Option<String>> {
         _ => Err(Error::Configuration {
             parameter: name.to_owned(),
             value: text,
-            problem: "a policy is a JSON object".into(),
+            problem: "a policy must be a JSON object.".into(),
         }),
     }
 }
@@ -144,12 +137,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_settings_a_repository_is_as_ecr_makes_it() {
+    async fn without_parameters_a_repository_has_the_default_settings() {
         assert_eq!(settings(&[], "").await.expect("nothing is asked for"), RepositorySettings::default());
     }
 
     #[tokio::test]
-    async fn settings_are_as_the_parameters_have_them() {
+    async fn parameters_become_the_settings_of_a_repository() {
         let variables = [
             ("TAG_MUTABILITY", "IMMUTABLE"),
             ("SCAN_ON_PUSH", "true"),
@@ -169,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_policy_is_copied_only_where_that_is_asked_for_and_never_from_another_account() {
+    async fn a_policy_is_copied_only_on_request_and_never_from_another_account() {
         use aws_sdk_ecr::Client as Ecr;
         use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
         use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyOutput;
@@ -195,20 +188,22 @@ mod tests {
             let settings = config.settings(&ssm, Some(&source), &copy(account)).await.expect("ECR answers");
             assert_eq!(settings.policy.is_some(), copied, "{flag} from {account}");
         }
-        assert_eq!(policy.num_calls(), 1, "it is read only where it is used");
+        assert_eq!(policy.num_calls(), 1, "it is read only if it is used");
     }
 
     #[tokio::test]
-    async fn what_cannot_be_used_is_named() {
+    async fn the_error_of_an_invalid_parameter_has_its_name_and_value() {
         for (variable, value, problem) in [
             ("TAG_MUTABILITY", "SOMETIMES", r#"tagMutability is "SOMETIMES": expected MUTABLE or IMMUTABLE"#),
-            ("REPOSITORY_TAGS", "team", r#"repositoryTags is "team": "team" is not a tag; expected key=value"#),
-            ("REPOSITORY_TAGS", "=x", r#"repositoryTags is "=x": "=x" is not a tag; expected key=value"#),
+            ("REPOSITORY_TAGS", "team", r#"repositoryTags is "team": "team" is not a tag. Expected key=value"#),
+            ("REPOSITORY_TAGS", "=x", r#"repositoryTags is "=x": "=x" is not a tag. Expected key=value"#),
         ] {
             let error = config(&[(variable, value)]).expect_err(value);
             assert!(error.to_string().starts_with(problem), "{error}");
         }
         let error = settings(&[("REPOSITORY_POLICY_PARAM", "/stack/RepositoryPolicy")], "allow all").await;
-        assert!(error.expect_err("it is no JSON").to_string().starts_with(r#"/stack/RepositoryPolicy is "allow all""#));
+        assert!(
+            error.expect_err("it is not JSON").to_string().starts_with(r#"/stack/RepositoryPolicy is "allow all""#)
+        );
     }
 }

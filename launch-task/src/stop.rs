@@ -1,4 +1,4 @@
-//! Stops tasks: what is left of a batch that is launched again, and all of an execution that has been stopped.
+//! Stops tasks: the earlier task of a batch that is launched again, and all tasks of an execution that was stopped.
 
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::operation::stop_task::StopTaskError;
@@ -8,16 +8,13 @@ use sha2::{Digest, Sha256};
 use shared::lambda::ExecutionStatusChange;
 use shared::{Error, Result};
 
-/// The variable with the batch's id, by which its task is found again.
+/// The variable with the batch's id.
 pub const BATCH: &str = "BATCH";
 
-/// The most tasks that DescribeTasks takes.
+/// The most tasks of a DescribeTasks.
 const PAGE: usize = 100;
 
-/// Stops the tasks of an execution that has been stopped: nobody waits for them any more.
-///
-/// # Errors
-/// When they cannot be found or stopped.
+/// Stops the tasks of an execution that was stopped or timed out.
 pub async fn for_execution(
     ecs: &Client,
     cluster: &str,
@@ -29,27 +26,24 @@ pub async fn for_execution(
         return Ok(json!({}));
     }
     let started_by = started_by(state_machine, name);
-    let stopped = tasks(ecs, cluster, &started_by, |_| true, &format!("the execution {name} is {status}")).await?;
+    let reason = format!("The status of the execution {name} is {status}.");
+    let stopped = stop(ecs, cluster, &started_by, |_| true, &reason).await?;
     Ok(json!({ "stopped": stopped }))
 }
 
-/// Stops what is left of an earlier task of the batch, before it is launched again: the two would copy the same images.
-///
-/// # Errors
-/// When it cannot be found or stopped.
+/// Stops an earlier task of the batch, so that two tasks do not copy the same images.
 pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &str) -> Result<()> {
     let is_of_batch = |task: &Task| {
         let containers = task.overrides().map(TaskOverride::container_overrides).unwrap_or_default();
         let mut variables = containers.iter().flat_map(ContainerOverride::environment);
         variables.any(|variable| (variable.name(), variable.value()) == (Some(BATCH), Some(batch)))
     };
-    tasks(ecs, cluster, started_by, is_of_batch, "its batch is launched again").await.map(drop)
+    stop(ecs, cluster, started_by, is_of_batch, "The batch is launched again.").await.map(drop)
 }
 
-/// By what an execution's tasks are found: its name, as far as ECS allows
-/// [up to 128 letters, digits, `-`, `_` and `/`](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html),
-/// and a hash, because two state machines may have executions of one name, and share a cluster.
-#[must_use]
+/// The `startedBy` of an execution's tasks: its name in the characters
+/// [that ECS allows](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html), and a hash. Two state machines
+/// with a common cluster can have executions of the same name.
 pub fn started_by(state_machine: &str, execution: &str) -> String {
     let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();
@@ -57,16 +51,16 @@ pub fn started_by(state_machine: &str, execution: &str) -> String {
     format!("{name}-{}", &hash[..40])
 }
 
-/// Stops the running tasks that were started by `started_by`, and for which `such` holds.
-async fn tasks(
+/// Stops the running tasks of an execution that `matches` selects. Returns their number.
+async fn stop(
     ecs: &Client,
     cluster: &str,
     started_by: &str,
-    such: impl Fn(&Task) -> bool,
+    matches: impl Fn(&Task) -> bool,
     reason: &str,
 ) -> Result<usize> {
-    // ECS takes no other filter next to this one, and lists running tasks; see
-    // [ListTasks](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_ListTasks.html).
+    // startedBy must be the only filter, and selects running tasks:
+    // https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_ListTasks.html
     let mut pages = ecs.list_tasks().cluster(cluster).started_by(started_by).into_paginator().send();
     let mut arns = Vec::new();
     while let Some(page) = pages.next().await {
@@ -76,14 +70,14 @@ async fn tasks(
     for arns in arns.chunks(PAGE) {
         let described = ecs.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).send().await;
         let described = described.map_err(Error::aws("ecs:DescribeTasks", cluster))?;
-        for arn in described.tasks().iter().filter(|task| such(task)).filter_map(Task::task_arn) {
+        for arn in described.tasks().iter().filter(|task| matches(task)).filter_map(Task::task_arn) {
             match ecs.stop_task().cluster(cluster).task(arn).reason(reason).send().await {
                 Ok(_) => stopped += 1,
-                // It has ended by itself meanwhile.
+                // It has just ended.
                 Err(error) if error.as_service_error().is_some_and(StopTaskError::is_invalid_parameter_exception) => {}
                 Err(error) => return Err(Error::aws("ecs:StopTask", arn)(error)),
             }
-            tracing::info!(task = arn, started_by, reason, "stopped");
+            tracing::info!(task = arn, started_by, reason, "task stopped");
         }
     }
     Ok(stopped)
@@ -128,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_tasks_of_an_execution_that_was_stopped_are_stopped_even_if_one_has_just_ended() {
+    async fn all_tasks_of_a_stopped_execution_are_stopped_even_if_one_has_just_ended() {
         let (listed, described) = (listed(), described());
         let ended = mock!(Client::stop_task)
             .match_requests(|request| request.task() == Some("arn:1"))
@@ -142,13 +136,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_execution_that_has_ended_by_itself_has_nothing_to_stop() {
+    async fn an_execution_that_succeeded_stops_no_tasks() {
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, []);
-        for_execution(&ecs, "cluster", "arn:machine", &event("SUCCEEDED")).await.expect("nothing is asked");
+        for_execution(&ecs, "cluster", "arn:machine", &event("SUCCEEDED")).await.expect("it needs no call");
     }
 
     #[tokio::test]
-    async fn only_the_earlier_task_of_the_batch_is_stopped_before_it_is_launched_again() {
+    async fn only_the_earlier_task_of_a_batch_is_stopped_before_it_is_launched_again() {
         let (listed, described) = (listed(), described());
         let stopped = mock!(Client::stop_task)
             .match_requests(|request| request.task() == Some("arn:2"))
@@ -159,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn what_tasks_are_found_by_has_only_what_ecs_allows_and_belongs_to_one_state_machine() {
+    fn started_by_has_only_characters_that_ecs_allows_and_is_unique_to_a_state_machine() {
         let of = |machine: &str| started_by(machine, "Täglich 08:00_x");
         assert!(of("arn:a").starts_with("T-glich-08-00_x-"));
-        assert_ne!(of("arn:a"), of("arn:b"), "two stacks in one cluster have executions of one name");
+        assert_ne!(of("arn:a"), of("arn:b"), "two stacks with a common cluster have executions of the same name");
         assert_ne!(started_by("arn:a", &"x".repeat(200)), started_by("arn:a", &"x".repeat(201)));
         assert!(started_by("arn:a", &"x".repeat(200)).len() <= 128);
     }

@@ -98,7 +98,6 @@ impl Bin {
 
 /// Packs the work into batches; the heaviest comes first. A batch is made when it is asked for: all at once would be most of
 /// the memory of a run. What starts no task comes last.
-#[must_use]
 pub fn pack(work: Work, packing: &Packing) -> impl ExactSizeIterator<Item = Batch> {
     let Work { copies: repositories, failures, present, obsolete } = work;
     let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);

@@ -62,9 +62,6 @@ struct RepositoryDiff {
 
 impl Comparison<'_> {
     /// Lists the selected repositories, or all of them, and compares each with the destination.
-    ///
-    /// # Errors
-    /// When the source or the destination cannot be listed at all. A repository that cannot be listed fails alone.
     pub async fn run(&self, selection: Option<Selection>) -> Result<RunDiff> {
         let Config { options, naming, allowed, .. } = self.config;
         let prefix = self.config.prefix.as_ref();
@@ -74,7 +71,7 @@ impl Comparison<'_> {
             // Where a registry is copied into itself, its copies are no sources: each run would copy them a level deeper.
             requests.retain(|request| {
                 !is_same_registry(&request.repository.registry, self.host)
-                    || !naming::is_behind(prefix, &request.repository.name)
+                    || !naming::has_prefix(prefix, &request.repository.name)
             });
         }
         check_collisions(&requests)?;

@@ -59,9 +59,6 @@ pub enum Scope {
 
 impl Config {
     /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing, has a value that cannot be used, or contradicts another one.
     pub fn read(environment: &Environment) -> Result<Self> {
         let source = SourceConfig::read(environment)?;
         let rules = Rules::read(environment)?;
@@ -73,7 +70,7 @@ impl Config {
                 let problem = "includeRepositories and excludeRepositories are for ALL repositories. Leave them blank";
                 return Err(config::invalid("SRC_LIST", "SELECTED", problem));
             }
-            (false, _) => Scope::Selected(environment.required("SELECTED_IMAGE_PARAM")?.to_owned()),
+            (false, _) => Scope::Selected(environment.required("SELECTED_IMAGE_PARAM")?),
         };
         let at_most = |variable: &str| environment.count(variable, 0).map(|count| (count > 0).then_some(count as u64));
         Ok(Self {
@@ -96,7 +93,7 @@ impl Config {
             min_images: environment.count("MIN_IMAGES", 0)?,
             max_images: at_most("MAX_IMAGES")?,
             max_bytes: at_most("MAX_BYTES")?,
-            plan_bucket: environment.required("PLAN_BUCKET")?.to_owned(),
+            plan_bucket: environment.required("PLAN_BUCKET")?,
             state_machine: environment.optional("STATE_MACHINE").map(str::to_owned),
             image_table: environment.optional("IMAGE_TABLE").map(str::to_owned),
             packing: Packing {
@@ -111,12 +108,15 @@ impl Config {
 
 /// `PLATFORMS`: `all`, `system` for the one that the tasks run on, or a platform.
 fn platform(environment: &Environment) -> Result<Option<Platform>> {
-    let system = |architecture: &str| Platform { os: "linux".into(), architecture: architecture.into(), variant: None };
     match environment.optional("PLATFORMS") {
         None | Some("all") => Ok(None),
-        Some("system") => environment.required("TASK_ARCHITECTURE").map(|it| Some(system(it))),
-        Some(value) => value.parse().map(Some).map_err(|problem: &str| {
-            config::invalid("PLATFORMS", value, &format!("expected all, system or a platform: {problem}"))
+        Some("system") => {
+            let architecture = environment.required("TASK_ARCHITECTURE")?;
+            Ok(Some(Platform { os: "linux".into(), architecture, variant: None }))
+        }
+        Some(value) => value.parse().map(Some).map_err(|_| {
+            let problem = "expected all, system or a platform such as linux/arm64 or linux/arm/v7.";
+            config::invalid("PLATFORMS", value, problem)
         }),
     }
 }

@@ -18,7 +18,6 @@ pub struct Difference {
 }
 
 /// Compares a listing with what the destination's repository holds; a repository that does not exist holds nothing.
-#[must_use]
 pub fn compare(listed: Vec<SourceImage>, destination: &[Image]) -> Difference {
     let digests: HashSet<Digest> = destination.iter().map(|image| image.digest).collect();
     let tags: HashMap<&Tag, Digest> =
@@ -40,7 +39,6 @@ pub fn compare(listed: Vec<SourceImage>, destination: &[Image]) -> Difference {
 }
 
 /// The failure of an image whose tag would have to be moved, and cannot.
-#[must_use]
 pub fn refuse_immutable(image: &SourceImage, immutable: &Immutable) -> Option<ListingFailure> {
     let (Some(tag), Some(there)) = (&image.tag, image.replaces) else { return None };
     let hint = "delete it there to have it copied";
@@ -49,7 +47,6 @@ pub fn refuse_immutable(image: &SourceImage, immutable: &Immutable) -> Option<Li
 }
 
 /// An image of the plan.
-#[must_use]
 pub fn planned(image: &SourceImage) -> plan::Image {
     plan::Image {
         digest: image.digest,

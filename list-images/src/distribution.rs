@@ -129,9 +129,6 @@ pub struct TagList {
 impl Client {
     /// A client that asks over TLS, and only public addresses: what a registry leads to must not be the function's own
     /// surroundings.
-    ///
-    /// # Errors
-    /// When the system's certificates cannot be read.
     pub fn new() -> Result<Self> {
         let builder = reqwest::Client::builder().https_only(true).dns_resolver(address::PublicOnly);
         Self::with("https", builder, ExponentialBuilder::default().with_jitter())
@@ -160,15 +157,11 @@ impl Client {
     /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` for a user without a limit, and
     /// where there is no user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this
     /// function.
-    #[must_use]
     pub fn pulls_left(&self) -> Option<u64> {
         *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a repository, with a login where there is one.
-    ///
-    /// # Errors
-    /// When the registry cannot be reached, or refuses the login.
     pub async fn open(&self, repository: &Repository, login: Option<Login>) -> Result<Session<'_>> {
         let host = self.host(&repository.registry);
         let authority =
@@ -208,9 +201,6 @@ pub struct Session<'a> {
 
 impl Session<'_> {
     /// All tags; `None` where there is no such repository, or it does not show its tags.
-    ///
-    /// # Errors
-    /// When the registry does not answer to the last page, or has too many of them.
     pub async fn tags(&self) -> Result<Option<TagList>> {
         #[derive(Deserialize)]
         struct Page {
@@ -255,9 +245,6 @@ impl Session<'_> {
     }
 
     /// What a tag or a digest leads to.
-    ///
-    /// # Errors
-    /// When the registry does not have it, does not let us see it, or does not answer.
     pub async fn head(&self, reference: &str) -> Result<Head> {
         let url = self.url(&format!("manifests/{reference}"), &[]);
         let answer = match self.get(Method::HEAD, &url, MANIFESTS, ANSWER).await {
@@ -289,9 +276,6 @@ impl Session<'_> {
     }
 
     /// The manifest with this digest.
-    ///
-    /// # Errors
-    /// When the registry does not have it, has something else in its place, or does not answer.
     pub async fn manifest(&self, digest: Digest) -> Result<Manifest> {
         let url = self.url(&format!("manifests/{digest}"), &[]);
         let answer = self.get(Method::GET, &url, MANIFESTS, ANSWER).await.map_err(|failure| self.failed(failure))?;
@@ -302,9 +286,6 @@ impl Session<'_> {
     }
 
     /// The digests of the images that refer to `digest`, as the registry says; none where it does not know of referrers.
-    ///
-    /// # Errors
-    /// When the registry refuses, does not answer to the last page, or has too many of them.
     pub async fn referrers(&self, digest: Digest) -> Result<Vec<Digest>> {
         #[derive(Deserialize)]
         struct Referrer {

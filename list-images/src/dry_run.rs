@@ -29,20 +29,17 @@ pub struct Decision {
 
 impl Decision {
     /// Of a repository that a rule leaves out.
-    #[must_use]
     pub fn left_out(repository: &Repository, rule: String) -> Self {
         Self { reason: "excluded", source: repository.to_string(), rule: Some(rule), ..Self::default() }
     }
 
     /// Of a tag that a rule leaves out.
-    #[must_use]
     pub fn excluded(request: &RepositoryRequest, excluded: &Excluded) -> Self {
         let source = format!("{}:{}", request.repository, excluded.tag);
         Self { reason: "excluded", source, rule: Some(excluded.rule.clone()), ..Self::default() }
     }
 
     /// Of something that cannot be copied.
-    #[must_use]
     pub fn failed(request: &RepositoryRequest, failed: &ListingFailure) -> Self {
         let separator = if failed.name.as_str().starts_with("sha256:") { '@' } else { ':' };
         let source = format!("{}{separator}{}", request.repository, failed.name);
@@ -50,13 +47,11 @@ impl Decision {
     }
 
     /// Of an image that the destination has.
-    #[must_use]
     pub fn unchanged(request: &RepositoryRequest, host: &RegistryHost, image: &SourceImage) -> Self {
         Self { reason: "unchanged", ..Self::copy(request, host, image) }
     }
 
     /// Of an image that would be copied.
-    #[must_use]
     pub fn copy(request: &RepositoryRequest, host: &RegistryHost, image: &SourceImage) -> Self {
         let image: Image = difference::planned(image);
         let destination = Repository { registry: host.clone(), name: request.destination.clone() };
@@ -74,7 +69,6 @@ impl Decision {
 }
 
 /// All decisions, in the order of their sources.
-#[must_use]
 pub fn report(mut decisions: Vec<Decision>) -> Vec<Decision> {
     decisions.sort_by(|a, b| (&a.source, &a.destination).cmp(&(&b.source, &b.destination)));
     decisions

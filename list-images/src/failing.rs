@@ -20,9 +20,6 @@ pub struct Failing(BTreeMap<RepositoryName, BTreeSet<Excerpt>>);
 
 impl Failing {
     /// Reads them from the table.
-    ///
-    /// # Errors
-    /// When DynamoDB refuses.
     pub async fn read(dynamodb: &Client, table: &str) -> Result<Self> {
         let mut pages = dynamodb.scan().table_name(table).index_name(INDEX).into_paginator().send();
         let mut failing = Self::default();
@@ -41,7 +38,6 @@ impl Failing {
 
     /// Of a repository's rows, those of images that the destination has meanwhile, and those of what is no longer wanted. Nor is
     /// one that the destination has archived: BatchGetImage does not show it, so record-status could not settle its row.
-    #[must_use]
     pub fn healed(
         &self,
         image: &RepositoryName,
@@ -64,7 +60,6 @@ impl Failing {
     }
 
     /// The rows of repositories that are not among `images`: they are no longer wanted.
-    #[must_use]
     pub fn of_others(&self, images: &BTreeSet<&RepositoryName>) -> Vec<Row> {
         let others = self.0.iter().filter(|(image, _)| !images.contains(image));
         others.flat_map(|(image, tags)| tags.iter().map(|tag| Row { image: image.clone(), tag: tag.clone() })).collect()

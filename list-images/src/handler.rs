@@ -47,7 +47,6 @@ pub struct Clients {
 
 impl Clients {
     /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             s3: aws_sdk_s3::Client::new(aws),
@@ -59,10 +58,6 @@ impl Clients {
 }
 
 /// Lists the source, compares it with the destination, and writes the plan.
-///
-/// # Errors
-/// When the source or the destination cannot be listed, a credential or an entry of the list cannot be used, or the plan
-/// cannot be written. A single repository that cannot be listed is no error: it becomes a copy that has failed.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
@@ -171,12 +166,12 @@ async fn connect(registry: &RegistryConfig, aws: &SdkConfig, clients: &Clients) 
 
 /// Whoever may push to the source decides how much there is to copy.
 fn check_size(config: &Config, summary: &Summary) -> Result<()> {
-    for (what, found, parameter, limit) in [
+    for (unit, found, parameter, limit) in [
         ("images", summary.to_copy as u64, "maxImages", config.max_images),
         ("bytes", summary.bytes, "maxBytes", config.max_bytes),
     ] {
         if let Some(limit) = limit.filter(|&limit| found > limit) {
-            return Err(Error::TooMuchToCopy { what, found, parameter, limit });
+            return Err(Error::TooMuchToCopy { unit, found, parameter, limit });
         }
     }
     Ok(())
@@ -240,7 +235,7 @@ mod tests {
             assert_eq!(checked.is_err(), refused, "{variable} {value}");
             if let Err(error) = checked {
                 assert_eq!(error.name(), "TooMuchToCopy");
-                assert!(error.to_string().contains(&format!("allows {value}; nothing was copied")), "{error}");
+                assert!(error.to_string().contains(&format!(" is {value}, but the run would copy ")), "{error}");
             }
         }
     }

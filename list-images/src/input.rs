@@ -26,9 +26,6 @@ pub struct Input {
 
 impl Input {
     /// Reads an execution's input. An event of EventBridge, which starts most executions, asks for nothing.
-    ///
-    /// # Errors
-    /// When it has anything else than the fields above: a misspelled `dryRun` must not start a copy.
     pub fn parse(input: &Value) -> Result<Self> {
         let asks = ["srcImageList", "dryRun"].iter().any(|field| input.get(field).is_some());
         // With a field of ours it is nobody's event, and the state machine has taken it for an input.
@@ -45,9 +42,6 @@ impl Input {
     }
 
     /// Checks that it is known which images are wanted, and that the input may say so.
-    ///
-    /// # Errors
-    /// When neither the stack nor the input selects any; when the input does, and the stack does not allow it.
     pub fn check(&self, config: &Config) -> Result<()> {
         if self.src_image_list.is_some() && !config.allows_input_images {
             return Err(Error::NotAllowed {
@@ -68,9 +62,6 @@ impl Input {
 }
 
 /// The images that are selected, or `None` for all.
-///
-/// # Errors
-/// When the list cannot be read, is empty, or has a wrong entry.
 pub async fn select(
     config: &Config,
     input: &Input,

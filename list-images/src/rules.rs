@@ -25,9 +25,6 @@ struct Patterns(Vec<Pattern>);
 impl Rules {
     /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A pattern for
     /// repositories that ends in a slash stands for all below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
-    ///
-    /// # Errors
-    /// When one is no glob.
     pub fn read(environment: &Environment) -> Result<Self> {
         let read = |variable: &str| {
             let value = environment.optional(variable).unwrap_or_default();
@@ -47,13 +44,11 @@ impl Rules {
     }
 
     /// Whether there are any for repositories.
-    #[must_use]
     pub fn choose_repositories(&self) -> bool {
         !(self.include_repositories.0.is_empty() && self.exclude_repositories.0.is_empty())
     }
 
     /// The rule by which a repository is left out, if one does.
-    #[must_use]
     pub fn excluding_repository(&self, name: &str) -> Option<String> {
         match self.exclude_repositories.matching(name) {
             Some(pattern) => Some(format!("excludeRepositories {pattern}")),
@@ -64,7 +59,6 @@ impl Rules {
     }
 
     /// The rule by which a tag is left out, if one does.
-    #[must_use]
     pub fn excluding_tag(&self, tag: &Tag) -> Option<String> {
         if self.signed && subject(tag).is_some() {
             return Some("signaturePolicy: it is not signed itself, and a signature comes with its image".into());

@@ -73,13 +73,11 @@ pub struct SourceImage {
 
 impl SourceImage {
     /// An image of which no more is known.
-    #[must_use]
     pub fn new(tag: Option<Tag>, digest: Digest) -> Self {
         Self { tag, digest, bytes: 0, is_index: false, images: 0, subject: None, replaces: None, is_archived: false }
     }
 
     /// Why it cannot be copied.
-    #[must_use]
     pub fn failed(&self, error: &str) -> ListingFailure {
         ListingFailure::of(self.tag.as_ref(), Some(self.digest), error)
     }
@@ -105,32 +103,27 @@ const MORE: &str = "more failures";
 
 impl ListingFailure {
     /// Whatever `name` stands for fails.
-    #[must_use]
     pub fn new(name: &str, error: &str) -> Self {
         Self { name: Excerpt::within(name, NAME), error: error.into() }
     }
 
     /// An image fails, by its tag, or by its digest where it has none.
-    #[must_use]
     pub fn of(tag: Option<&Tag>, digest: Option<Digest>, error: &str) -> Self {
         let digest = || digest.map_or_else(String::new, |digest| digest.to_string());
         Self::new(&tag.map_or_else(digest, ToString::to_string), error)
     }
 
     /// All of a repository fails: its images cannot be listed.
-    #[must_use]
     pub fn unlistable(error: &str) -> Self {
         Self::new(ALL_TAGS, &format!("its images cannot be listed: {error}"))
     }
 
     /// What refers to its images, such as their signatures, cannot be listed.
-    #[must_use]
     pub fn companions(error: &Error) -> Self {
         Self::new(REFERRERS, &format!("what refers to its images cannot be listed: {error}"))
     }
 
     /// Whether there may be more images, which could not be listed.
-    #[must_use]
     pub fn hides_others(&self) -> bool {
         [ALL_TAGS, REFERRERS, MORE].contains(&self.name.as_str())
     }
@@ -163,7 +156,6 @@ const FAILURES: usize = 1_000;
 
 impl Listing {
     /// Stands for a repository that could not be listed.
-    #[must_use]
     pub fn failed(error: Error) -> Self {
         Self { failures: vec![ListingFailure::unlistable(&error.to_string())], failure: Some(error), ..Self::default() }
     }
@@ -200,7 +192,6 @@ pub enum Source<'a> {
 
 impl Source<'_> {
     /// The host of the one registry that everything comes from, if there is one.
-    #[must_use]
     pub fn host(&self) -> Option<&RegistryHost> {
         match self {
             Self::Ecr(_, host) => Some(host),
@@ -210,10 +201,6 @@ impl Source<'_> {
 
     /// The repositories to copy from, those that the selection names or all that there are, and those that a rule leaves
     /// out, with the rule.
-    ///
-    /// # Errors
-    /// When they cannot be listed, the selection names one that is not allowed, or one of them would have a name at the
-    /// destination that ECR does not allow.
     pub async fn requests(
         &self,
         selection: Option<Selection>,
@@ -275,9 +262,6 @@ impl Source<'_> {
 
     /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, fills in
     /// sizes and numbers of images that listing did not tell, and looks whether what came along belongs to its image.
-    ///
-    /// # Errors
-    /// When the source does not show its indexes.
     pub async fn finish(
         &self,
         request: &RepositoryRequest,
@@ -306,7 +290,6 @@ const IMAGES_OF_INDEX: u32 = 4;
 
 impl SourceImage {
     /// How many manifests it comes with: its own, and those of an index's images.
-    #[must_use]
     pub fn manifests(&self) -> u32 {
         match (self.is_index, self.images) {
             (false, _) => 1,
@@ -336,9 +319,6 @@ pub fn defer(request: &RepositoryRequest, image: &SourceImage, allowed: u64, lef
 
 /// Runs `work` for all of `repositories`, [`CONCURRENCY`] of a registry at a time. Registries do not wait for each other:
 /// one that takes all its time costs the others none of theirs.
-///
-/// # Errors
-/// With the first error of `work`.
 pub async fn for_each<T, W>(
     repositories: Vec<RepositoryRequest>,
     work: impl Fn(RepositoryRequest) -> W,
@@ -357,9 +337,6 @@ where
 }
 
 /// Two repositories whose images would be in one at the destination.
-///
-/// # Errors
-/// When there are such.
 pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
     let mut sources: HashMap<&RepositoryName, &Repository> = HashMap::new();
     for request in requests {
@@ -425,9 +402,6 @@ fn choose(
 }
 
 /// The image of an index that runs on `platform`.
-///
-/// # Errors
-/// With what the index has instead.
 fn on_platform(index: &Manifest, platform: &Platform) -> Result<Descriptor, String> {
     let of = |image: &Descriptor| image.platform.clone();
     let image = index.manifests.iter().find(|image| of(image).is_some_and(|it| platform.accepts(&it)));

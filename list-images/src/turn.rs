@@ -28,9 +28,6 @@ const PAUSES: (i64, i64) = (60, 1_200);
 
 /// Finds out whether the execution `name` may start. The earliest one runs; the others wait, except one that has nothing to add
 /// to an earlier one that waits. Dry runs neither wait nor are waited for.
-///
-/// # Errors
-/// When Step Functions refuses.
 pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) -> Result<Turn> {
     if input.dry_run {
         return Ok(Turn::Now);

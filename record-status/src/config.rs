@@ -1,33 +1,27 @@
-//! What the stack's parameters ask for.
+//! The parameters of record-status.
 
 use shared::Result;
 use shared::config::{Environment, RegistryConfig};
 
-/// The configuration of record-status.
+/// To record the result of a batch.
 #[derive(Debug)]
 pub struct Config {
-    /// The registry that images go to.
     pub destination: RegistryConfig,
-    /// Which platforms of an image are copied, as the rows say it.
+    /// The platforms that are copied, for the rows.
     pub platforms: String,
-    /// The table with a row for each image.
     pub image_table: String,
-    /// The table with an item for each execution.
     pub execution_table: String,
 }
 
-/// What a notification is made of. It is read by itself: a parameter that fails a run must not fail the message about that run.
+/// To send a notification. It is separate from [`Config`], so that a parameter that fails a run does not also fail the notification.
 #[derive(Debug)]
 pub struct NoticeConfig {
-    /// The stack's name.
     pub stack: String,
-    /// The region that it is deployed in.
     pub region: String,
-    /// Where the AWS console of its partition is: `https://console.aws.amazon.com`.
+    /// `https://console.aws.amazon.com`, or that of another partition.
     pub console: String,
-    /// The ARN of the topic that takes notifications.
+    /// The topic's ARN.
     pub topic: String,
-    /// The table with an item for each execution.
     pub execution_table: String,
     /// The log group of list-images.
     pub list_log: String,
@@ -36,35 +30,26 @@ pub struct NoticeConfig {
 }
 
 impl NoticeConfig {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing.
     pub fn read(environment: &Environment) -> Result<Self> {
-        let required = |variable| environment.required(variable).map(str::to_owned);
         Ok(Self {
-            stack: required("STACK_NAME")?,
-            region: required("AWS_REGION")?,
-            console: required("CONSOLE")?,
-            topic: required("TOPIC")?,
-            execution_table: required("EXECUTION_TABLE")?,
-            list_log: required("LIST_IMAGES_LOG")?,
-            task_log: required("TASK_LOG")?,
+            stack: environment.required("STACK_NAME")?,
+            region: environment.required("AWS_REGION")?,
+            console: environment.required("CONSOLE")?,
+            topic: environment.required("TOPIC")?,
+            execution_table: environment.required("EXECUTION_TABLE")?,
+            list_log: environment.required("LIST_IMAGES_LOG")?,
+            task_log: environment.required("TASK_LOG")?,
         })
     }
 }
 
 impl Config {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When a variable is missing or has a value that cannot be used.
     pub fn read(environment: &Environment) -> Result<Self> {
         Ok(Self {
             destination: RegistryConfig::destination(environment)?,
             platforms: environment.optional("PLATFORMS").unwrap_or("all").to_owned(),
-            image_table: environment.required("IMAGE_TABLE")?.to_owned(),
-            execution_table: environment.required("EXECUTION_TABLE")?.to_owned(),
+            image_table: environment.required("IMAGE_TABLE")?,
+            execution_table: environment.required("EXECUTION_TABLE")?,
         })
     }
 }
@@ -74,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parameter_that_fails_a_run_does_not_fail_the_message_about_it() {
+    fn a_parameter_that_fails_a_run_does_not_fail_its_notification() {
         let environment = [
             ("DEST_ACCOUNT_ID", "12345"),
             ("STACK_NAME", "hub"),

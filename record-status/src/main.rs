@@ -1,4 +1,4 @@
-//! Lambda: checks each image at its destination, and records the result. It also notifies people of executions that ended.
+//! Lambda: checks each image at its destination, and records the result. It also sends a notification when an execution ends.
 
 mod config;
 mod notice;
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Error> {
         Invocation::Event(Event::ExecutionStatusChange(execution)) => {
             notice::send(&clients, &NoticeConfig::read(&environment)?, &execution).await
         }
-        Invocation::Event(event) => Err(shared::Error::Event(format!("{event:?} is not for this function").into())),
+        Invocation::Event(event) => Err(shared::Error::Event(format!("unexpected {event:?}").into())),
     })
     .await
 }

@@ -1,5 +1,5 @@
-//! Notifies people of an execution that did not succeed, however it ended; and, if they ask for it, of one that copied
-//! something.
+//! Notifications about executions that did not succeed. The template's rule can also select those that succeeded: then each
+//! execution that copied something is notified.
 
 use std::collections::HashMap;
 
@@ -14,25 +14,20 @@ use shared::{Error, Kind, Result};
 
 use crate::config::NoticeConfig;
 
-/// The most characters of a subject: it must be ["less than 100 characters long"](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
+/// The most characters of a subject, which must be
+/// ["less than 100 characters long"](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
 const SUBJECT: usize = 99;
 
-/// The error with which an execution fails that has not copied all images.
+/// The error of an execution that did not copy all images.
 const NOT_COPIED: &str = "ImagesNotCopied";
 
-/// The clients of AWS's services, made once.
 pub struct Clients {
-    /// For how the execution ended.
     pub sfn: aws_sdk_sfn::Client,
-    /// For what it has copied.
     pub dynamodb: aws_sdk_dynamodb::Client,
-    /// For the message.
     pub sns: aws_sdk_sns::Client,
 }
 
 impl Clients {
-    /// Makes them all.
-    #[must_use]
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             sfn: aws_sdk_sfn::Client::new(aws),
@@ -42,7 +37,7 @@ impl Clients {
     }
 }
 
-/// The counts in an execution's item.
+/// An execution's item in the table.
 struct Counts(HashMap<String, AttributeValue>);
 
 impl Counts {
@@ -50,7 +45,7 @@ impl Counts {
         self.0.get(name).and_then(|value| value.as_n().ok()).map_or("0", String::as_str)
     }
 
-    /// The first failures, as a list.
+    /// The first failures, one per line.
     fn failures(&self) -> String {
         let failures = self.0.get("failures").and_then(|value| value.as_l().ok()).into_iter().flatten();
         failures.filter_map(|failure| Some(format!("\n- {}", without_links(failure.as_s().ok()?)))).collect()
@@ -59,72 +54,66 @@ impl Counts {
     fn text(&self) -> String {
         let [done, to_copy, failed, unchanged] =
             ["done", "toCopy", "failed", "unchanged"].map(|name| self.number(name));
-        format!("{done} of {to_copy} images were copied, {failed} failed, {unchanged} were there already.")
+        format!("{done} of {to_copy} images were copied, {failed} failed, {unchanged} were unchanged.")
     }
 }
 
-/// Sends the message about an execution that has ended.
-///
-/// # Errors
-/// When the execution or its item cannot be read, or the message not be sent: Lambda tries again, and then sends what it knows to
-/// the same topic by itself.
+/// Notifies about an execution that has ended. If this fails, Lambda retries, and then sends the event itself to the topic.
 pub async fn send(clients: &Clients, config: &NoticeConfig, execution: &ExecutionStatusChange) -> Result<Value> {
     let ExecutionStatusChange { execution_arn, name, status } = execution;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
     let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
-    // It is "eventually consistent"
-    // (https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html), so the event may know more.
+    // DescribeExecution is eventually consistent, so its answer can be older than the event:
+    // https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html
     if ended.status().as_str() != status {
         return Err(Error::Aws {
             action: "states:DescribeExecution",
             subject: execution_arn.clone(),
             kind: Kind::Unavailable,
-            message: Excerpt::new(&format!("the execution is {status}, and still described as {}", ended.status())),
-            source: "the answer is behind the event".into(),
+            message: Excerpt::new(&format!("the status in the event is {status}, and still {} here.", ended.status())),
+            source: "the answer is older than the event".into(),
         });
     }
     let table = &config.execution_table;
     let item = clients.dynamodb.get_item().table_name(table).key("Execution", AttributeValue::S(name.clone()));
     let item = item.consistent_read(true).send().await.map_err(Error::aws("dynamodb:GetItem", table))?;
     let counts = item.item.map(Counts);
-    let Some(Message { what, text, words }) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
-    let subject: String = format!("ecr-transfer {}: {what}", config.stack).chars().take(SUBJECT).collect();
+    let Some(Message { summary, text, failures }) = message(&ended, counts.as_ref()) else { return Ok(json!({})) };
+    let subject: String = format!("ecr-transfer {}: {summary}", config.stack).chars().take(SUBJECT).collect();
     let NoticeConfig { console, region, .. } = config;
-    // The images are listed before they are counted.
+    // An execution without an item failed while it listed images.
     let log = if counts.is_some() { &config.task_log } else { &config.list_log };
-    // As the console has it in its own links.
+    // The console's encoding of a slash.
     let log = log.replace('/', "$252F");
     let message = format!(
         "{text}\n\nExecution: {console}/states/home?region={region}#/v2/executions/details/{execution_arn}\n\
-         Logs: {console}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{log}{words}",
+         Logs: {console}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{log}{failures}",
     );
     let sent = clients.sns.publish().topic_arn(&config.topic).subject(subject).message(message).send().await;
     sent.map_err(Error::aws("sns:Publish", &config.topic))?;
     Ok(json!({ "notified": name }))
 }
 
-/// What there is to say.
 struct Message {
-    /// In a few words.
-    what: &'static str,
-    /// In full.
+    /// For the subject.
+    summary: &'static str,
     text: String,
-    /// What registries and tools said. It comes last, behind our own links.
-    words: String,
+    /// Messages of registries and tools. They come last, after our links.
+    failures: String,
 }
 
-/// The message about an execution that ended so. `None` if nothing happened that anybody needs to know.
+/// `None` if the execution succeeded and had nothing to copy.
 fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<Message> {
     let error = ended.error().unwrap_or_default();
     let cause = ended.cause().unwrap_or_default();
-    // That of a Lambda's error is JSON.
+    // The cause of a Lambda's error is JSON.
     let lambda: Value = serde_json::from_str(cause).unwrap_or_default();
     let mut cause = without_links(Excerpt::new(lambda["errorMessage"].as_str().unwrap_or(cause)).as_str());
     if !error.is_empty() {
         cause = format!("{}: {cause}", Excerpt::new(error));
     }
     let so_far = || counts.map(|counts| format!("\n\n{}", counts.text())).unwrap_or_default();
-    let (what, text) = match ended.status() {
+    let (summary, text) = match ended.status() {
         ExecutionStatus::Succeeded => {
             let counts = counts.filter(|counts| counts.number("toCopy") != "0")?;
             ("all images were copied", format!("{} {} bytes.", counts.text(), counts.number("bytesDone")))
@@ -142,16 +131,14 @@ fn message(ended: &DescribeExecutionOutput, counts: Option<&Counts>) -> Option<M
         ),
         _ => ("the run failed", format!("{cause}{}", so_far())),
     };
-    let failures = counts.map(Counts::failures).unwrap_or_default();
-    let words = if failures.is_empty() {
-        failures
-    } else {
-        format!("\n\nThe first failures, in the words of registries and tools:\n{failures}")
-    };
-    Some(Message { what, text, words })
+    let mut failures = counts.map(Counts::failures).unwrap_or_default();
+    if !failures.is_empty() {
+        failures = format!("\n\nThe first failures, as registries and tools reported them:\n{failures}");
+    }
+    Some(Message { summary, text, failures })
 }
 
-/// Text that a mail program does not make links of: a registry may send any.
+/// Changes URLs of a registry's message, so that mail programs do not show them as links.
 fn without_links(text: &str) -> String {
     text.replace("://", "[:]//")
 }
@@ -194,7 +181,7 @@ mod tests {
         ])
     }
 
-    /// The subject and the message that are sent about an execution that ended so.
+    /// The subject and the message of the notification.
     async fn sent(
         stack: &str,
         status: ExecutionStatus,
@@ -229,21 +216,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn images_that_were_not_copied_are_counted_and_the_first_are_named() {
+    async fn a_run_with_failed_images_is_notified_with_counts_and_the_first_failures() {
         let error = Some((NOT_COPIED, "Not every image is at its destination."));
         let (subject, text) = sent("hub", ExecutionStatus::Failed, error, Some(counts())).await.expect("one is sent");
         assert_eq!(subject, "ecr-transfer hub: images were not copied");
         assert_eq!(
             text,
-            "3 of 4 images were copied, 1 failed, 7 were there already.\n\n\
+            "3 of 4 images were copied, 1 failed, 7 were unchanged.\n\n\
              Execution: https://console.aws.amazon.com/states/home?region=us-east-1#/v2/executions/details/arn:run\n\
              Logs: https://console.aws.amazon.com/cloudwatch/home?region=us-east-1#logsV2:log-groups/log-group/tasks\n\n\
-             The first failures, in the words of registries and tools:\n\n- app:9: see https[:]//evil.example"
+             The first failures, as registries and tools reported them:\n\n- app:9: see https[:]//evil.example"
         );
     }
 
     #[tokio::test]
-    async fn a_run_that_failed_before_it_listed_gives_its_cause_and_the_log_of_the_listing() {
+    async fn a_run_that_failed_to_list_is_notified_with_its_cause_and_the_log_of_list_images() {
         let cause = r#"{"errorType": "InvalidImageList", "errorMessage": "UPPER:1: not a name\n\u001b[31m"}"#;
         let error = Some(("InvalidImageList", cause));
         let (subject, text) = sent("hub", ExecutionStatus::Failed, error, None).await.expect("one is sent");
@@ -253,8 +240,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_ends_an_execution_otherwise_is_told_with_what_was_copied_so_far() {
-        for (status, error, what, cause) in [
+    async fn a_run_that_was_interrupted_is_notified_with_its_counts() {
+        for (status, error, summary, cause) in [
             (ExecutionStatus::TimedOut, None, "the run timed out", "longer than runTimeoutSeconds"),
             (
                 ExecutionStatus::Aborted,
@@ -270,13 +257,13 @@ mod tests {
             ),
         ] {
             let (subject, text) = sent("hub", status, error, Some(counts())).await.expect("one is sent");
-            assert_eq!(subject, format!("ecr-transfer hub: {what}"));
+            assert_eq!(subject, format!("ecr-transfer hub: {summary}"));
             assert!(text.contains(cause) && text.contains("3 of 4 images were copied"), "{text}");
         }
     }
 
     #[tokio::test]
-    async fn a_run_that_succeeded_is_told_of_only_if_it_copied_something() {
+    async fn a_run_that_succeeded_is_notified_only_if_it_copied_something() {
         let done = sent("hub", ExecutionStatus::Succeeded, None, Some(counts())).await.expect("one is sent");
         assert_eq!(done.0, "ecr-transfer hub: all images were copied");
         let nothing = HashMap::from([("toCopy".to_owned(), AttributeValue::N("0".into()))]);
@@ -285,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_execution_that_is_described_as_running_is_told_of_by_the_next_try() {
+    async fn an_execution_that_is_still_described_as_running_is_retried() {
         let described = mock!(aws_sdk_sfn::Client::describe_execution).then_output(|| {
             let output = DescribeExecutionOutput::builder().execution_arn("arn:run").state_machine_arn("arn:machine");
             let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0));

@@ -1,4 +1,4 @@
-//! What became of each image of a batch: what the destination answers counts, and not what the task says.
+//! The outcome of each image of a batch. It depends on what the destination has, and not on the task's report.
 
 use std::collections::HashMap;
 
@@ -7,24 +7,23 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::Result;
 use shared::ecr::{Found, ImageId, Registry};
-use shared::manifest::Manifest;
+use shared::manifest::{Blobs, Manifest};
 use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::Digest;
 use shared::task::Report;
 use shared::text::Excerpt;
 
-/// How many of a batch's repositories are looked at at once.
+/// How many repositories of a batch are checked at once.
 const CONCURRENCY: usize = 10;
 
-/// What the state machine sends: the batch, and how its copying ended.
+/// The state machine's request.
 #[derive(Debug, Deserialize)]
 #[serde(from = "Payload")]
 pub struct Request {
     /// The execution's name.
     pub execution: String,
-    /// What was to be copied.
     pub batch: Batch,
-    /// What launch-task reported. If it reported nothing, the reason is what the state machine caught.
+    /// launch-task's report. Without one, its reason is the error that the state machine caught.
     pub report: Report,
 }
 
@@ -32,13 +31,12 @@ pub struct Request {
 struct Payload {
     execution: String,
     batch: Batch,
-    /// launch-task's report on a task that succeeded.
+    /// launch-task's report, if the task succeeded.
     result: Option<Value>,
-    /// What the state machine caught otherwise.
+    /// The error that the state machine caught otherwise.
     failure: Option<Caught>,
 }
 
-/// An error that Step Functions caught.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Caught {
@@ -79,55 +77,50 @@ impl Caught {
     }
 }
 
-/// launch-task's report. Images are looked up at the destination in any case, so a report that cannot be read stops nothing; it is
-/// logged, and the reason of each image that is not there.
+/// Parses launch-task's report. The destination is checked in any case, so an invalid report is not fatal: it is logged, and becomes
+/// the error of each image that the destination does not have.
 fn report(report: Value) -> Report {
     serde_json::from_value(report).unwrap_or_else(|error| {
-        tracing::error!(%error, "the report of launch-task cannot be read");
-        let reason = format!("the report of launch-task cannot be read: {error}");
+        tracing::error!(%error, "cannot parse the report of launch-task");
+        let reason = format!("The report of launch-task cannot be read: {error}");
         Report { reason: reason.into(), ..Report::default() }
     })
 }
 
-/// What became of a batch.
+/// The outcomes of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// What was to be copied, or would have been.
+    /// Of the batch's images and failures.
     pub counted: Vec<Outcome>,
-    /// Images that the destination had already, although their rows say `Error`.
+    /// Of images that the destination already had, although their rows say `Error`.
     pub present: Vec<Outcome>,
 }
 
-/// What became of one image, or of something else that was wanted.
+/// The outcome of an image, or of a pattern that failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The repository's name in the table.
     pub image: String,
-    /// The tag, the digest, or a pattern.
+    /// The tag, the digest or the pattern.
     pub tag: String,
-    /// Where it comes from.
     pub source: String,
-    /// Where it goes, unless that is not known.
+    /// `None` for a failure of the plan.
     pub destination: Option<String>,
-    /// The digest at the destination, or why the image is not there.
+    /// The image at the destination, or why it is not there.
     pub status: Result<Done, Excerpt>,
-    /// How long skopeo took, where the task's log tells.
+    /// The duration of the copy, if the task's log has it.
     pub seconds: Option<u64>,
 }
 
-/// An image that is at the destination.
+/// An image at the destination.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Done {
-    /// Its digest.
     pub digest: Digest,
-    /// The compressed size; of an index, that of all its images.
+    /// The compressed size; for an index, that of all its images.
     pub bytes: u64,
 }
 
-/// Looks at the destination for each image of the batch.
-///
-/// # Errors
-/// When the destination cannot tell: then nothing is known, and nothing is to be recorded.
+/// Checks each image of the batch at the destination.
 pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outcomes> {
     let Batch { repositories, failures, present, .. } = &request.batch;
     let mut counted = of_copies(destination, repositories, &request.report).await?;
@@ -140,7 +133,7 @@ pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outco
         seconds: None,
     }));
     let mut present = of_copies(destination, present, &Report::default()).await?;
-    // One that is gone again is copied by the next run.
+    // If an image is gone again, the next run copies it.
     present.retain(|outcome| outcome.status.is_ok());
     Ok(Outcomes { counted, present })
 }
@@ -148,7 +141,7 @@ pub async fn of_batch(destination: &Registry, request: &Request) -> Result<Outco
 async fn of_copies(destination: &Registry, copies: &[RepositoryCopy], report: &Report) -> Result<Vec<Outcome>> {
     let outcomes: Vec<Vec<Outcome>> = stream::iter(copies)
         .map(async |copy| {
-            let (found, sizes) = look(destination, copy).await?;
+            let (found, sizes) = find(destination, copy).await?;
             Ok::<_, shared::Error>(
                 copy.images.iter().map(|image| outcome(copy, image, &found, &sizes, report)).collect(),
             )
@@ -159,8 +152,8 @@ async fn of_copies(destination: &Registry, copies: &[RepositoryCopy], report: &R
     Ok(outcomes.into_iter().flatten().collect())
 }
 
-/// What of a repository's images the destination holds, and the bytes of each by digest.
-async fn look(
+/// The images of a repository that the destination has, and their bytes by digest.
+async fn find(
     destination: &Registry,
     copy: &RepositoryCopy,
 ) -> Result<(HashMap<ImageId, Found>, HashMap<Digest, u64>)> {
@@ -179,8 +172,11 @@ async fn look(
     let sizes = found
         .values()
         .map(|image| {
-            let of_index = image.manifest.manifests.iter().filter_map(|child| children.get(&child.digest));
-            (image.digest, Manifest::blob_bytes(of_index.chain([&image.manifest])))
+            let mut blobs = Blobs::default();
+            blobs.add(&image.manifest);
+            let platforms = image.manifest.manifests.iter().filter_map(|child| children.get(&child.digest));
+            platforms.for_each(|platform| blobs.add(platform));
+            (image.digest, blobs.bytes())
         })
         .collect();
     Ok((found, sizes))
@@ -196,17 +192,20 @@ fn outcome(
     let destination = image.at(&copy.destination);
     let reported = report.copies.iter().find(|reported| reported.destination == destination);
     let refusal = report.refusals.iter().find(|refusal| refusal.repository == copy.destination);
-    let there = found.get(&image.id()).map(|image| image.digest);
-    let status = if there == Some(image.digest) {
+    let current = found.get(&image.id()).map(|image| image.digest);
+    let status = if current == Some(image.digest) {
         Ok(Done { digest: image.digest, bytes: sizes.get(&image.digest).copied().unwrap_or(image.bytes) })
     } else {
-        let has = || there.map_or_else(|| "does not have it".to_owned(), |digest| format!("has {digest} there"));
+        let state = match current {
+            Some(digest) => format!("{destination} has the digest {digest}"),
+            None => format!("{destination} does not exist"),
+        };
         Err(match (reported, refusal) {
             (Some(reported), _) => reported.error.clone().unwrap_or_else(|| {
-                Excerpt::new(&format!("skopeo reported success for {}, but {destination} {}", image.digest, has()))
+                Excerpt::new(&format!("skopeo reported success for {}, but {state}.", image.digest))
             }),
             (None, Some(refusal)) => refusal.error.clone(),
-            (None, None) => reason(report, &format!("{destination} {}, and no reason was reported", has())),
+            (None, None) => reason(report, &format!("{state}, and the task reported no reason.")),
         })
     };
     Outcome {
@@ -219,11 +218,11 @@ fn outcome(
     }
 }
 
-/// Why the task ended without a word about an image.
-fn reason(report: &Report, otherwise: &str) -> Excerpt {
+/// Why an image was not copied that the task did not report.
+fn reason(report: &Report, default: &str) -> Excerpt {
     match report.exit_code {
         Some(code) => Excerpt::new(&format!("{} (exit code {code})", report.reason)),
-        None if report.reason == Excerpt::default() => Excerpt::new(otherwise),
+        None if report.reason == Excerpt::default() => Excerpt::new(default),
         None => report.reason.clone(),
     }
 }
@@ -250,7 +249,7 @@ mod tests {
         Digest::of(content.as_bytes())
     }
 
-    /// A destination whose `app:1` is an index of two images, and whose `app:moved` leads to that, too.
+    /// A destination whose tags `app:1` and `app:moved` point to an index of two images.
     fn destination() -> Registry {
         let rule = mock!(aws_sdk_ecr::Client::batch_get_image).then_compute_output(|request| {
             let manifests = [index().to_string(), platform("arm").to_string(), platform("amd").to_string()];
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_destination_has_is_done_whatever_the_task_says_with_the_bytes_of_all_platforms() {
+    async fn an_image_at_the_destination_is_done_even_if_the_task_reports_an_error() {
         let cause = json!({"exitCode": 1, "reason": "r", "copies": [
             {"destination": "d.example/app:1", "seconds": 1, "error": "timeout"},
             {"destination": "d.example/app:2", "seconds": 2, "error": "manifest unknown"}
@@ -304,18 +303,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_destination_lacks_or_has_another_image_for_is_an_error_whatever_the_task_says() {
+    async fn an_image_that_is_not_at_the_destination_is_an_error_even_if_the_task_reports_success() {
         let done = |tag: &str| json!({"destination": format!("d.example/app:{tag}"), "seconds": 2});
         let statuses = statuses(json!({"result": {"exitCode": 0, "copies": [done("2"), done("moved")]}})).await;
-        let error = |tag: &str, has: &str| {
-            Err(format!("skopeo reported success for {}, but d.example/app:{tag} {has}", of(tag)))
+        let error = |tag: &str, state: &str| {
+            Err(format!("skopeo reported success for {}, but d.example/app:{tag} {state}.", of(tag)))
         };
-        assert_eq!(statuses[1], error("2", "does not have it"));
-        assert_eq!(statuses[2], error("moved", &format!("has {} there", of(&index().to_string()))));
+        assert_eq!(statuses[1], error("2", "does not exist"));
+        assert_eq!(statuses[2], error("moved", &format!("has the digest {}", of(&index().to_string()))));
     }
 
     #[tokio::test]
-    async fn a_task_that_ended_without_a_word_gives_its_own_reason() {
+    async fn an_image_that_the_task_does_not_report_has_the_tasks_reason() {
         let killed = json!({"exitCode": 137, "reason": "OutOfMemoryError"}).to_string();
         let lambda =
             json!({"errorType": "AccessDenied", "errorMessage": "ecr:CreateRepository on app failed"}).to_string();
@@ -328,36 +327,36 @@ mod tests {
             assert_eq!(statuses[1], Err(message.into()));
         }
         let statuses = statuses(json!({"result": {}})).await;
-        assert_eq!(statuses[1], Err("d.example/app:2 does not have it, and no reason was reported".into()));
+        assert_eq!(statuses[1], Err("d.example/app:2 does not exist, and the task reported no reason.".into()));
     }
 
     #[tokio::test]
-    async fn a_report_that_cannot_be_read_is_the_reason_of_what_is_not_there() {
+    async fn an_invalid_report_is_the_error_of_images_that_are_not_at_the_destination() {
         let broken = json!({ "copies": [{ "destination": "d.example/app:1" }] });
         for (rest, name) in [
             (json!({ "result": broken }), ""),
             (json!({ "failure": { "Error": "TaskFailed", "Cause": broken.to_string() } }), "TaskFailed: "),
         ] {
             let statuses = statuses(rest).await;
-            assert!(statuses[0].is_ok(), "it is there");
-            let error = statuses[1].as_ref().expect_err("it is not there");
+            assert!(statuses[0].is_ok(), "it is at the destination");
+            let error = statuses[1].as_ref().expect_err("it is not at the destination");
             assert!(
-                error.starts_with(&format!("{name}the report of launch-task cannot be read: missing field")),
+                error.starts_with(&format!("{name}The report of launch-task cannot be read: missing field")),
                 "{error}"
             );
         }
     }
 
     #[tokio::test]
-    async fn images_of_a_repository_that_cannot_be_written_say_why() {
+    async fn images_of_a_repository_that_cannot_be_written_have_its_error() {
         let refusal = json!({"repository": "d.example/app", "error": "AccessDenied: no"});
         let statuses = statuses(json!({"result": {"exitCode": 0, "refusals": [refusal]}})).await;
         assert_eq!(statuses[1], Err("AccessDenied: no".into()));
-        assert!(statuses[0].is_ok(), "it is there all the same");
+        assert!(statuses[0].is_ok(), "it is at the destination");
     }
 
     #[tokio::test]
-    async fn what_failed_in_the_plan_keeps_its_reason_and_no_text_leaves_as_it_came() {
+    async fn a_failure_of_the_plan_keeps_its_error_escaped() {
         let mut request = serde_json::to_value(json!({
             "execution": "run",
             "batch": { "id": "1", "bytes": 0, "repositories": [], "failures": [{
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_is_settled_only_if_the_image_is_there_after_all() {
+    async fn a_row_is_corrected_only_if_the_image_is_at_the_destination() {
         let mut request = request(&json!({ "result": {} }));
         request.batch.present = std::mem::take(&mut request.batch.repositories);
         let outcomes = of_batch(&destination(), &request).await.expect("ECR answers");

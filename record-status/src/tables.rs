@@ -1,4 +1,4 @@
-//! The tables: a row for each image, and an item with the counts of each execution.
+//! The tables: a row for each image, and an item with counts for each execution.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -24,35 +24,31 @@ use crate::outcome::{Outcome, Outcomes, Request};
 /// How many rows are written at once.
 const CONCURRENCY: usize = 10;
 
-/// The most failures that are kept with an execution, to be told in its notification.
+/// Failures in an execution's item, for its notification.
 const FAILURES: usize = 10;
 
-/// The most characters that are kept of one of these.
+/// The most characters of one of these.
 const FAILURE_LIMIT: usize = 300;
 
-/// The tables of one stack.
 pub struct Tables<'a> {
     dynamodb: &'a Client,
     config: &'a Config,
 }
 
-/// What a batch comes to.
+/// The counts of a batch.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Recorded {
-    /// Images at the destination.
     pub done: u64,
-    /// Images that are not.
     pub failed: u64,
-    /// The bytes of those that are.
+    /// Of the images that are done.
     pub bytes: u64,
-    /// How long skopeo took for all of them.
+    /// The sum of all copies.
     pub seconds: u64,
-    /// Whether the batch had been recorded before: then it does not count again.
+    /// Whether the batch was already recorded, and is not counted again.
     pub again: bool,
 }
 
 impl Recorded {
-    /// Emits what the batch adds to the metrics, once.
     pub fn emit_metrics(&self, environment: &Environment) {
         let Self { done, failed, bytes, seconds, again } = *self;
         if again {
@@ -71,17 +67,12 @@ impl Recorded {
 }
 
 impl<'a> Tables<'a> {
-    /// The tables that `config` names.
-    #[must_use]
     pub fn new(dynamodb: &'a Client, config: &'a Config) -> Self {
         Self { dynamodb, config }
     }
 
-    /// Writes the rows of a batch's images, corrects those that say `Error` without reason, and then adds the batch to the
-    /// execution's counts, once, however often it is recorded.
-    ///
-    /// # Errors
-    /// When DynamoDB refuses.
+    /// Writes the rows of a batch's images, corrects and deletes outdated `Error` rows, and adds the batch to the execution's counts.
+    /// A batch that is recorded again does not count again.
     pub async fn record(&self, request: &Request, outcomes: &Outcomes) -> Result<Recorded> {
         let log = &request.report.log;
         let Outcomes { counted, present } = outcomes;
@@ -99,7 +90,7 @@ impl<'a> Tables<'a> {
         self.count(request, counted).await
     }
 
-    /// Deletes a row, if it still says `Error`.
+    /// Deletes a row that still says `Error`.
     async fn delete(&self, row: &Row) -> Result<()> {
         let delete = self.dynamodb.delete_item().table_name(&self.config.image_table);
         let delete = delete.key("Image", text(row.image.as_str())).key("Tag", text(row.tag.as_str()));
@@ -114,8 +105,8 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Writes one image's row. It keeps its count of attempts across executions; recording a batch again adds none, and nor
-    /// does an image that was there already.
+    /// Writes the row of an image. Attempts are counted across executions. A batch that is recorded again, and an image that the
+    /// destination already had, are not counted.
     async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome, is_attempt: bool) -> Result<()> {
         let mut values = HashMap::from([
             ("MultiArchOption", text(&self.config.platforms)),
@@ -146,11 +137,11 @@ impl<'a> Tables<'a> {
             values.insert("LogGroup", text(&log.group));
             values.insert("LogStream", text(&log.stream));
         }
-        // What this attempt does not tell must not be left over from the one before.
+        // Values of an earlier attempt must not remain.
         let fails = outcome.status.is_err();
         let stale = ["ErrorMessage", "Destination", "Digest", "Bytes", "Seconds", "LogGroup", "LogStream"].into_iter();
         let stale = stale.filter(|name| !values.contains_key(name));
-        // Since when it fails is known until it is done.
+        // FailingSince remains until the image is done.
         let stale: Vec<_> = stale.chain((!fails).then_some("FailingSince")).collect();
 
         let first = self
@@ -159,12 +150,12 @@ impl<'a> Tables<'a> {
         if is_attempt && self.written(first).await? {
             return Ok(());
         }
-        // Only where the row says something else is there something to write.
+        // Otherwise the row is only written if its status changes.
         let again = self.update(outcome, &values, &stale, fails, false).condition_expression("#Status <> :Status");
         self.written(again).await.map(drop)
     }
 
-    /// Sends a conditional update of a row, and says whether its condition held.
+    /// Sends a conditional update. Returns whether its condition was true.
     async fn written(&self, update: UpdateItemFluentBuilder) -> Result<bool> {
         match update.send().await {
             Ok(_) => Ok(true),
@@ -201,7 +192,7 @@ impl<'a> Tables<'a> {
         match added {
             Ok(_) => self.add_failures(request, outcomes).await?,
             Err(error) if is_refused(&error) => {
-                tracing::info!(batch = %request.batch.id, "counted already");
+                tracing::info!(batch = %request.batch.id, "the batch is already counted");
                 recorded.again = true;
             }
             Err(error) => return Err(Error::aws("dynamodb:UpdateItem", &self.config.execution_table)(error)),
@@ -209,7 +200,7 @@ impl<'a> Tables<'a> {
         Ok(recorded)
     }
 
-    /// Adds to the execution's first failures, of which there are a few more than [`FAILURES`] at the most.
+    /// Adds failures to the execution's item until it has [`FAILURES`] of them, or a few more.
     async fn add_failures(&self, request: &Request, outcomes: &[Outcome]) -> Result<()> {
         let failures = outcomes.iter().filter_map(|outcome| {
             let error = outcome.status.as_ref().err()?.cut(FAILURE_LIMIT);
@@ -355,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_at_its_destination_gets_a_row_that_says_so_without_an_old_error() {
+    async fn the_row_of_a_copied_image_is_done_and_loses_an_old_error() {
         let row = mock!(Client::update_item)
             .match_requests(|request| {
                 let value = |name: &str| request.expression_attribute_values().and_then(|values| values.get(name));
@@ -381,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_that_is_not_there_gets_a_row_with_its_error() {
+    async fn the_row_of_a_failed_image_has_its_error() {
         let row = mock!(Client::update_item)
             .match_requests(|request| {
                 let value = |name: &str| request.expression_attribute_values().and_then(|values| values.get(name));
@@ -436,21 +427,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_that_is_recorded_again_writes_nothing_where_nothing_changed() {
+    async fn a_batch_that_is_recorded_again_unchanged_writes_nothing() {
         let refused =
             mock!(Client::update_item).match_requests(|request| request.condition_expression().is_some()).then_error(
                 || UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build()),
             );
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused]);
         let recorded =
-            Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is no error");
-        // The row as an attempt, the row as one with another status, and the count: each with a condition.
+            Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is not an error");
+        // The row as an attempt, the row with another status, and the count: each with a condition.
         assert!(recorded.again);
         assert_eq!(refused.num_calls(), 3);
     }
 
     #[tokio::test]
-    async fn a_batch_that_comes_out_differently_the_second_time_changes_its_rows_without_another_attempt() {
+    async fn a_batch_that_is_recorded_again_with_another_outcome_updates_its_rows_and_not_their_attempts() {
         let refused = mock!(Client::update_item)
             .match_requests(|request| request.condition_expression().is_some_and(|it| it != "#Status <> :Status"))
             .then_error(|| {
@@ -460,12 +451,12 @@ mod tests {
             .match_requests(|request| !request.update_expression().unwrap_or_default().contains("Attempts"))
             .then_output(|| UpdateItemOutput::builder().build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&refused, &row]);
-        Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is no error");
+        Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is not an error");
         assert_eq!((refused.num_calls(), row.num_calls()), (2, 1));
     }
 
     #[tokio::test]
-    async fn rows_that_say_error_without_reason_are_corrected_and_count_as_nothing() {
+    async fn outdated_error_rows_are_corrected_or_deleted_and_not_counted() {
         let corrected = mock!(Client::update_item)
             .match_requests(|request| {
                 let values = request.expression_attribute_values();
@@ -491,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_that_throttles_is_asked_again() {
+    async fn a_throttled_write_is_retried() {
         let throttled = r#"{"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException", "message": "slow down"}"#;
         let updates = mock!(Client::update_item)
             .sequence()
@@ -505,6 +496,6 @@ mod tests {
         });
         let recorded =
             Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is written");
-        assert_eq!((recorded.done, updates.num_calls()), (1, 4), "the row, twice in vain, and the execution's item");
+        assert_eq!((recorded.done, updates.num_calls()), (1, 4), "the row after two retries, and the execution's item");
     }
 }

@@ -1,4 +1,4 @@
-//! The stack's configuration as the Lambdas see it: environment variables, read once and checked.
+//! The stack's parameters, as environment variables of the Lambdas.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use crate::ecr::is_account;
 use crate::reference::{Invalid, RepositoryName};
 use crate::{Error, Result};
 
-/// The environment, from any iterator of pairs, so that tests need no process environment.
+/// Environment variables, from any iterator of pairs. Tests do not change the environment of their process.
 #[derive(Debug, Default)]
 pub struct Environment(HashMap<String, String>);
 
@@ -17,14 +17,12 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
 }
 
 impl Environment {
-    /// The process's environment.
-    #[must_use]
+    /// The environment of this process.
     pub fn of_process() -> Self {
         std::env::vars().collect()
     }
 
-    /// A variable's value, unless it is unset or blank: CloudFormation has no other way to leave a parameter out.
-    #[must_use]
+    /// A variable's value. Blank counts as unset, because CloudFormation cannot leave a variable out.
     pub fn optional(&self, variable: &str) -> Option<&str> {
         self.0.get(variable).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
@@ -32,66 +30,65 @@ impl Environment {
     /// A variable's value.
     ///
     /// # Errors
-    /// When it is unset or blank.
-    pub fn required(&self, variable: &str) -> Result<&str> {
-        // The template sets it, so this is no parameter that a person left out.
-        self.optional(variable).ok_or_else(|| Error::Configuration {
+    /// If it is unset or blank.
+    pub fn required(&self, variable: &str) -> Result<String> {
+        // The template sets it, so the error names the variable, and not a parameter.
+        self.optional(variable).map(str::to_owned).ok_or_else(|| Error::Configuration {
             parameter: variable.to_owned(),
             value: String::new(),
-            problem: "the function's environment must have a value for it".into(),
+            problem: "set this environment variable of the function.".into(),
         })
     }
 
-    /// The items of a variable's value, separated by commas or lines.
+    /// The items of a variable's value, separated by commas or newlines.
     pub fn items(&self, variable: &str) -> impl Iterator<Item = &str> {
         let value = self.optional(variable).unwrap_or_default();
         value.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
     }
 
-    /// A variable's value as a number; `default` where it is unset or blank.
+    /// A variable's value as a number; `default` if it is unset or blank.
     ///
     /// # Errors
-    /// When it is not a whole number.
+    /// If it is not a whole number.
     pub fn count(&self, variable: &str, default: usize) -> Result<usize> {
         match self.optional(variable) {
             None => Ok(default),
-            Some(value) => value.parse().map_err(|_| invalid(variable, value, "expected a whole number")),
+            Some(value) => value.parse().map_err(|_| invalid(variable, value, "expected a whole number.")),
         }
     }
 
-    /// A variable's value as `true` or `false`; `default` where it is unset or blank.
+    /// A variable's value, `true` or `false`; `default` if it is unset or blank.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it has another value.
     pub fn flag(&self, variable: &str, default: bool) -> Result<bool> {
         match self.optional(variable) {
             None => Ok(default),
             Some("true") => Ok(true),
             Some("false") => Ok(false),
-            Some(value) => Err(invalid(variable, value, "expected true or false")),
+            Some(value) => Err(invalid(variable, value, "expected true or false.")),
         }
     }
 
-    /// A variable's value as one of `choices`.
+    /// A variable's value, one of `choices`.
     ///
     /// # Errors
-    /// When it is unset, or none of them.
+    /// If it is unset, blank, or has another value.
     pub fn choice<T: Clone>(&self, variable: &str, choices: &[(&str, T)]) -> Result<T> {
         let value = self.required(variable)?;
         choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| choice.clone()).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            invalid(variable, value, &format!("expected {}", names.join(" or ")))
+            invalid(variable, &value, &format!("expected {}.", names.join(" or ")))
         })
     }
 }
 
-/// The error of a variable whose value cannot be used. It names the parameter of the stack that the variable is set from.
-#[must_use]
+/// The error of a variable with an invalid value. It names the stack's parameter that the variable is set from.
 pub fn invalid(variable: &str, value: &str, problem: &str) -> Error {
     Error::Configuration { parameter: parameter(variable), value: value.into(), problem: problem.into() }
 }
 
-/// The variables whose names do not follow from that of the parameter, with the parameter.
+/// The parameters of variables that are named differently.
 const OTHER_NAMES: [(&str, &str); 8] = [
     ("DEST_CREDENTIAL_NAME", "destCredential"),
     ("LIFECYCLE_POLICY_PARAM", "lifecyclePolicy"),
@@ -103,7 +100,7 @@ const OTHER_NAMES: [(&str, &str); 8] = [
     ("TASK_ARCHITECTURE", "architecture"),
 ];
 
-/// The parameter of the stack that a variable is set from: `minImages` for `MIN_IMAGES`.
+/// The stack's parameter that a variable is set from: `minImages` for `MIN_IMAGES`.
 fn parameter(variable: &str) -> String {
     if let Some((_, name)) = OTHER_NAMES.iter().find(|(other, _)| *other == variable) {
         return (*name).to_owned();
@@ -113,48 +110,48 @@ fn parameter(variable: &str) -> String {
     words.fold(first, |name, word| name + &word[..1].to_ascii_uppercase() + &word[1..])
 }
 
-/// `DEST_PREFIX`: what is put in front of each repository's name at the destination.
+/// `DEST_PREFIX`: the prefix of all repositories at the destination.
 ///
 /// # Errors
-/// When it cannot be the beginning of a name.
+/// If it is not a valid repository name.
 pub fn prefix(environment: &Environment) -> Result<Option<RepositoryName>> {
     let Some(value) = environment.optional("DEST_PREFIX") else { return Ok(None) };
     value
         .trim_matches('/')
         .parse()
         .map(Some)
-        .map_err(|error: Invalid| invalid("DEST_PREFIX", value, &error.to_string()))
+        .map_err(|error: Invalid| invalid("DEST_PREFIX", value, &format!("{error}.")))
 }
 
-/// An ECR registry, and who we are when we talk to it.
+/// An ECR registry, and the credential for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// The region, for example `cn-north-1`; where blank, the Lambda's own.
+    /// `cn-north-1`, for example; `None` for the Lambda's region.
     pub region: Option<String>,
-    /// The 12-digit account; where blank, that of the identity in use.
+    /// 12 digits; `None` for the credential's account.
     pub account: Option<String>,
-    /// Where the credential is; where blank, the Lambda's role is used.
+    /// `None` for the Lambda's role.
     pub credential: Option<CredentialConfig>,
 }
 
-/// Where a credential is, as `SRC_CREDENTIAL_NAME` and `DEST_CREDENTIAL_NAME` name it.
+/// A credential, as `SRC_CREDENTIAL_NAME` or `DEST_CREDENTIAL_NAME` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialConfig {
-    /// A secret in Secrets Manager: `name`, or its ARN.
+    /// The name or ARN of a secret in Secrets Manager.
     Secret(String),
-    /// A parameter of the Parameter Store, a SecureString as a rule: `ssm:name`.
+    /// The name of a parameter of the Parameter Store, written `ssm:name`.
     Parameter(String),
-    /// A role to be assumed: its ARN.
+    /// A role to assume.
     Role {
         /// `arn:…:iam::…:role/…`
         arn: String,
-        /// The external id that the role's trust policy asks for.
+        /// The external ID that the role's trust policy requires.
         external_id: Option<String>,
     },
 }
 
 impl CredentialConfig {
-    /// What `ssm:` means without a name.
+    /// The name for `ssm:` without a name.
     pub const DEFAULT_PARAMETER: &str = "drh-credentials";
 
     fn read(environment: &Environment, variable: &str, external_id: &str) -> Result<Option<Self>> {
@@ -176,14 +173,13 @@ impl CredentialConfig {
                     variable,
                     value,
                     "expected the name or ARN of a secret in Secrets Manager, ssm:name for a parameter of the Parameter \
-                     Store, or the ARN of a role",
+                     Store, or the ARN of a role.",
                 ));
             }
         }))
     }
 
-    /// What the stack's parameter says: it names the credential in errors.
-    #[must_use]
+    /// The value of the stack's parameter, for errors.
     pub fn name(&self) -> String {
         match self {
             Self::Secret(name) | Self::Role { arn: name, .. } => name.clone(),
@@ -196,7 +192,7 @@ impl RegistryConfig {
     /// The destination registry: `DEST_REGION`, `DEST_ACCOUNT_ID`, `DEST_CREDENTIAL_NAME`, `DEST_EXTERNAL_ID`.
     ///
     /// # Errors
-    /// When the account is not one, or the credential is nothing that could be one.
+    /// If the account or the credential's name is invalid.
     pub fn destination(environment: &Environment) -> Result<Self> {
         let credential = CredentialConfig::read(environment, "DEST_CREDENTIAL_NAME", "DEST_EXTERNAL_ID")?;
         Self::read(environment, "DEST_REGION", "DEST_ACCOUNT_ID", credential)
@@ -212,7 +208,7 @@ impl RegistryConfig {
         if let Some(id) = id
             && !is_account(id)
         {
-            return Err(invalid(account, id, "an AWS account id has 12 digits"));
+            return Err(invalid(account, id, "expected an AWS account ID of 12 digits."));
         }
         Ok(Self { region: environment.optional(region).map(str::to_owned), account: id.map(str::to_owned), credential })
     }
@@ -221,18 +217,18 @@ impl RegistryConfig {
 /// Where images come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// One ECR registry.
+    /// One private registry of ECR.
     Ecr(RegistryConfig),
-    /// Any registries that speak the OCI distribution API, each image's own.
+    /// Any registries with the OCI distribution API.
     Public(PublicConfig),
 }
 
-/// Registries that are not one of ECR.
+/// The configuration for any registries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicConfig {
-    /// The credential for those that ask for one.
+    /// The credential for registries that require a login.
     pub credential: Option<CredentialConfig>,
-    /// The parameter of the Parameter Store with the deployed list of images.
+    /// The parameter of the Parameter Store with the deployed image list.
     pub list: Option<String>,
 }
 
@@ -241,7 +237,7 @@ impl SourceConfig {
     /// `SRC_EXTERNAL_ID` and `SELECTED_IMAGE_PARAM`.
     ///
     /// # Errors
-    /// When it is neither, the account is not one, or the credential is nothing that could be one.
+    /// If the type, the account or the credential's name is invalid.
     pub fn read(environment: &Environment) -> Result<Self> {
         let is_ecr = environment.choice("SOURCE_TYPE", &[("Amazon_ECR", true), ("Public", false)])?;
         let credential = CredentialConfig::read(environment, "SRC_CREDENTIAL_NAME", "SRC_EXTERNAL_ID")?;
@@ -262,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_parameter_counts_as_left_out() {
+    fn a_blank_parameter_counts_as_unset() {
         let blank = environment(&[("SOURCE_TYPE", "Amazon_ECR"), ("SRC_ACCOUNT_ID", " "), ("SRC_REGION", "eu-west-1")]);
         let SourceConfig::Ecr(source) = SourceConfig::read(&blank).expect("it is valid") else {
             panic!("it is an ECR registry");
@@ -272,16 +268,16 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_is_none_is_an_error_that_names_it() {
+    fn an_invalid_account_is_an_error_with_the_parameter() {
         let error = RegistryConfig::destination(&environment(&[("DEST_ACCOUNT_ID", "12345")])).expect_err("5 digits");
-        assert_eq!(error.to_string(), r#"destAccountId is "12345": an AWS account id has 12 digits"#);
+        assert_eq!(error.to_string(), r#"destAccountId is "12345": expected an AWS account ID of 12 digits."#);
         assert_eq!(error.name(), "InvalidConfiguration");
     }
 
     #[test]
-    fn a_source_type_that_does_not_exist_is_an_error_that_lists_the_ones_that_do() {
+    fn an_unknown_source_type_is_an_error_that_lists_the_known_ones() {
         let error = SourceConfig::read(&environment(&[("SOURCE_TYPE", "ECR")])).expect_err("it is not a choice");
-        assert_eq!(error.to_string(), r#"sourceType is "ECR": expected Amazon_ECR or Public"#);
+        assert_eq!(error.to_string(), r#"sourceType is "ECR": expected Amazon_ECR or Public."#);
     }
 
     #[test]
@@ -308,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_loses_the_slashes_around_it_and_must_be_one() {
+    fn a_prefix_is_a_repository_name_and_slashes_around_it_are_removed() {
         let read = |value: &str| prefix(&environment(&[("DEST_PREFIX", value)]));
         assert_eq!(read("/mirror/hub/").expect("it is one").expect("it is not blank").as_str(), "mirror/hub");
         assert_eq!(read(" ").expect("it is blank"), None);

@@ -1,4 +1,4 @@
-//! Who we are towards a registry: the Lambda's role, an access key, another role, or a user of the registry's own.
+//! Identities for registries: the Lambda's role, an access key, an assumed role, or user names and passwords.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -18,22 +18,21 @@ use crate::ecr::Login;
 use crate::reference::RegistryHost;
 use crate::{Error, Result};
 
-/// The name of the sessions of an assumed role, as CloudTrail shows it.
+/// The session name of assumed roles, shown in CloudTrail.
 const SESSION: &str = "ecr-transfer";
 
-/// Where credentials are kept.
+/// The services that credentials come from.
 pub struct Stores {
-    /// Secrets Manager.
+    /// For secrets.
     pub secrets: aws_sdk_secretsmanager::Client,
-    /// The Parameter Store.
+    /// For parameters of the Parameter Store.
     pub ssm: aws_sdk_ssm::Client,
     /// For roles.
     pub sts: aws_sdk_sts::Client,
 }
 
 impl Stores {
-    /// The stores, as the Lambda's role reaches them.
-    #[must_use]
+    /// Clients with the Lambda's role.
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             secrets: aws_sdk_secretsmanager::Client::new(aws),
@@ -42,13 +41,12 @@ impl Stores {
         }
     }
 
-    /// Who we are with `credential`.
+    /// The identity that `credential` stands for; without one, the Lambda's role.
     ///
     /// # Errors
-    /// When the credential is missing, does not parse, lacks a field, or must not be used: there is no falling back to
-    /// another identity.
+    /// If the credential is missing or invalid. Another identity is never used instead.
     pub async fn identity(&self, credential: Option<&CredentialConfig>) -> Result<Identity> {
-        let Some(credential) = credential else { return Ok(Identity::Itself) };
+        let Some(credential) = credential else { return Ok(Identity::LambdaRole) };
         match credential {
             CredentialConfig::Role { arn, external_id } => self.assume(arn, external_id.clone()).await,
             CredentialConfig::Secret(name) => parse(credential, &self.secret(name).await?),
@@ -59,7 +57,7 @@ impl Stores {
     async fn secret(&self, name: &str) -> Result<Vec<u8>> {
         let secret = self.secrets.get_secret_value().secret_id(name).send().await.map_err(|error| {
             if error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception) {
-                missing(name, "Secrets Manager has no such secret in this account and region", error)
+                missing(name, "Secrets Manager does not have this secret in this account and region.", error)
             } else {
                 Error::aws("secretsmanager:GetSecretValue", name)(error)
             }
@@ -74,7 +72,7 @@ impl Stores {
     async fn parameter(&self, name: &str) -> Result<Vec<u8>> {
         let answer = self.ssm.get_parameter().name(name).with_decryption(true).send().await.map_err(|error| {
             if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) {
-                let problem = "the Parameter Store has no such parameter in this account and region";
+                let problem = "the Parameter Store does not have this parameter in this account and region.";
                 missing(&format!("ssm:{name}"), problem, error)
             } else {
                 Error::aws("ssm:GetParameter", name)(error)
@@ -93,7 +91,7 @@ impl Stores {
             .send()
             .await
             .map_err(Error::aws("sts:AssumeRole", arn))?;
-        let session = answer.credentials.ok_or_else(|| unusable(arn, "STS answered without credentials"))?;
+        let session = answer.credentials.ok_or_else(|| unusable(arn, "STS returned no credentials."))?;
         Ok(Identity::aws(Credentials::new(
             session.access_key_id,
             session.secret_access_key,
@@ -104,14 +102,14 @@ impl Stores {
     }
 }
 
-/// Who we are towards a registry.
+/// An identity for a registry.
 #[derive(Clone, Debug)]
 pub enum Identity {
     /// The Lambda's role.
-    Itself,
-    /// An access key, or a role that was assumed.
+    LambdaRole,
+    /// An access key or an assumed role.
     Aws(SharedCredentialsProvider),
-    /// Users of registries that are not ECR's.
+    /// Users of registries other than ECR.
     Users(Users),
 }
 
@@ -121,57 +119,57 @@ impl Identity {
     }
 }
 
-/// Logins to registries that are not ECR's. Each belongs to one host, and goes nowhere else.
+/// Users of registries other than ECR: base64 of `user:password`. Each is sent to its own registry only.
 #[derive(Clone)]
 pub enum Users {
-    /// One that does not say which registry it is for, as Data Transfer Hub's secrets have it: the only one that the
-    /// deployed list names.
-    Unnamed(String),
-    /// Each registry's own, by host.
-    Each(BTreeMap<RegistryHost, String>),
+    /// A user without the name of its registry, as in Data Transfer Hub's secrets.
+    WithoutRegistry(String),
+    /// Users by registry.
+    ByRegistry(BTreeMap<RegistryHost, String>),
 }
 
-// These are passwords: they must not get into a log by way of a Debug.
+// Passwords must not appear in logs.
 impl fmt::Debug for Users {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unnamed(_) => formatter.write_str("Unnamed"),
-            Self::Each(tokens) => formatter.debug_tuple("Each").field(&tokens.keys().collect::<Vec<_>>()).finish(),
+            Self::WithoutRegistry(_) => formatter.write_str("WithoutRegistry"),
+            Self::ByRegistry(tokens) => {
+                formatter.debug_tuple("ByRegistry").field(&tokens.keys().collect::<Vec<_>>()).finish()
+            }
         }
     }
 }
 
 impl Users {
     /// The login to the registry at `host`, if there is one.
-    #[must_use]
     pub fn login(&self, host: &RegistryHost) -> Option<Login> {
         match self {
-            Self::Unnamed(_) => None,
-            Self::Each(tokens) => {
+            Self::WithoutRegistry(_) => None,
+            Self::ByRegistry(tokens) => {
                 Some(Login { host: host.clone(), token: tokens.get(host)?.clone(), expires_at: None })
             }
         }
     }
 
-    /// Gives the one that does not say which registry it is for to the only one of `hosts`.
+    /// Assigns a user without a registry to the only one of `hosts`, the registries of the deployed image list.
     ///
     /// # Errors
-    /// When there are several, with their names.
-    pub fn of_deployed(self, hosts: impl IntoIterator<Item = RegistryHost>) -> Result<Self, String> {
-        let Self::Unnamed(token) = self else { return Ok(self) };
+    /// A message with the registries if there are several.
+    pub fn assign_to(self, hosts: impl IntoIterator<Item = RegistryHost>) -> Result<Self, String> {
+        let Self::WithoutRegistry(token) = self else { return Ok(self) };
         let hosts: BTreeMap<RegistryHost, String> = hosts.into_iter().map(|host| (host, token.clone())).collect();
         if hosts.len() < 2 {
-            return Ok(Self::Each(hosts));
+            return Ok(Self::ByRegistry(hosts));
         }
         let names: Vec<_> = hosts.keys().map(RegistryHost::as_str).collect();
         Err(format!(
-            r#"it does not say which registry its user is one of, and the list names several: {}; add "registry", or use {{"auths": …}}"#,
+            r#"it does not name its registry, and the image list has several: {}. Add "registry", or use {{"auths": …}}."#,
             names.join(", ")
         ))
     }
 }
 
-/// What a secret or a parameter may hold: an access key, a user of one registry, or a docker auth file.
+/// The content of a secret or a parameter: an access key, a user of one registry, or a docker auth file.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Content {
@@ -180,7 +178,7 @@ struct Content {
     session_token: Option<String>,
     username: Option<String>,
     password: Option<String>,
-    /// The registry that `username` is one of.
+    /// The host of the registry that `username` belongs to.
     registry: Option<String>,
     auths: Option<BTreeMap<String, Auth>>,
 }
@@ -195,17 +193,17 @@ struct Auth {
 }
 
 fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
-    const EXPECTED: &str = r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}, {"username": "…", "password": "…"} or {"auths": {"registry": {"auth": "…"}}}"#;
+    const EXPECTED: &str = r#"expected JSON like {"access_key_id": "…", "secret_access_key": "…"}, {"username": "…", "password": "…"} or {"auths": {"registry": {"auth": "…"}}}."#;
     let name = &credential.name();
-    // serde's message can quote what it read, so it does not become part of ours.
+    // serde's message can quote the secret, so it is left out.
     let content: Content = serde_json::from_slice(text).map_err(|_| unusable(name, EXPECTED))?;
     let pair = |first: Option<String>, first_name: &str, second: Option<String>, second_name: &str| match (
         first.filter(|value| !value.trim().is_empty()),
         second.filter(|value| !value.trim().is_empty()),
     ) {
         (Some(first), Some(second)) => Ok((first, second)),
-        (None, _) => Err(unusable(name, &format!("{first_name} is missing or empty"))),
-        (_, None) => Err(unusable(name, &format!("{second_name} is missing or empty"))),
+        (None, _) => Err(unusable(name, &format!("{first_name} is missing or empty."))),
+        (_, None) => Err(unusable(name, &format!("{second_name} is missing or empty."))),
     };
     let is_key = content.access_key_id.is_some() || content.secret_access_key.is_some();
     let is_user = content.username.is_some() || content.password.is_some();
@@ -220,8 +218,8 @@ fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
             let (user, password) = pair(content.username, "username", content.password, "password")?;
             let token = STANDARD.encode(format!("{user}:{password}"));
             Ok(Identity::Users(match content.registry {
-                None => Users::Unnamed(token),
-                Some(registry) => Users::Each(BTreeMap::from([(registry_host(name, &registry)?, token)])),
+                None => Users::WithoutRegistry(token),
+                Some(registry) => Users::ByRegistry(BTreeMap::from([(registry_host(name, &registry)?, token)])),
             }))
         }
         (false, false, Some(auths)) if !auths.is_empty() => {
@@ -230,31 +228,29 @@ fn parse(credential: &CredentialConfig, text: &[u8]) -> Result<Identity> {
                     Some(token) => {
                         let decoded = STANDARD.decode(token.trim()).ok().and_then(|text| String::from_utf8(text).ok());
                         if !decoded.is_some_and(|text| text.contains(':')) {
-                            return Err(unusable(
-                                name,
-                                &format!("auth of {registry:?} is not base64 of user:password"),
-                            ));
+                            let problem = format!("auth of {registry:?} is not base64 of user:password.");
+                            return Err(unusable(name, &problem));
                         }
                         token.trim().to_owned()
                     }
                     None => {
                         let (user, password) =
                             pair(auth.username, "username", auth.password, "password").map_err(|_| {
-                                unusable(name, &format!("{registry:?} has neither auth nor username and password"))
+                                unusable(name, &format!("{registry:?} has neither auth nor username and password."))
                             })?;
                         STANDARD.encode(format!("{user}:{password}"))
                     }
                 };
                 Ok((registry_host(name, &registry)?, token))
             });
-            Ok(Identity::Users(Users::Each(tokens.collect::<Result<_>>()?)))
+            Ok(Identity::Users(Users::ByRegistry(tokens.collect::<Result<_>>()?)))
         }
         (false, false, _) => Err(unusable(name, EXPECTED)),
-        _ => Err(unusable(name, "it holds more than one of access_key_id, username and auths")),
+        _ => Err(unusable(name, "it has more than one of access_key_id, username and auths.")),
     }
 }
 
-/// The host of a registry; docker writes Docker Hub's as `https://index.docker.io/v1/`.
+/// The host of a registry. docker writes Docker Hub as `https://index.docker.io/v1/`.
 fn registry_host(name: &str, registry: &str) -> Result<RegistryHost> {
     let (host, path) = match registry.trim().split_once("://") {
         Some((_scheme, rest)) => (rest.split('/').next().unwrap_or_default(), ""),
@@ -262,10 +258,9 @@ fn registry_host(name: &str, registry: &str) -> Result<RegistryHost> {
     };
     match RegistryHost::parse(host) {
         Ok(host) if path.trim_matches('/').is_empty() => Ok(host),
-        _ => Err(unusable(
-            name,
-            &format!("{registry:?} is not the host of a registry, such as quay.io or host.example:5000"),
-        )),
+        _ => {
+            Err(unusable(name, &format!("{registry:?} is not a registry host, such as quay.io or host.example:5000.")))
+        }
     }
 }
 
@@ -332,11 +327,11 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_credential_the_role_of_the_lambda_is_used() {
-        assert!(matches!(stores(&[]).identity(None).await.expect("there is nothing to ask"), Identity::Itself));
+        assert!(matches!(stores(&[]).identity(None).await.expect("it needs no call"), Identity::LambdaRole));
     }
 
     #[tokio::test]
-    async fn an_access_key_may_be_a_text_or_binary() {
+    async fn an_access_key_is_read_from_text_and_from_binary() {
         let expected = ("AKIA".to_owned(), "hush".to_owned(), Some("short".to_owned()));
         assert_eq!(key(held(KEY).await.expect("the secret is good")).await, expected);
         let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value)
@@ -373,31 +368,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_role_that_must_not_be_assumed_is_an_error_that_names_it() {
+    async fn a_role_that_cannot_be_assumed_is_an_error_with_its_arn() {
         let rule = mock!(aws_sdk_sts::Client::assume_role).then_error(|| {
             let denied = aws_sdk_sts::error::ErrorMetadata::builder().code("AccessDenied").message("no").build();
             AssumeRoleError::generic(denied)
         });
-        let error = stores(&[&rule]).identity(Some(&role())).await.expect_err("nothing else is tried");
+        let error = stores(&[&rule]).identity(Some(&role())).await.expect_err("access is denied");
         assert_eq!(error.name(), "AccessDenied");
         assert_eq!(error.to_string(), "sts:AssumeRole on arn:aws:iam::3:role/r failed: AccessDenied: no");
     }
 
     #[tokio::test]
-    async fn a_user_without_a_registry_is_one_of_the_only_one_that_is_deployed_and_of_no_other() {
+    async fn a_user_without_a_registry_is_assigned_to_the_only_registry_of_the_deployed_list() {
         let user = held(r#"{"username": "me", "password": "hush:hush"}"#).await.expect("it is complete");
         assert_eq!(token(user.clone(), "quay.io"), None);
         let Identity::Users(users) = user else { panic!("it is a user: {user:?}") };
         let host = |text: &str| text.parse::<RegistryHost>().expect(text);
-        let deployed = Identity::Users(users.clone().of_deployed([host("quay.io")]).expect("there is one"));
+        let deployed = Identity::Users(users.clone().assign_to([host("quay.io")]).expect("there is one"));
         assert_eq!(token(deployed.clone(), "quay.io").as_deref(), Some("me:hush:hush"));
         assert_eq!(token(deployed, "docker.io"), None);
-        let error = users.of_deployed([host("quay.io"), host("docker.io")]).expect_err("there are two");
+        let error = users.assign_to([host("quay.io"), host("docker.io")]).expect_err("there are two");
         assert!(error.contains("docker.io, quay.io"), "{error}");
     }
 
     #[tokio::test]
-    async fn logins_belong_to_the_registry_that_they_name_and_to_no_other() {
+    async fn a_login_belongs_only_to_the_registry_that_it_names() {
         let text = r#"{"auths": {
             "https://index.docker.io/v1/": {"auth": "bWU6aHVzaA=="},
             "host:5000": {"username": "you", "password": "hush"}
@@ -412,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guides_examples_can_be_used() {
+    async fn the_guides_examples_are_valid_credentials() {
         let guide = include_str!("../../docs/credentials.md");
         let examples: Vec<_> = guide.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert_eq!(examples.len(), 4);
@@ -422,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_secret_that_cannot_be_used_is_an_error_that_names_it_and_not_its_content() {
+    async fn the_error_of_an_invalid_secret_has_its_name_and_not_its_content() {
         for text in [
             "hush",
             "",
@@ -437,15 +432,15 @@ mod tests {
             r#"{"auths": {"quay.io": {"auth": "hush"}}}"#,
             r#"{"auths": {"quay.io/team": {"username": "hush", "password": "hush"}}}"#,
         ] {
-            let error = held(text).await.expect_err("nothing else is tried");
+            let error = held(text).await.expect_err("it is invalid");
             assert_eq!(error.name(), "InvalidCredential");
-            assert!(error.to_string().contains(r#"the credential "source""#), "{error}");
+            assert!(error.to_string().contains(r#"The credential "source""#), "{error}");
             assert!(!format!("{error:?}").contains("hush"), "{error:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_credential_that_is_missing_is_an_error_that_names_it() {
+    async fn a_missing_credential_is_an_error_with_its_name() {
         let secrets = mock!(aws_sdk_secretsmanager::Client::get_secret_value).then_error(|| {
             GetSecretValueError::ResourceNotFoundException(ResourceNotFoundException::builder().build())
         });
@@ -455,7 +450,7 @@ mod tests {
         for (credential, name) in [(secret(), "source"), (CredentialConfig::Parameter("key".into()), "ssm:key")] {
             let error = stores.identity(Some(&credential)).await.expect_err("it is missing");
             assert_eq!(error.name(), "InvalidCredential");
-            assert!(error.to_string().starts_with(&format!("the credential {name:?} cannot be used: ")), "{error}");
+            assert!(error.to_string().starts_with(&format!("The credential {name:?} cannot be used: ")), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An ECR registry: what it holds, the login to it, and the repositories that it still lacks.
+//! A private registry of ECR: its login, its repositories and its images.
 
 mod host;
 mod repository;
@@ -29,33 +29,33 @@ use crate::{Error, Kind, Result};
 pub use self::host::{EcrHost, is_account, is_same_registry};
 pub use self::repository::{Immutable, RepositorySettings};
 
-/// The most that a listing call returns at once; ECR's own default is 100.
+/// The largest page of DescribeRepositories and DescribeImages. ECR's default is 100.
 const PAGE: i32 = 1_000;
 
-/// The most images that BatchGetImage takes, and the most names that DescribeRepositories takes.
+/// The most images of a BatchGetImage, and the most names of a DescribeRepositories.
 const BATCH: usize = 100;
 
-/// A registry in one account and region.
+/// The registry of one account and region.
 #[derive(Clone, Debug)]
 pub struct Registry {
     client: Client,
     id: Option<String>,
-    /// The name of the secret or parameter with the access key; `None` for a role.
+    /// The secret or parameter with the access key; `None` for a role.
     stored: Option<String>,
 }
 
 /// The login to a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The registry's host, for example `123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn`.
+    /// `123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn`, for example.
     pub host: RegistryHost,
-    /// User and password as a docker auth file has them: base64 of `user:password`.
+    /// Base64 of `user:password`, as in a docker auth file.
     pub token: String,
-    /// In seconds since 1970. ECR's logins live 12 hours; `None` for a user's own password.
+    /// In seconds since 1970. A token of ECR is valid for 12 hours; `None` for a password.
     pub expires_at: Option<i64>,
 }
 
-// The token is a password: it must not get into a log by way of a Debug.
+// The token is a password, which must not appear in logs.
 impl fmt::Debug for Login {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -73,36 +73,36 @@ pub struct Image {
     pub digest: Digest,
     /// Empty for an untagged image.
     pub tags: Vec<ImageTag>,
-    /// The compressed size; of an index, that of its largest image.
+    /// The compressed size; for an index, that of its largest image.
     pub bytes: u64,
-    /// Whether it is an index, and its images are images of the repository, too.
+    /// The images of an index are images of the repository, too.
     pub is_index: bool,
-    /// When it was pushed, in seconds since 1970.
+    /// In seconds since 1970.
     pub pushed_at: i64,
-    /// Whether it is archived: it is there, and
+    /// An archived image
     /// [cannot be pulled](https://docs.aws.amazon.com/AmazonECR/latest/userguide/archive-image.html) until it is restored.
     pub is_archived: bool,
-    /// The digest of the image that it refers to: it is a signature of it, say.
+    /// The image that this one refers to, for example as its signature.
     pub subject: Option<Digest>,
 }
 
-/// Names an image in a repository. ECR takes
-/// [a tag or a digest](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html); what both at once
-/// would mean is documented nowhere.
+/// An image in a repository, by tag or by digest.
+/// [BatchGetImage](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html) does not document
+/// an id with both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ImageId {
-    /// Whatever the tag leads to.
+    /// The image that the tag points to.
     Tag(ImageTag),
-    /// The image of this digest, whatever its tags.
+    /// The image with this digest.
     Digest(Digest),
 }
 
-/// An image that was looked for and found.
+/// The answer to an [`ImageId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its digest.
     pub digest: Digest,
-    /// What it refers to.
+    /// Its manifest.
     pub manifest: Manifest,
 }
 
@@ -110,16 +110,16 @@ impl Registry {
     /// The registry that `registry` describes.
     ///
     /// # Errors
-    /// When its credential cannot be used.
+    /// If its credential cannot be used.
     pub async fn connect(base: &SdkConfig, stores: &Stores, registry: &RegistryConfig) -> Result<Self> {
         let credential = registry.credential.as_ref();
         let provider = match stores.identity(credential).await? {
-            Identity::Itself => None,
+            Identity::LambdaRole => None,
             Identity::Aws(provider) => Some(provider),
             Identity::Users(_) => {
                 return Err(Error::Credential {
                     name: credential.map(CredentialConfig::name).unwrap_or_default(),
-                    problem: "ECR needs an access key or a role, and this is a user and a password".into(),
+                    problem: "ECR requires an access key or a role, and this is a user name and a password.".into(),
                     source: None,
                 });
             }
@@ -128,7 +128,7 @@ impl Registry {
         Ok(connected.with_stored(credential))
     }
 
-    /// The registry of `account` in `region`, reached as `provider`, or as `base` where there is none.
+    /// The registry of `account` in `region`. Each argument that is `None` is taken from `base`.
     pub(crate) fn of(
         base: &SdkConfig,
         provider: Option<SharedCredentialsProvider>,
@@ -145,28 +145,27 @@ impl Registry {
         Self::new(Client::from_conf(config.build()), account)
     }
 
-    /// The registry `id` (an account; `None` for the client's own), reached through `client`.
-    #[must_use]
+    /// The registry of the account `id`; `None` for the account of the client's credentials.
     pub fn new(client: Client, id: Option<String>) -> Self {
         Self { client, id, stored: None }
     }
 
-    /// Says in errors that it was `credential` that has expired, if it can.
+    /// Sets the credential whose name is in the error when its session has expired.
     pub(crate) fn with_stored(mut self, credential: Option<&CredentialConfig>) -> Self {
-        // A role is assumed anew by each invocation.
+        // Each invocation assumes a role again.
         self.stored = credential.filter(|it| !matches!(it, CredentialConfig::Role { .. })).map(CredentialConfig::name);
         self
     }
 
-    /// Logs in.
+    /// Gets a token.
     ///
     /// # Errors
-    /// When ECR does not hand out a token.
+    /// If ECR returns none.
     pub async fn login(&self) -> Result<Login> {
         const ACTION: &str = "ecr:GetAuthorizationToken";
         let subject = self.id.clone().unwrap_or_else(|| "the registry".into());
-        // Deprecated, since one token opens every registry that its owner may use; but it alone makes ECR answer with
-        // the host name of a registry in another account.
+        // registryIds is deprecated, because a token is valid for all registries that its owner can use. But without it,
+        // ECR does not return the host of a registry in another account.
         #[allow(deprecated)]
         let request = self.client.get_authorization_token().set_registry_ids(self.id.clone().map(|id| vec![id]));
         let answer = request.send().await.map_err(self.error(ACTION, &subject))?;
@@ -182,7 +181,7 @@ impl Registry {
                 action: ACTION,
                 subject,
                 kind: Kind::Unavailable,
-                message: "the answer holds no token".into(),
+                message: "the response has no token".into(),
                 source: "no authorizationData".into(),
             })
     }
@@ -190,7 +189,7 @@ impl Registry {
     /// The names of all repositories.
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// If they cannot be listed.
     pub async fn repositories(&self) -> Result<Vec<RepositoryName>> {
         let mut pages = self
             .client
@@ -212,10 +211,10 @@ impl Registry {
         Ok(names)
     }
 
-    /// Which tags of these repositories cannot be moved, by repository. Those that do not exist are not in the answer.
+    /// The immutable tags of these repositories. Repositories that do not exist are not in the result.
     ///
     /// # Errors
-    /// When ECR cannot tell.
+    /// If the repositories cannot be described.
     pub async fn immutable(&self, repositories: &[RepositoryName]) -> Result<HashMap<RepositoryName, Immutable>> {
         let mut immutable = HashMap::new();
         for names in repositories.chunks(BATCH) {
@@ -223,7 +222,7 @@ impl Registry {
                 Ok(answer) => immutable.extend(answer.iter().filter_map(|repository| {
                     Some((repository.repository_name()?.parse().ok()?, Immutable::of(repository)))
                 })),
-                // One of them has just been deleted, and ECR tells of none: then no tag is known to be immutable.
+                // One of them was just deleted, so ECR describes none of them. Their tags count as mutable.
                 Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(self.in_repositories(names)(error)),
             }
@@ -231,17 +230,18 @@ impl Registry {
         Ok(immutable)
     }
 
-    /// All images of a repository, archived ones too; `None` where there is no such repository.
+    /// All images of a repository, also archived ones; `None` if the repository does not exist.
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// If they cannot be listed.
     pub async fn images(&self, repository: &RepositoryName) -> Result<Option<Vec<Image>>> {
         let mut pages = self
             .client
             .describe_images()
             .set_registry_id(self.id.clone())
             .repository_name(repository.as_str())
-            // Without it, [only active ones](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImagesFilter.html).
+            // By default, ECR lists only active ones:
+            // https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImagesFilter.html
             .filter(DescribeImagesFilter::builder().image_status(ImageStatusFilter::Any).build())
             .max_results(PAGE)
             .into_paginator()
@@ -266,10 +266,10 @@ impl Registry {
         Ok(Some(images))
     }
 
-    /// Looks for images of one repository; what it lacks is not in the answer. `None` where there is no such repository.
+    /// Finds images of a repository. Images that do not exist are not in the result. `None` if the repository does not exist.
     ///
     /// # Errors
-    /// When ECR cannot tell.
+    /// If they cannot be read.
     pub async fn find(
         &self,
         repository: &RepositoryName,
@@ -302,7 +302,7 @@ impl Registry {
                 let tag = answered.image_tag().and_then(|tag| tag.parse().ok()).map(ImageId::Tag);
                 let is_wanted = |id: &ImageId| ids.contains(&id);
                 for id in tag.into_iter().chain([ImageId::Digest(digest)]).filter(is_wanted) {
-                    // ECR has checked what it holds; what is not a manifest refers to nothing.
+                    // ECR checks manifests when they are pushed. One that does not parse counts as empty.
                     let manifest = Manifest::parse(image.image_manifest().unwrap_or_default().as_bytes());
                     found.insert(id, Found { digest, manifest: manifest.unwrap_or_default() });
                 }
@@ -314,7 +314,7 @@ impl Registry {
     /// The ARNs of repositories.
     ///
     /// # Errors
-    /// When one of them does not exist, or ECR cannot tell.
+    /// If one of them does not exist or cannot be described.
     pub async fn arns(&self, repositories: &[RepositoryName]) -> Result<HashMap<RepositoryName, String>> {
         let mut arns = HashMap::new();
         for names in repositories.chunks(BATCH) {
@@ -339,7 +339,7 @@ impl Registry {
         self.error("ecr:DescribeRepositories", names.join(", "))
     }
 
-    /// Wraps the error of a call; for `map_err`. It says which stored session has expired.
+    /// Wraps the error of a call; for `map_err`. If a stored session has expired, the error names its secret.
     fn error<E>(&self, action: &'static str, subject: impl Into<String>) -> impl FnOnce(SdkError<E>) -> Error
     where
         E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
@@ -347,8 +347,7 @@ impl Registry {
         let (stored, wrap) = (self.stored.clone(), Error::aws(action, subject));
         move |error| match (wrap(error), stored) {
             (error, Some(name)) if error.kind() == Kind::Expired => {
-                let problem =
-                    "its session_token has expired; store a new one, or give the ARN of a role instead".into();
+                let problem = "its session_token has expired. Store a new one, or use the ARN of a role.".into();
                 Error::Credential { name, problem, source: Some(Box::new(error)) }
             }
             (error, _) => error,
@@ -365,7 +364,7 @@ impl Image {
             bytes: image.image_size_in_bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
             is_index: image.image_manifest_media_type.as_deref().is_some_and(manifest::is_index),
             pushed_at: image.image_pushed_at.map(|time| time.secs()).unwrap_or_default(),
-            // Until it is restored, it is ACTIVATING.
+            // While it is being restored, its status is ACTIVATING.
             is_archived: matches!(image.image_status, Some(ImageStatus::Archived | ImageStatus::Activating)),
             subject: image.subject_manifest_digest.map(|digest| digest.parse()).transpose()?,
         })
@@ -385,7 +384,7 @@ fn is_missing(error: &SdkError<DescribeRepositoriesError>) -> bool {
     error.as_service_error().is_some_and(DescribeRepositoriesError::is_repository_not_found_exception)
 }
 
-/// The error of an answer of AWS's that is not as documented.
+/// The error of an answer that does not match AWS's documentation.
 fn undocumented(action: &'static str, subject: &str, error: &Invalid) -> Error {
     let (message, kind) = (Excerpt::new(&error.to_string()), Kind::Unavailable);
     Error::Aws { action, subject: subject.to_owned(), kind, message, source: error.to_string().into() }
@@ -442,9 +441,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stored_session_that_has_expired_is_named_and_that_of_a_role_is_worth_another_try() {
+    async fn an_expired_session_in_a_secret_is_named_and_that_of_a_role_is_retried() {
         let role = CredentialConfig::Role { arn: "arn:aws:iam::222222222222:role/reader".into(), external_id: None };
-        let named = "the credential \"team/key\" cannot be used: its session_token has expired";
+        let named = "The credential \"team/key\" cannot be used: its session_token has expired.";
         for (credential, name, text) in [
             (Some(CredentialConfig::Secret("team/key".into())), "InvalidCredential", named),
             (Some(role), "ServiceUnavailable", "ecr:DescribeImages on app failed: ExpiredTokenException"),
@@ -471,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn archived_images_are_asked_for_and_told_apart() {
+    async fn archived_images_are_listed_and_marked() {
         let all = [ImageStatus::Active, ImageStatus::Archived, ImageStatus::Activating].map(|status| {
             let mut image = detail(status.as_str());
             image.image_status = Some(status);
@@ -489,7 +488,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_is_looked_for_by_its_tag_or_by_its_digest_and_never_by_both() {
+    async fn an_image_is_found_by_its_tag_or_by_its_digest_and_never_by_both() {
         let rule = mock!(Client::batch_get_image)
             .match_requests(|request| {
                 let is_one = |id: &ImageIdentifier| id.image_tag().is_some() != id.image_digest().is_some();
@@ -501,7 +500,7 @@ mod tests {
                     let id = id.image_digest(digest(content).to_string()).build();
                     EcrImage::builder().image_id(id).image_manifest(r#"{"layers": []}"#).build()
                 };
-                // `moved` leads to an image that is there by its digest, too.
+                // `moved` points to an image that is also found by its digest.
                 let answer = BatchGetImageOutput::builder().images(image(Some("1"), "1"));
                 answer.images(image(Some("moved"), "2")).images(image(None, "2")).build()
             });
@@ -518,7 +517,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_images_than_one_call_takes_are_looked_for_in_several() {
+    async fn a_hundred_images_are_found_in_one_call() {
         let rule = mock!(Client::batch_get_image)
             .match_requests(|request| request.image_ids().len() <= 100)
             .then_output(|| BatchGetImageOutput::builder().build());
@@ -531,7 +530,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_of_another_registry_is_none_of_ecr() {
+    async fn ecr_rejects_a_user_name_and_a_password() {
         let rule = mock!(aws_sdk_secretsmanager::Client::get_secret_value).then_output(|| {
             GetSecretValueOutput::builder().secret_string(r#"{"username": "me", "password": "hush"}"#).build()
         });
@@ -543,12 +542,12 @@ mod tests {
         let credential = Some(CredentialConfig::Secret("hub".into()));
         let registry = RegistryConfig { region: None, account: None, credential };
         let base = SdkConfig::builder().build();
-        let error = Registry::connect(&base, &stores, &registry).await.expect_err("ECR has no such users");
-        assert!(error.to_string().starts_with(r#"the credential "hub" cannot be used: ECR needs"#), "{error}");
+        let error = Registry::connect(&base, &stores, &registry).await.expect_err("it is not an AWS identity");
+        assert!(error.to_string().starts_with(r#"The credential "hub" cannot be used: ECR requires"#), "{error}");
     }
 
     #[tokio::test]
-    async fn a_login_shows_everything_but_the_token() {
+    async fn the_debug_format_of_a_login_hides_the_token() {
         let rule = mock!(Client::get_authorization_token).then_output(|| {
             GetAuthorizationTokenOutput::builder()
                 .authorization_data(

@@ -1,4 +1,5 @@
-//! What can go wrong.
+//! The errors of the Lambdas. A message says what happened, with the value, and what to do. The words of AWS, registries and
+//! parsers come last, as they are.
 
 use std::error::Error as StdError;
 
@@ -7,99 +8,102 @@ use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use crate::kind::Kind;
 use crate::text::Excerpt;
 
-/// Why a Lambda could not do its work.
+/// Why a Lambda fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A parameter of the stack, or an execution's input, has a value that cannot be used.
+    /// A parameter of the stack or an execution's input is invalid.
     #[error("{parameter} is {:?}: {}", Excerpt::new(value), Excerpt::new(problem))]
     Configuration {
-        /// The parameter's name.
+        /// `minImages`, for example.
         parameter: String,
-        /// The value; empty if there is none.
+        /// Empty if the parameter has no value.
         value: String,
-        /// What was expected.
+        /// What is expected.
         problem: String,
     },
-    /// A credential is missing, does not parse or lacks a field. Its content is never part of the message.
-    #[error("the credential {name:?} cannot be used: {problem}")]
+    /// A credential is missing or invalid. The message never contains its content.
+    #[error("The credential {name:?} cannot be used: {problem}")]
     Credential {
-        /// The secret's name, as the stack parameter gives it.
+        /// The value of the stack's parameter.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong, and what to do.
         problem: String,
-        /// The service's own error, where there is one.
+        /// AWS's error, if there is one.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
-    /// A selected image, or what it would be called at the destination, is not valid.
+    /// A selected image, or its name at the destination, is invalid.
     #[error("{entry:?}{}: {}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default(), Excerpt::new(problem))]
     Selection {
         /// The entry as the user wrote it.
         entry: Excerpt,
-        /// Where it stands: `entry 2 of /stack/SelectedImages`.
+        /// `entry 2 of /stack/SelectedImages`, for example.
         place: Option<String>,
-        /// What was expected.
+        /// What is expected.
         problem: String,
     },
-    /// The source holds fewer images than it should.
-    #[error("the source has {listed} images, and minImages asks for {minimum}: is it the right registry?")]
+    /// The source has fewer images than `minImages`.
+    #[error(
+        "minImages is {minimum}, but the source has {listed} image{}. Check srcRegion and srcAccountId, or the image list.",
+        if *listed == 1 { "" } else { "s" }
+    )]
     TooFewImages {
-        /// How many there are.
+        /// The number of images at the source.
         listed: usize,
-        /// How many there should be.
+        /// The value of `minImages`.
         minimum: usize,
     },
-    /// A registry that is not asked through AWS's API refused or failed a request.
+    /// A request to a registry failed. Requests through AWS's API are [`Aws`](Self::Aws).
     #[error("{subject}: {message}")]
     Registry {
-        /// The repository, or the registry.
+        /// The repository or the registry.
         subject: String,
-        /// The answer's status; `None` where there was no answer.
+        /// The HTTP status, if the registry answered.
         status: Option<u16>,
-        /// What the registry said, or what kept it from answering.
+        /// The registry's message, or why there is no answer.
         message: Excerpt,
     },
-    /// The stack's parameters do not allow something that was asked for.
+    /// The stack's parameters do not allow this.
     #[error("{subject}: {problem}")]
     NotAllowed {
-        /// The repository, or the registry.
+        /// The repository or the registry.
         subject: String,
         /// What is not allowed, and what to do.
         problem: String,
     },
-    /// A run would copy more than it may.
-    #[error("the run would copy {found} {what}, and {parameter} allows {limit}; nothing was copied")]
+    /// The run would copy more than `maxImages` or `maxBytes`.
+    #[error("{parameter} is {limit}, but the run would copy {found} {unit}. Nothing was copied.")]
     TooMuchToCopy {
         /// `images` or `bytes`.
-        what: &'static str,
-        /// How many there are.
+        unit: &'static str,
+        /// How many the run would copy.
         found: u64,
-        /// The parameter that sets the limit.
+        /// `maxImages` or `maxBytes`.
         parameter: &'static str,
-        /// How many there may be.
+        /// The parameter's value.
         limit: u64,
     },
     /// The payload of an invocation does not have the expected form.
-    #[error("the event is not valid: {0}")]
+    #[error("Invalid event: {0}")]
     Event(Excerpt),
-    /// ECS started no task, and may start one later: it has no capacity, or the account's quota is used up.
-    #[error("ECS started no task: {0}")]
+    /// ECS did not start the task, and may start it later: there is no capacity, or the account's quota is used up.
+    #[error("ECS did not start the task: {0}")]
     NoCapacity(Excerpt),
-    /// ECS will not start a task like this one.
+    /// ECS never starts this task.
     #[error("ECS rejected the task: {0}")]
     TaskRejected(Excerpt),
-    /// AWS refused or failed a call.
+    /// A call of AWS's API failed.
     #[error("{action} on {subject} failed: {message}")]
     Aws {
         /// The IAM action, for example `ecr:DescribeImages`.
         action: &'static str,
-        /// What the call was about: a repository, a table, a secret.
+        /// A repository, a table or a secret, for example.
         subject: String,
         /// What kind of failure it is.
         kind: Kind,
-        /// The service's message, or what kept the call from being answered.
+        /// The service's message, or why there is no answer.
         message: Excerpt,
-        /// The whole error.
+        /// The SDK's error.
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
@@ -116,7 +120,7 @@ impl Error {
             let message = match (error.code(), error.message()) {
                 (Some(code), Some(message)) => format!("{code}: {message}"),
                 (Some(code), None) => code.to_owned(),
-                _ => root_cause(&error),
+                _ => root_cause(&error).to_string(),
             };
             let (kind, message) = (Kind::of_aws(action, &error), Excerpt::new(&message));
             Self::Aws { action, subject, kind, message, source: Box::new(error) }
@@ -124,13 +128,11 @@ impl Error {
     }
 
     /// The name that the state machine's Retry and Catch match on.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.kind().name()
     }
 
     /// What kind of failure it is.
-    #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
             Self::Configuration { .. } => Kind::Configuration,
@@ -148,10 +150,11 @@ impl Error {
     }
 }
 
-fn root_cause(error: &dyn StdError) -> String {
+/// The innermost of an error's sources, or the error itself.
+pub fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    cause
 }

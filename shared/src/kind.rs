@@ -1,45 +1,45 @@
-//! Kinds of failures, and the short names under which the state machine knows them.
+//! Kinds of failures, and their names in the state machine.
 
 use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 
-/// What kind of failure an [`Error`](crate::Error) is, or what kind of end a task came to.
+/// What kind of failure an [`Error`](crate::Error) or a failed task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A parameter of the stack cannot be used.
+    /// A parameter of the stack or an execution's input is invalid.
     Configuration,
-    /// A credential cannot be used.
+    /// A credential is missing or invalid.
     Credential,
-    /// An entry of the list of images cannot be used.
+    /// An entry of the image list is invalid.
     ImageList,
     /// The source has fewer images than `minImages`.
     TooFewImages,
-    /// The stack's parameters do not allow it.
+    /// The stack's parameters do not allow this.
     NotAllowed,
     /// The run would copy more than `maxImages` or `maxBytes`.
     TooMuchToCopy,
-    /// The payload of an invocation cannot be read.
+    /// The payload of an invocation does not have the expected form.
     Event,
-    /// No task could be started, and one may be, later.
+    /// ECS did not start the task, and may start it later.
     NoCapacity,
     /// The task never ran, for example because its image could not be pulled.
     TaskNotStarted,
-    /// The task failed, or copied only some of its images: a retry may copy the others.
+    /// The task failed, or copied only some of its images. A retry may copy the others.
     TaskFailed,
     /// Every image that the task did not copy would fail again.
     ImagesRefused,
-    /// There were too many requests.
+    /// Too many requests.
     Throttled,
     /// The service failed, or did not answer.
     Unavailable,
-    /// The session of a role has expired. Another invocation gets another session, so a retry helps. Where a stored session
-    /// has expired, a retry does not help, and the error is a [`Credential`](Self::Credential).
+    /// The session of a role has expired. A retry gets a new session. An expired session in a secret is a
+    /// [`Credential`](Self::Credential) instead.
     Expired,
     /// Access is denied.
     Denied,
-    /// What the request is about does not exist.
+    /// The repository, task or other resource does not exist.
     NotFound,
-    /// The request was understood and refused, and would be refused again.
+    /// The request was rejected, and would be rejected again.
     Invalid,
 }
 
@@ -65,8 +65,7 @@ impl Kind {
         Self::Invalid,
     ];
 
-    /// The name that the state machine's Retry and Catch match on: short and stable.
-    #[must_use]
+    /// The name that the state machine's Retry and Catch match on.
     pub fn name(self) -> &'static str {
         match self {
             Self::Configuration => "InvalidConfiguration",
@@ -87,12 +86,10 @@ impl Kind {
     }
 
     /// Whether the same request may succeed later.
-    #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Throttled | Self::Unavailable | Self::Expired)
     }
 
-    /// Of an answer with this HTTP status.
     pub(crate) fn of_status(status: u16) -> Self {
         match status {
             401 | 403 => Self::Denied,
@@ -103,14 +100,14 @@ impl Kind {
         }
     }
 
-    /// Of the error of an AWS call. `action` is its IAM action, which begins with the service.
+    /// `action` is the IAM action of the call: it begins with the service.
     pub(crate) fn of_aws<E: ProvideErrorMetadata>(action: &str, error: &SdkError<E>) -> Self {
         let SdkError::ServiceError(answer) = error else {
             let is_ours = matches!(error, SdkError::ConstructionFailure(_));
             return if is_ours { Self::Invalid } else { Self::Unavailable };
         };
         let (service, _) = action.split_once(':').unwrap_or_default();
-        // ECS hands on what EC2 answered to it, as its own InvalidParameterException:
+        // ECS passes on EC2's error in an InvalidParameterException of its own:
         // `Error retrieving subnet information for […]: Rate exceeded (ErrorCode: Throttling)`.
         let inner = || {
             let (_, inner) = answer.err().message()?.rsplit_once("(ErrorCode: ")?;
@@ -120,11 +117,10 @@ impl Kind {
         inner().or_else(code).unwrap_or_else(|| Self::of_status(answer.raw().status().as_u16()))
     }
 
-    /// Of an error code, where it says more than the status: services with JSON protocols answer 400 to all that is not
-    /// their own fault.
+    /// `None` if the HTTP status says more than the code. Services with JSON protocols return 400 for all errors of the client.
     fn of_code(service: &str, code: &str) -> Option<Self> {
         Some(match code {
-            // A quota of resources for most services, and of requests for DynamoDB, says the documentation of each.
+            // The services' documentation: a quota of resources; only for DynamoDB a quota of requests.
             "LimitExceededException" if service != "dynamodb" => Self::Invalid,
             "KmsThrottlingException" => Self::Throttled,
             _ if THROTTLING_ERRORS.contains(&code) => Self::Throttled,
@@ -165,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// The state machine's definition, with a 1 for each reference to something else.
+    /// The state machine's definition, with 1 in place of each `${…}`.
     fn definition() -> Value {
         let template = include_str!("../../template.yaml");
         let (_, behind) = template.split_once("DefinitionString: !Sub |\n").expect("the template has a definition");
@@ -178,7 +174,7 @@ mod tests {
         serde_json::from_str(&text).expect("the definition is JSON")
     }
 
-    /// The error names in a state's Retry, but for those of AWS's own.
+    /// The error names in a state's Retry, without those of AWS.
     fn retried(state: &Value) -> BTreeSet<String> {
         let retriers = state["Retry"].as_array().expect("the state has a Retry");
         let names = retriers.iter().flat_map(|retrier| retrier["ErrorEquals"].as_array().into_iter().flatten());
@@ -186,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_machine_retries_exactly_the_failures_that_may_pass_by_themselves() {
+    fn the_state_machine_retries_exactly_the_transient_failures() {
         let definition = definition();
         let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
         let transient = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
@@ -199,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_is_retried_is_one_that_a_lambda_gives() {
+    fn every_retried_name_is_the_name_of_a_kind() {
         let definition = definition();
         let copying = &definition["States"]["CopyImages"]["ItemProcessor"]["States"];
-        let given: BTreeSet<_> = Kind::ALL.map(Kind::name).into_iter().collect();
+        let names: BTreeSet<_> = Kind::ALL.map(Kind::name).into_iter().collect();
         for state in [&copying["CopyBatch"], &copying["RecordStatus"], &definition["States"]["ListImages"]] {
             for name in retried(state) {
-                assert!(given.contains(name.as_str()), "{name}");
+                assert!(names.contains(name.as_str()), "{name}");
             }
         }
     }

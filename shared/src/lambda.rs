@@ -1,4 +1,4 @@
-//! What the Lambdas have in common: who invokes them, their log, and how an error reaches the state machine.
+//! What the Lambdas have in common: their invocations and events, and how an error reaches the state machine.
 
 use std::error::Error as StdError;
 
@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::text::Excerpt;
 use crate::{Error, Result};
 
-/// Answers each invocation with `handler`. An error is logged, and ends the invocation with its name and its message.
+/// Calls `handler` for each invocation. An error is logged, and fails the invocation with its name and message.
 ///
 /// # Errors
-/// When the Lambda Runtime API cannot be used.
+/// If the Lambda Runtime API fails.
 pub async fn serve<T: Serialize>(handler: impl AsyncFn(Value) -> Result<T>) -> Result<(), lambda_runtime::Error> {
     run(service_fn(async |event: LambdaEvent<Value>| {
         handler(event.payload).await.map_err(|error| {
@@ -24,28 +24,28 @@ pub async fn serve<T: Serialize>(handler: impl AsyncFn(Value) -> Result<T>) -> R
     .await
 }
 
-/// Reads a payload.
+/// Parses the payload of an invocation.
 ///
 /// # Errors
-/// When it does not have the form of `T`.
+/// [`Error::Event`]
 pub fn parse<T: DeserializeOwned>(payload: Value) -> Result<T> {
     serde_json::from_value(payload).map_err(|error| Error::Event(Excerpt::new(&error.to_string())))
 }
 
-/// What invokes a Lambda: a state of the state machine, or EventBridge.
+/// A Lambda is invoked by a state of the state machine, or by EventBridge.
 #[derive(Debug)]
 pub enum Invocation<Request> {
-    /// The request of a state.
+    /// A state's request.
     State(Request),
-    /// An event, which has a `detail-type`.
+    /// An event of EventBridge: it has a `detail-type`.
     Event(Event),
 }
 
 impl<Request: DeserializeOwned> Invocation<Request> {
-    /// Reads a payload.
+    /// Parses the payload of an invocation.
     ///
     /// # Errors
-    /// When it is neither.
+    /// [`Error::Event`]
     pub fn parse(payload: Value) -> Result<Self> {
         if payload.get("detail-type").is_some() {
             parse(payload).map(Self::Event)
@@ -55,7 +55,7 @@ impl<Request: DeserializeOwned> Invocation<Request> {
     }
 }
 
-/// The events that the template's rules send, by their `detail-type`, with the fields of `detail` that are used.
+/// The events that the template's rules send, with the fields of `detail` that the Lambdas use.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "detail-type", content = "detail")]
 pub enum Event {
@@ -71,7 +71,7 @@ pub enum Event {
     ImageAction(ImageAction),
 }
 
-/// A task has another status. DescribeTasks returns the overrides, which the event does not have.
+/// A task's status changed. The event does not have the task's overrides.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStateChange {
@@ -95,13 +95,13 @@ pub struct TaskStateChange {
 pub struct Container {
     /// Its name in the task definition.
     pub name: String,
-    /// `None` if it never ran.
+    /// `None` if the container never ran.
     pub exit_code: Option<i32>,
-    /// Why it stopped, where ECS gives a reason.
+    /// Why it stopped, if ECS knows.
     pub reason: Option<String>,
 }
 
-/// An execution has another status. The event does not say why.
+/// An execution's status changed. The event does not have the cause.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionStatusChange {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_apart_by_their_type_and_all_else_is_a_state() {
+    fn a_payload_with_a_detail_type_is_an_event_and_any_other_is_a_request() {
         let task = json!({ "taskArn": "arn:task", "clusterArn": "arn:cluster", "lastStatus": "STOPPED", "cpu": "512" });
         let execution = json!({ "executionArn": "arn:run", "name": "run", "status": "FAILED", "input": "{}" });
         let image = json!({ "action-type": "PUSH", "repository-name": "app", "image-tag": "1" });
@@ -158,12 +158,12 @@ mod tests {
             json!({ "detail-type": "ECR Image Action", "detail": { "action-type": "PUSH" } }),
             json!({ "batch": {} }),
         ] {
-            assert_eq!(parsed(payload).expect_err("it is neither").name(), "InvalidEvent");
+            assert_eq!(parsed(payload).expect_err("it has another form").name(), "InvalidEvent");
         }
     }
 
     #[test]
-    fn the_rules_of_the_template_send_these_events() {
+    fn the_events_of_the_templates_rules_are_known() {
         let template = include_str!("../../template.yaml");
         let types = template.lines().filter_map(|line| line.trim().strip_prefix("detail-type: [")?.strip_suffix(']'));
         for name in types.filter(|name| *name != "CloudFormation Stack Status Change") {

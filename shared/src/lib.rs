@@ -1,11 +1,11 @@
-//! What the Lambdas of ecr-transfer agree on.
+//! What the Lambdas share.
 //!
-//! Everything that two of them must understand alike lives here, and nothing else: how the stack is configured
-//! ([`config`]), which sources may be read ([`allowed`]), the list of selected images ([`selection`], [`tags`]) and what they are called at the destination ([`naming`]), who they are
-//! towards a registry ([`credentials`]), how they log in where images come from ([`logins`]), how they talk to ECR ([`ecr`]),
-//! the plan that one writes and the others follow ([`plan`]), what a manifest refers to ([`manifest`]), [`metrics`], and the
-//! protocol of the task that copies ([`task`]). What comes from outside is parsed into the types of [`reference`](mod@reference),
-//! or shown as a [`text::Excerpt`].
+//! - [`reference`](mod@reference): the names of registries, repositories and images
+//! - [`selection`], [`tags`], [`allowed`], [`naming`]: which images are copied, and their names at the destination
+//! - [`ecr`], [`manifest`]: ECR's registries, and the content of manifests
+//! - [`credentials`], [`logins`]: identities, and logins to registries
+//! - [`plan`], [`task`]: what list-images, launch-task, the copying task and record-status exchange
+//! - [`config`], [`lambda`], [`metrics`], [`text`]: parameters, invocations, metrics, and text that can be shown
 
 pub mod allowed;
 pub mod config;
@@ -27,7 +27,7 @@ pub mod tags;
 pub mod task;
 pub mod text;
 
-pub use error::Error;
+pub use error::{Error, root_cause};
 pub use kind::Kind;
 
 /// A `Result` whose error is this crate's [`Error`].

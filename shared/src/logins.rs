@@ -1,4 +1,4 @@
-//! The logins to the registries that images come from. Each goes to the host that it belongs to, and to no other.
+//! Logins to the registries that images come from. Each login is sent to its own registry only.
 
 use aws_config::SdkConfig;
 
@@ -9,7 +9,7 @@ use crate::reference::RegistryHost;
 use crate::selection;
 use crate::{Error, Result};
 
-/// Logs in to the registries that images come from.
+/// The logins to the source's registries.
 pub struct SourceLogins<'a> {
     base: &'a SdkConfig,
     source: Source,
@@ -21,10 +21,10 @@ enum Source {
 }
 
 impl<'a> SourceLogins<'a> {
-    /// As the source's credential has it.
+    /// Reads the source's credential.
     ///
     /// # Errors
-    /// When it cannot be used, or does not say which of several registries it is for.
+    /// If it cannot be used, or does not name its registry where the image list has several.
     pub async fn connect(base: &'a SdkConfig, stores: &Stores, source: &SourceConfig) -> Result<Self> {
         let source = match source {
             SourceConfig::Ecr(registry) => Source::Ecr(Registry::connect(base, stores, registry).await?),
@@ -33,11 +33,11 @@ impl<'a> SourceLogins<'a> {
         Ok(Self { base, source })
     }
 
-    /// The login to the registry at `host`; `None` where it is asked anonymously. A registry of ECR always asks for one:
-    /// it gets the access key's or the role's, or else, if the credential holds none for it, that of the Lambda's role.
+    /// The login to the registry at `host`; `None` for anonymous requests. Private ECR registries always require a login: it is that
+    /// of the access key or role of the credential, otherwise that of the Lambda's role.
     ///
     /// # Errors
-    /// When ECR does not hand out a token, or hands out one for another registry.
+    /// If ECR returns no token, or one for another registry.
     pub async fn to(&self, host: &RegistryHost) -> Result<Option<Login>> {
         match &self.source {
             Source::Ecr(registry) => token_for(registry, host).await.map(Some),
@@ -60,30 +60,30 @@ impl<'a> SourceLogins<'a> {
     }
 }
 
-/// Who we are towards registries that are not ECR's. A user who does not say which registry it is one of is one of the only
-/// registry that the *deployed* list names: what an execution's input names gets no password.
+/// The identity for registries other than ECR. A user without a registry is assigned to the only registry of the *deployed* list, so
+/// the input of an execution cannot choose who gets the password.
 async fn identity(stores: &Stores, config: &PublicConfig) -> Result<Identity> {
     let identity = stores.identity(config.credential.as_ref()).await?;
-    let (Identity::Users(users @ Users::Unnamed(_)), Some(list)) = (&identity, &config.list) else {
+    let (Identity::Users(users @ Users::WithoutRegistry(_)), Some(list)) = (&identity, &config.list) else {
         return Ok(identity);
     };
     let parts = selection::read(&stores.ssm, list).await?;
     let selection = selection::parse(parts.iter().map(|(name, list)| (name.as_str(), list.as_str())), None)?;
     let hosts = selection.into_keys().map(|repository| repository.registry).filter(|host| EcrHost::of(host).is_none());
-    users.clone().of_deployed(hosts).map(Identity::Users).map_err(|problem| Error::Credential {
+    users.clone().assign_to(hosts).map(Identity::Users).map_err(|problem| Error::Credential {
         name: config.credential.as_ref().map(CredentialConfig::name).unwrap_or_default(),
         problem,
         source: None,
     })
 }
 
-/// ECR's token, under the name by which `host` calls the registry. ECR's answer says which registry it is for.
+/// ECR's token for the registry at `host`, which may be another name of the host in ECR's answer.
 async fn token_for(registry: &Registry, host: &RegistryHost) -> Result<Login> {
     let login = registry.login().await?;
     if is_same_registry(&login.host, host) {
         return Ok(Login { host: host.clone(), ..login });
     }
-    let problem = format!("the token that ECR gave is for {}", login.host);
+    let problem = format!("ECR returned a token for {}.", login.host);
     Err(Error::NotAllowed { subject: host.to_string(), problem })
 }
 
@@ -126,7 +126,7 @@ mod tests {
         SourceConfig::Public(PublicConfig { credential, list: Some("list".into()) })
     }
 
-    /// The hosts of these that are sent a password.
+    /// Those of `hosts` that get a login.
     async fn trusted(secret: &'static str, list: Option<&'static str>, hosts: &[&str]) -> Result<Vec<String>> {
         let base = SdkConfig::builder().build();
         let logins = SourceLogins::connect(&base, &stores(secret, list), &public()).await?;
@@ -141,20 +141,20 @@ mod tests {
     const HOSTS: [&str; 3] = ["docker.io", "quay.io", "evil.example"];
 
     #[tokio::test]
-    async fn a_password_goes_to_the_registry_that_it_names_and_nowhere_else() {
+    async fn a_password_is_sent_only_to_the_registry_that_its_secret_names() {
         let named = r#"{"username": "me", "password": "hush", "registry": "quay.io"}"#;
         assert_eq!(trusted(named, None, &HOSTS).await.expect("no list is needed"), ["quay.io"]);
     }
 
     #[tokio::test]
-    async fn a_password_without_a_registry_serves_only_the_single_host_of_the_deployed_list() {
+    async fn a_password_without_a_registry_is_sent_only_to_the_single_registry_of_the_deployed_list() {
         let ecr = "602401143452.dkr.ecr.us-west-2.amazonaws.com/app:1";
         let list: &'static str = Box::leak(format!("nginx:1,bitnami/redis:7.*,{ecr}").into_boxed_str());
         assert_eq!(trusted(UNNAMED, Some(list), &HOSTS).await.expect("it is Docker Hub's"), ["docker.io"]);
-        let error = trusted(UNNAMED, Some("nginx:1,quay.io/a/b:1"), &[]).await.expect_err("it may be of either");
+        let error = trusted(UNNAMED, Some("nginx:1,quay.io/a/b:1"), &[]).await.expect_err("it may belong to either");
         assert_eq!(error.name(), "InvalidCredential");
-        assert!(error.to_string().contains("the list names several: docker.io, quay.io"), "{error}");
-        assert!(trusted(UNNAMED, None, &[]).await.is_err(), "nobody says whose it is");
+        assert!(error.to_string().contains("the image list has several: docker.io, quay.io"), "{error}");
+        assert!(trusted(UNNAMED, None, &[]).await.is_err(), "its registry is unknown");
     }
 
     fn token_of(endpoint: &'static str) -> Rule {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_of_ecr_goes_to_the_registry_that_ecr_answered_with_by_any_of_its_names_and_to_no_other() {
+    async fn an_ecr_token_is_sent_only_to_the_registry_in_ecrs_answer_by_any_of_its_names() {
         let rule = token_of("https://222222222222.dkr.ecr.us-west-2.amazonaws.com");
         let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
         for name in ["222222222222.dkr.ecr.us-west-2.amazonaws.com", "222222222222.dkr-ecr.us-west-2.on.aws"] {
@@ -185,9 +185,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_only_looks_like_ecr_is_asked_without_a_login() {
+    async fn a_host_that_only_looks_like_ecr_gets_no_login() {
         let key = r#"{"access_key_id": "AKIA", "secret_access_key": "hush"}"#;
         let hosts = ["111111111111.dkr.ecr.us-east-1.evil.example", "docker.io"];
-        assert!(trusted(key, None, &hosts).await.expect("nobody is asked for a token").is_empty());
+        assert!(trusted(key, None, &hosts).await.expect("it needs no token").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What a manifest refers to: the images of an index, and the blobs of an image.
+//! Manifests: the images of an index, and the layers of an image.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Deserializer};
 
 use crate::reference::Digest;
 
-/// The most images of an index; those that are used have a few dozen.
+/// The most images of an index. Real ones have a few dozen.
 const CHILDREN: usize = 500;
 
-/// The most layers of an image; ECR
-/// [takes 4,200](https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html), and images have a few dozen.
+/// The most layers of an image, as
+/// [in ECR](https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html). Real images have a few dozen.
 const LAYERS: usize = 4_200;
 
-/// The most bytes that an image is taken to have. What says that it has more must not make sums overflow.
+/// The most bytes that an image counts as, so that a manifest with false sizes cannot overflow sums.
 const BYTES: u64 = 1 << 46;
 
-/// The parts of an image manifest or an index that matter here; OCI's and Docker's formats share them.
+/// An image manifest or an index, in OCI's or Docker's format.
 ///
 /// See the [image specification](https://github.com/opencontainers/image-spec/blob/main/manifest.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -28,22 +28,22 @@ pub struct Manifest {
     /// The images of an index; empty for an image.
     #[serde(default, deserialize_with = "at_most::<_, _, CHILDREN>")]
     pub manifests: Vec<Descriptor>,
-    /// What it refers to: the image that it is a signature of, say.
+    /// The image that this one refers to, for example as its signature.
     pub subject: Option<Descriptor>,
     config: Option<Blob>,
     #[serde(default, deserialize_with = "at_most::<_, _, LAYERS>")]
     layers: Vec<Blob>,
 }
 
-/// Content, named by its digest.
+/// An entry of an index, or a subject.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
-    /// Its digest.
+    /// The digest of the manifest.
     pub digest: Digest,
-    /// In bytes.
+    /// The bytes of the manifest.
     #[serde(default)]
     pub size: u64,
-    /// What an image of an index runs on.
+    /// The platform of an image in an index.
     pub platform: Option<Platform>,
 }
 
@@ -55,7 +55,7 @@ struct Blob {
     size: u64,
 }
 
-/// What an image runs on, in the words of Go: `linux/arm64`, or `linux/arm/v7`.
+/// `linux/arm64` or `linux/arm/v7`, for example.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// `linux`
@@ -86,14 +86,13 @@ impl FromStr for Platform {
                 architecture: architecture.to_owned(),
                 variant: variant.first().map(|&variant| variant.to_owned()),
             }),
-            _ => Err("expected os/architecture or os/architecture/variant, such as linux/arm64"),
+            _ => Err("expected a platform such as linux/arm64 or linux/arm/v7"),
         }
     }
 }
 
 impl Platform {
-    /// Whether an image for `other` is one for this platform, which may leave the variant open.
-    #[must_use]
+    /// Whether an image for `other` is an image for this platform. A platform without a variant accepts all variants.
     pub fn accepts(&self, other: &Self) -> bool {
         (&self.os, &self.architecture) == (&other.os, &other.architecture)
             && (self.variant.is_none() || self.variant == other.variant)
@@ -101,50 +100,40 @@ impl Platform {
 }
 
 impl Manifest {
-    /// Reads a manifest; one of an unknown kind refers to nothing.
+    /// Parses a manifest. JSON of another kind is an empty manifest.
     ///
     /// # Errors
-    /// When it is not JSON, has digests that are not, or more of anything than it may.
+    /// If it is not JSON, has an invalid digest, or exceeds a limit.
     pub fn parse(json: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(json)
     }
-
-    /// The bytes of config and layers of all `manifests`, each blob counted once, as it is stored and transferred.
-    #[must_use]
-    pub fn blob_bytes<'a>(manifests: impl IntoIterator<Item = &'a Self>) -> u64 {
-        let mut blobs = Blobs::default();
-        manifests.into_iter().for_each(|manifest| blobs.add(manifest));
-        blobs.bytes()
-    }
 }
 
-/// Configurations and layers, each once.
+/// Configurations and layers of images. A blob of several images counts once, as it is stored and transferred once.
 #[derive(Debug, Default)]
 pub struct Blobs(HashMap<Digest, u64>);
 
 impl Blobs {
-    /// Adds those of an image.
+    /// Adds the blobs of an image.
     pub fn add(&mut self, image: &Manifest) {
         self.0.extend(image.config.iter().chain(&image.layers).map(|blob| (blob.digest, blob.size)));
     }
 
-    /// How many there are.
-    #[must_use]
+    /// The number of blobs.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Their bytes.
-    #[must_use]
+    /// The bytes of all blobs.
     pub fn bytes(&self) -> u64 {
         self.0.values().copied().fold(0, u64::saturating_add).min(BYTES)
     }
 }
 
-/// Deserialises a list of at most `LIMIT` items, and stops at the first one beyond.
+/// Deserialises a list of at most `LIMIT` items, for `deserialize_with`. It stops at the first item beyond the limit.
 ///
 /// # Errors
-/// When it has more, or one of them is not a `T`.
+/// If the list exceeds the limit, or an item is not a `T`.
 pub fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const LIMIT: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -160,14 +149,14 @@ pub fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const LIMIT: usiz
             let mut read = Vec::new();
             while let Some(item) = items.next_element()? {
                 if read.len() == LIMIT {
-                    return Err(A::Error::custom(format_args!("it has more than the {LIMIT} items that are allowed")));
+                    return Err(A::Error::custom(format_args!("a list exceeds the limit of {LIMIT} items")));
                 }
                 read.push(item);
             }
             Ok(read)
         }
 
-        // Registries write null for an empty list.
+        // Some registries return null for an empty list.
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
             Ok(Vec::new())
         }
@@ -175,8 +164,7 @@ pub fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const LIMIT: usiz
     deserializer.deserialize_any(Items::<T, LIMIT>(PhantomData))
 }
 
-/// Whether a media type is that of an index (Docker: manifest list) and not that of a single image.
-#[must_use]
+/// Whether a media type is that of an index, which Docker calls a manifest list.
 pub fn is_index(media_type: &str) -> bool {
     matches!(
         media_type,
@@ -207,9 +195,13 @@ mod tests {
 
     #[test]
     fn a_blob_that_two_platforms_share_counts_once_and_no_sum_overflows() {
-        let (arm, amd) = (image("arm", &[("base", 100)]), image("amd", &[("base", 100)]));
-        assert_eq!(Manifest::blob_bytes([&arm, &amd]), 102);
-        assert_eq!(Manifest::blob_bytes([&image("huge", &[("a", u64::MAX), ("b", u64::MAX)])]), BYTES);
+        let bytes = |images: &[Manifest]| {
+            let mut blobs = Blobs::default();
+            images.iter().for_each(|image| blobs.add(image));
+            blobs.bytes()
+        };
+        assert_eq!(bytes(&[image("arm", &[("base", 100)]), image("amd", &[("base", 100)])]), 102);
+        assert_eq!(bytes(&[image("huge", &[("a", u64::MAX), ("b", u64::MAX)])]), BYTES);
     }
 
     #[test]
@@ -237,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_manifest_or_has_too_much_of_anything_is_an_error() {
+    fn a_manifest_that_is_invalid_or_exceeds_a_limit_is_an_error() {
         let many = |count| vec![json!({ "digest": digest("a") }); count];
         assert!(parse(&json!({ "manifests": many(CHILDREN) })).is_ok());
         for wrong in [

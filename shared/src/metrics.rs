@@ -1,8 +1,6 @@
-//! CloudWatch metrics, as lines in a function's log.
-//!
-//! CloudWatch takes them out of the log by itself, see the
+//! CloudWatch metrics as lines in a function's log, in the
 //! [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
-//! no call is made, and no permission needed.
+//! this needs no call and no permission.
 
 use std::time::SystemTime;
 
@@ -13,11 +11,11 @@ use crate::config::Environment;
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "ecr-transfer";
 
-/// The variable with the stack's name, which is each metric's dimension.
+/// The variable with the stack's name, the dimension of each metric.
 const STACK: &str = "STACK_NAME";
 
-/// Prints `metrics`, each with its name, its unit and its value. Without a stack's name it prints nothing.
-#[allow(clippy::print_stdout)] // It is what Lambda makes a function's log of.
+/// Emits metrics, each with name, unit and value. Without a stack's name it does nothing.
+#[allow(clippy::print_stdout)] // The output of a Lambda is its log.
 pub fn emit(environment: &Environment, metrics: &[(&str, Unit, u64)]) {
     if let Some(stack) = environment.optional(STACK) {
         println!("{}", line(stack, SystemTime::now(), metrics));

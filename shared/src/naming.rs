@@ -1,21 +1,20 @@
-//! What repositories are called at the destination.
+//! The names of repositories at the destination.
 
 use crate::ecr::EcrHost;
 use crate::reference::{Repository, RepositoryName};
 use crate::{Error, Result};
 
-/// How a repository of another registry is called at the destination, behind the prefix.
+/// How repositories are named at the destination, after the prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Naming {
-    /// Docker Hub's names stay as they are, short ones short, and those of other registries come behind their host:
-    /// `nginx`, `quay.io/coreos/etcd`.
+    /// Repositories of Docker Hub keep their names, and others begin with their host: `nginx`, `quay.io/coreos/etcd`.
     #[default]
     Plain,
-    /// Behind a short name for the registry: `dockerhub/nginx`, `quay/coreos/etcd`.
+    /// All names begin with a short name of the registry: `dockerhub/nginx`, `quay/coreos/etcd`.
     Registry,
 }
 
-/// The short names of registries, the first folder of a repository's name.
+/// The short names of registries.
 const SHORT: &[(&str, &str)] = &[
     ("docker.io", "dockerhub"),
     ("quay.io", "quay"),
@@ -31,12 +30,11 @@ const SHORT: &[(&str, &str)] = &[
     ("public.ecr.aws", "ecrpublic"),
 ];
 
-/// What it is for private registries of ECR, whatever account and region.
+/// The short name of all private ECR registries.
 const SHORT_ECR: &str = "amazonecr";
 
 impl Naming {
-    /// The repository's name in the table, and at the destination behind the prefix.
-    #[must_use]
+    /// The name in the table, and at the destination after the prefix, of a repository in any registry.
     pub fn name(self, repository: &Repository) -> String {
         let (registry, name) = (repository.registry.as_str(), repository.name.as_str());
         let short =
@@ -52,8 +50,7 @@ impl Naming {
         }
     }
 
-    /// The same for a repository of the one ECR registry that is the source.
-    #[must_use]
+    /// The same for a repository of an ECR source.
     pub fn name_in_source(self, repository: &Repository) -> String {
         match self {
             Self::Plain => repository.name.to_string(),
@@ -62,35 +59,32 @@ impl Naming {
     }
 }
 
-/// A host as a folder: a repository's name has no colon.
+/// The host as a part of a repository's name, which cannot have a colon.
 fn host(registry: &str) -> String {
     registry.replace(':', "-")
 }
 
-/// The name at the destination of what is called `name` there, behind `prefix`, by ECR's
-/// [rules for repository names](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html).
+/// The full name of a repository at the destination: the prefix and `name`.
 ///
 /// # Errors
-/// When ECR does not allow it.
+/// If it violates ECR's
+/// [rules for repository names](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html).
 pub fn destination_name(prefix: Option<&RepositoryName>, name: &str) -> Result<RepositoryName> {
     let full = prefix.map_or_else(|| name.to_owned(), |prefix| format!("{prefix}/{name}"));
-    // Of the separators that the specification allows, ECR takes one at a time.
+    // The OCI specification also allows `__` and `--`.
     let has_single_separators = !full.contains("__") && !full.contains("--");
     match full.parse() {
         Ok(name) if has_single_separators && full.len() >= 2 => Ok(name),
         _ => {
-            let problem =
-                "ECR does not allow this as a repository name: 2 to 255 characters, components of lowercase letters \
-                           and digits with single . _ - between them, separated by slashes"
-                    .into();
-            Err(Error::Selection { entry: full.as_str().into(), place: None, problem })
+            let problem = "ECR does not allow this repository name. It requires 2 to 255 lowercase letters and digits, with \
+                           single . _ - or / between them.";
+            Err(Error::Selection { entry: full.as_str().into(), place: None, problem: problem.into() })
         }
     }
 }
 
-/// Whether a repository at the destination lies behind the prefix, where there is one.
-#[must_use]
-pub fn is_behind(prefix: Option<&RepositoryName>, name: &RepositoryName) -> bool {
+/// Whether the name of a repository at the destination begins with the prefix, if there is one.
+pub fn has_prefix(prefix: Option<&RepositoryName>, name: &RepositoryName) -> bool {
     let rest =
         |prefix: &RepositoryName| name.as_str().strip_prefix(prefix.as_str()).is_some_and(|it| it.starts_with('/'));
     prefix.is_none_or(rest)
@@ -109,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_plain_or_behind_their_registrys_short_name() {
+    fn names_are_plain_or_begin_with_the_short_name_of_their_registry() {
         for (reference, plain, registry) in [
             ("nginx", "nginx", "dockerhub/nginx"),
             ("docker.io/library/nginx", "nginx", "dockerhub/nginx"),
@@ -127,7 +121,7 @@ mod tests {
                 "amazonecr/amazon-k8s-cni",
             ),
             ("host:5000/foo", "host-5000/foo", "host-5000/foo"),
-            // Names that only begin like a registry's.
+            // Names that only look like a registry's.
             ("quayiofoo/bar", "quayiofoo/bar", "dockerhub/quayiofoo/bar"),
             ("gcr.ioevil.com/x", "gcr.ioevil.com/x", "gcr.ioevil.com/x"),
         ] {
@@ -138,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_names_are_the_names() {
+    fn the_guides_table_of_names_is_right() {
         let rows = crate::guide::rows("| Image | `plain` | `registry` |");
         assert_eq!(rows.len(), 13);
         for row in rows {
@@ -158,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_ecr_would_refuse_is_refused_before() {
+    fn a_name_that_ecr_does_not_allow_is_an_error() {
         let prefix = "mirror".parse().expect("it is a name");
         let named = destination_name(Some(&prefix), "a/b_c.d").expect("it is allowed");
         assert_eq!(named.as_str(), "mirror/a/b_c.d");
@@ -169,12 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_begins_like_the_prefix_is_not_behind_it() {
+    fn a_prefix_consists_of_whole_parts_of_a_name() {
         let name = |text: &str| text.parse::<RepositoryName>().expect(text);
         let prefix = name("to/mirror");
-        assert!(is_behind(Some(&prefix), &name("to/mirror/app")) && is_behind(None, &name("app")));
+        assert!(has_prefix(Some(&prefix), &name("to/mirror/app")) && has_prefix(None, &name("app")));
         for other in ["to/mirror", "to/mirrored/app", "app", "to/mirror-2/app"] {
-            assert!(!is_behind(Some(&prefix), &name(other)), "{other}");
+            assert!(!has_prefix(Some(&prefix), &name(other)), "{other}");
         }
     }
 }

@@ -1,7 +1,5 @@
-//! The plan: what a run copies, in batches that one task each takes on.
-//!
-//! list-images writes it to S3 as a JSON array of [`Batch`]; the state machine hands each batch to launch-task and then
-//! to record-status.
+//! The plan of a run. list-images writes it to S3 as a JSON array of [`Batch`]. The state machine passes each batch to launch-task,
+//! and then to record-status.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,49 +15,49 @@ pub struct Batch {
     pub id: BatchId,
     /// The sum of the images' bytes.
     pub bytes: u64,
-    /// How many milliseconds each manifest takes, so that all tasks together stay below the destination's quota.
+    /// The minimum of milliseconds per manifest. It keeps all tasks together below the destination's quota.
     #[serde(default)]
     pub pace: u64,
-    /// What to copy; no two have the same destination.
+    /// The images to copy. Each repository of the destination occurs once.
     pub repositories: Vec<RepositoryCopy>,
-    /// What cannot be copied, as was clear before any task started: it is recorded.
+    /// What failed when the run was planned. No task is started for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
-    /// Images that the destination has, although their rows say `Error`: what is there is recorded, and counts as nothing done.
+    /// Images whose rows say `Error`, although the destination has them. Their rows are corrected. They do not count as copied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub present: Vec<RepositoryCopy>,
-    /// Rows that say `Error` of what is no longer wanted: they are deleted.
+    /// Rows that say `Error` for images that are no longer selected. They are deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub obsolete: Vec<Row>,
 }
 
-/// Images of one repository, and where they go.
+/// Images of one repository, with their source and destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryCopy {
-    /// Where they are.
+    /// The repository to copy from.
     pub source: Repository,
-    /// Where they go.
+    /// The repository to copy to.
     pub destination: Repository,
     /// The repository's name in the table: its name at the destination, without the prefix.
     pub image: RepositoryName,
-    /// Which of them.
+    /// The images to copy.
     pub images: Vec<Image>,
 }
 
-/// An image that is copied.
+/// An image to copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
-    /// What is copied, and what the destination must answer afterwards.
+    /// The digest at the source, and at the destination after the copy.
     pub digest: Digest,
-    /// The tag that it gets; without one it goes by its digest.
+    /// The tag at the destination; `None` to copy the image without a tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<Tag>,
-    /// The compressed size; 0 where the source does not tell.
+    /// The compressed size; 0 if it is unknown.
     #[serde(default)]
     pub bytes: u64,
-    /// How many manifests the destination gets: an index comes with one for each of its images. 0 counts as 1.
+    /// The number of manifests: an index has its own and one for each of its images. 0 counts as 1.
     #[serde(default)]
     pub manifests: u32,
     /// Why it is copied.
@@ -67,7 +65,7 @@ pub struct Image {
     pub reason: Reason,
 }
 
-/// Something that was wanted and cannot be copied: an image, or whatever a pattern stands for.
+/// A selected image or pattern that cannot be copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
@@ -75,9 +73,9 @@ pub struct Failure {
     pub image: RepositoryName,
     /// The tag, the digest or the pattern.
     pub tag: Excerpt,
-    /// Where it was looked for.
+    /// The repository at the source.
     pub source: Repository,
-    /// What is wrong.
+    /// Why it cannot be copied.
     pub error: Excerpt,
 }
 
@@ -97,62 +95,58 @@ pub enum Reason {
     /// The destination does not have it.
     #[default]
     New,
-    /// The destination's tag leads to another image.
+    /// The destination's tag points to another image.
     Changed,
 }
 
 impl Image {
     /// Its tag in the table; the digest for an untagged image.
-    #[must_use]
     pub fn name(&self) -> String {
         self.tag.as_ref().map_or_else(|| self.digest.to_string(), ToString::to_string)
     }
 
-    /// By what the destination is asked for it.
-    #[must_use]
+    /// Its id in a repository of ECR: the tag, or the digest of an untagged image.
     pub fn id(&self) -> ImageId {
         self.tag.clone().map_or(ImageId::Digest(self.digest), ImageId::Tag)
     }
 
-    /// Its name in `repository`: by tag, or by digest where it has none.
-    #[must_use]
+    /// Its reference in `repository`: by tag, or by digest if it has no tag.
     pub fn at(&self, repository: &Repository) -> ImageReference {
         let digest = self.tag.is_none().then_some(self.digest);
         ImageReference { repository: repository.clone(), tag: self.tag.clone(), digest }
     }
 
-    /// Its name in `repository` by digest.
-    #[must_use]
+    /// Its reference in `repository` by digest.
     pub fn by_digest(&self, repository: &Repository) -> ImageReference {
         ImageReference { repository: repository.clone(), tag: None, digest: Some(self.digest) }
     }
 }
 
-/// What list-images answers: where the plan is, and what it comes to.
+/// The result of list-images: the plan and its counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The plan's object, unless there is nothing to do.
+    /// The plan; `None` if there is nothing to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Object>,
-    /// In a dry run, the object with what a run would do, and why, instead.
+    /// The report of a dry run, which writes no plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<Object>,
-    /// Instead of all else, the ARN of the execution that waits for its turn and copies all that this one would.
+    /// The ARN of a waiting execution that copies everything that this one would copy. This one ends without listing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_to: Option<String>,
-    /// Instead of all else, what the execution waits for.
+    /// The execution must wait. It has not listed yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,
-    /// How many batches the plan has.
+    /// The plan's batches.
     pub batches: usize,
-    /// Images that the source has, or that were asked for: those unchanged, excluded, and to be copied.
+    /// The sum of `unchanged`, `excluded` and `to_copy`.
     pub listed: usize,
     /// Images that the destination already has.
     pub unchanged: usize,
-    /// Images that a rule left out.
+    /// Images that a rule excludes.
     pub excluded: usize,
-    /// Images in the plan, and its failures.
+    /// The plan's images and failures.
     pub to_copy: usize,
     /// The plan's bytes.
     pub bytes: u64,
@@ -161,9 +155,9 @@ pub struct Summary {
 /// Why and for how long an execution waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
-    /// The ARN of the earlier execution, which is active.
+    /// The ARN of the active execution that was started earlier.
     pub execution: String,
-    /// After how many seconds it asks again.
+    /// The pause until the next check.
     pub seconds: i64,
 }
 
@@ -174,9 +168,9 @@ pub struct Object {
     pub bucket: String,
     /// The object's key.
     pub key: String,
-    /// The version that was written: what somebody else writes there is not read. It is
-    /// [`null`](https://docs.aws.amazon.com/AmazonS3/latest/userguide/AddingObjectstoVersionSuspendedBuckets.html) where the bucket
-    /// keeps no versions, as a new one may for some minutes.
+    /// The version that this run wrote. The state machine reads this version, even if somebody writes another one. It is
+    /// [`null`](https://docs.aws.amazon.com/AmazonS3/latest/userguide/AddingObjectstoVersionSuspendedBuckets.html) if the bucket
+    /// keeps no versions, as in the first minutes of a new bucket.
     pub version: String,
 }
 
@@ -202,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_of_a_batch_is_the_contract() {
+    fn the_json_of_a_batch_is_stable() {
         let parsed: Batch = serde_json::from_value(batch()).expect("it is a batch");
         let repository = &parsed.repositories[0];
         assert_eq!(repository.images[0].at(&repository.source).to_string(), "quay.io/team/app:1.0");
@@ -231,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_without_work_has_no_plan() {
+    fn the_json_of_a_summary_without_a_plan_has_only_counts() {
         assert_eq!(
             serde_json::to_value(Summary { listed: 3, unchanged: 3, ..Summary::default() }).expect("a summary is JSON"),
             json!({"batches": 0, "listed": 3, "unchanged": 3, "excluded": 0, "toCopy": 0, "bytes": 0})

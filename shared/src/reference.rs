@@ -1,7 +1,5 @@
-//! The names of registries, repositories and images, each in a type that cannot hold anything else.
-//!
-//! Whatever comes from a registry, a list, an input, a plan or an event is parsed into these where it enters, and checked
-//! again when it is deserialised. Nothing downstream splits or checks a name. The grammars are those of the
+//! Types for the names of registries, repositories and images. They can only hold valid names: parsing and deserialising check the
+//! grammars of the
 //! [distribution specification](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests).
 
 use std::fmt;
@@ -12,13 +10,13 @@ use sha2::Digest as _;
 
 use crate::text::Excerpt;
 
-/// The host of Docker Hub in image references.
+/// Docker Hub's host in image references.
 pub const DOCKER_HUB: &str = "docker.io";
 
-/// Docker Hub's other names.
+/// Docker Hub's other hosts.
 const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
-/// A text that is not what it should be.
+/// The error of a text that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct Invalid {
@@ -27,20 +25,18 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// `text` is not `expected`, which begins with an article.
-    #[must_use]
+    /// `expected` begins with an article: `a tag`.
     pub fn new(text: &str, expected: &'static str) -> Self {
         Self { text: Excerpt::new(text), expected }
     }
 
-    /// What the text was.
-    #[must_use]
+    /// The text that cannot be parsed.
     pub fn text(&self) -> &Excerpt {
         &self.text
     }
 }
 
-/// A type that holds a text of one grammar.
+/// Defines a type for texts of one grammar.
 macro_rules! name {
     ($(#[$documentation:meta])* $name:ident, $is_valid:expr, $expected:literal) => {
         $(#[$documentation])*
@@ -49,11 +45,10 @@ macro_rules! name {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// What it is, for errors.
+            /// For [`Invalid`].
             const EXPECTED: &str = $expected;
 
             /// The text.
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -96,33 +91,33 @@ macro_rules! name {
 }
 
 name!(
-    /// A tag: up to 128 letters, digits, `_`, `.` and `-`; it begins with neither of the last two.
+    /// A tag: up to 128 letters, digits, `_`, `.` and `-`. It does not begin with `.` or `-`.
     Tag,
     is_tag,
     "a tag: up to 128 letters, digits, _, . and -, beginning with a letter, a digit or _"
 );
 
 name!(
-    /// A repository's name in its registry, such as `library/nginx`: up to 255 characters in parts between slashes, each of
-    /// small letters and digits with single `.`, one or two `_`, or any number of `-` in between.
+    /// A repository's name in its registry, such as `library/nginx`: up to 255 characters, in parts separated by slashes. A part
+    /// has lowercase letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
     RepositoryName,
     is_repository_name,
-    "the name of a repository: small letters and digits, with ., _ and - in between, in parts separated by slashes"
+    "a repository name: lowercase letters and digits, separated by ., _, - or /"
 );
 
 name!(
-    /// A registry's host in small letters, with its port if it has one: `quay.io`, `harbor.example.com:5000`. Docker Hub is
-    /// [`DOCKER_HUB`], whichever of its names was used.
+    /// A registry's host in lowercase, with an optional port: `quay.io`, `harbor.example.com:5000`. Docker Hub is always
+    /// [`DOCKER_HUB`].
     RegistryHost,
     is_host,
-    "the host of a registry, such as quay.io or host.example:5000"
+    "a registry host, such as quay.io or host.example:5000"
 );
 
 name!(
-    /// Names a batch within its plan.
+    /// The id of a batch, unique within its plan.
     BatchId,
     |text: &str| (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-    "the id of a batch: up to 20 letters, digits and -"
+    "a batch id: up to 20 letters, digits and -"
 );
 
 fn is_tag(text: &str) -> bool {
@@ -137,7 +132,7 @@ fn is_repository_name(text: &str) -> bool {
     text.len() <= 255 && text.split('/').all(is_part)
 }
 
-/// Whether a text is a part of a repository's name: words with separators in between.
+/// Whether a text is a part of a repository's name: words between separators.
 fn is_part(mut text: &str) -> bool {
     let is_letter = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     loop {
@@ -172,42 +167,39 @@ fn is_host(text: &str) -> bool {
         && !DOCKER_HUB_ALIASES.contains(&text)
 }
 
-/// Whether the first part of a reference is a host, and not a part of the name of one of Docker Hub's repositories.
+/// Whether the first part of a reference is a host. Otherwise it belongs to the name of a repository of Docker Hub.
 fn is_like_host(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
 }
 
 impl RegistryHost {
-    /// Parses a host as people and registries write it: in any case, and Docker Hub by any of its names.
+    /// Parses a host in upper or lower case, and any of Docker Hub's hosts.
     ///
     /// # Errors
-    /// When it is not a host.
+    /// If it is not a host.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let host = text.to_ascii_lowercase();
         if DOCKER_HUB_ALIASES.contains(&host.as_str()) { DOCKER_HUB.parse() } else { host.try_into() }
     }
 
-    /// Whether it is Docker Hub's.
-    #[must_use]
+    /// Whether this is Docker Hub.
     pub fn is_docker_hub(&self) -> bool {
         self.as_str() == DOCKER_HUB
     }
 }
 
-/// The SHA-256 digest of a manifest, written `sha256:` and 64 small hexadecimal digits.
+/// A SHA-256 digest, written `sha256:` and 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of a content.
-    #[must_use]
+    /// The digest of `content`.
     pub fn of(content: &[u8]) -> Self {
         Self(sha2::Sha256::digest(content).into())
     }
 
-    /// Its 64 hexadecimal digits.
-    #[must_use]
+    /// The 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
@@ -221,7 +213,7 @@ impl FromStr for Digest {
         let hex = text.strip_prefix("sha256:").filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()));
         match hex.map(|hex| hex::decode_to_slice(hex, &mut digest)) {
             Some(Ok(())) => Ok(Self(digest)),
-            _ => Err(Invalid::new(text, "a digest: sha256: and 64 small hexadecimal digits")),
+            _ => Err(Invalid::new(text, "a digest: sha256: and 64 lowercase hexadecimal digits")),
         }
     }
 }
@@ -244,7 +236,7 @@ impl fmt::Debug for Digest {
 pub struct Repository {
     /// The registry's host.
     pub registry: RegistryHost,
-    /// The repository's full name; `library/nginx` for Docker Hub's official nginx.
+    /// The full name: `library/nginx` for the official image nginx.
     pub name: RepositoryName,
 }
 
@@ -258,20 +250,21 @@ impl FromStr for Repository {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (registry, name) = text.split_once('/').ok_or_else(|| Invalid::new(text, "a registry and a repository"))?;
+        let (registry, name) =
+            text.split_once('/').ok_or_else(|| Invalid::new(text, "a registry and a repository name"))?;
         Ok(Self { registry: registry.parse()?, name: name.parse()? })
     }
 }
 
-/// An image in a repository: by tag, by digest, by both, or, where both are left out, whatever the reader takes for that.
+/// An image in a repository: by tag, by digest, or by both. The meaning of a reference with neither depends on the reader.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageReference {
-    /// Where it is.
+    /// The repository.
     pub repository: Repository,
     /// The tag.
     pub tag: Option<Tag>,
-    /// The digest; next to a tag, what the tag leads to.
+    /// The digest. With a tag, it is the digest that the tag points to.
     pub digest: Option<Digest>,
 }
 
@@ -286,7 +279,7 @@ impl fmt::Display for ImageReference {
 impl FromStr for ImageReference {
     type Err = Invalid;
 
-    /// Parses `[registry[:port]/]repository[:tag][@digest]`; without a registry it is an image of Docker Hub, and `nginx` is
+    /// Parses `[registry[:port]/]repository[:tag][@digest]`. The default registry is Docker Hub: `nginx` is
     /// `docker.io/library/nginx`.
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
@@ -296,7 +289,7 @@ impl FromStr for ImageReference {
             None => (named, None),
         };
         Ok(Self {
-            repository: Repository::familiar(name)?,
+            repository: Repository::parse_with_default(name)?,
             tag: tag.map(str::parse).transpose()?,
             digest: digest.map(str::parse).transpose()?,
         })
@@ -304,8 +297,8 @@ impl FromStr for ImageReference {
 }
 
 impl Repository {
-    /// Parses a repository as people write it: Docker Hub's without a registry.
-    fn familiar(text: &str) -> Result<Self, Invalid> {
+    /// Parses a repository whose default registry is Docker Hub.
+    fn parse_with_default(text: &str) -> Result<Self, Invalid> {
         let (registry, name) = match text.split_once('/') {
             Some((first, name)) if is_like_host(first) => (RegistryHost::parse(first)?, name),
             _ => (DOCKER_HUB.parse()?, text),
@@ -318,7 +311,7 @@ impl Repository {
     }
 }
 
-/// What is written as one text is deserialised from that text, and checked.
+/// Types that are serialised as their text, and parsed when they are deserialised.
 macro_rules! text {
     ($($name:ident),*) => {$(
         impl TryFrom<String> for $name {
@@ -346,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_what_the_specification_calls_one() {
+    fn a_tag_has_the_grammar_of_the_specification() {
         let longest = "a".repeat(128);
         for tag in ["latest", "1.27.3-alpine", "_x", "V1", &longest] {
             assert_eq!(tag.parse::<Tag>().expect(tag).as_str(), tag);
@@ -358,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_is_what_the_specification_calls_one() {
+    fn a_repository_name_has_the_grammar_of_the_specification() {
         for name in ["nginx", "library/nginx", "a__b/c---d/e.f_g", "0/1"] {
             assert_eq!(name.parse::<RepositoryName>().expect(name).as_str(), name);
         }
@@ -369,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_in_small_letters_and_docker_hub_has_one_name() {
+    fn a_host_is_in_lowercase_and_docker_hub_has_one_host() {
         for (text, host) in [
             ("quay.io", "quay.io"),
             ("Harbor.Example.com:5000", "harbor.example.com:5000"),
@@ -385,11 +378,11 @@ mod tests {
         {
             assert!(RegistryHost::parse(text).is_err(), "{text:?}");
         }
-        assert!("index.docker.io".parse::<RegistryHost>().is_err(), "a plan has the one name");
+        assert!("index.docker.io".parse::<RegistryHost>().is_err(), "a plan has docker.io");
     }
 
     #[test]
-    fn a_digest_is_sha256_in_small_letters() {
+    fn a_digest_is_sha256_in_lowercase() {
         let text = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(text.parse::<Digest>().expect("it is one").to_string(), text);
         assert_eq!(
@@ -423,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_deserialised_is_checked() {
+    fn deserialising_checks_the_grammar() {
         assert!(serde_json::from_str::<Tag>(r#""1.0""#).is_ok());
         for json in [r#""a b""#, r#""""#, "1", r#""a\n> evil.example/x y""#] {
             assert!(serde_json::from_str::<Tag>(json).is_err(), "{json}");
@@ -437,9 +430,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever text arrives, what parses prints as it was written, and holds nothing that a shell or a terminal minds.
+        /// A parsed name is displayed as it was written, and has no character with a meaning for shells and terminals.
         #[test]
-        fn what_parses_is_harmless_and_prints_back(text in prop_oneof![".{0,40}", "[ -~\\n\\t]{0,40}", "[a-zA-Z0-9:/._@-]{0,40}"]) {
+        fn a_parsed_name_is_harmless_and_is_displayed_as_written(text in prop_oneof![".{0,40}", "[ -~\\n\\t]{0,40}", "[a-zA-Z0-9:/._@-]{0,40}"]) {
             let is_harmless = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte));
             if let Ok(tag) = text.parse::<Tag>() {
                 prop_assert!(tag.as_str() == text && is_harmless(&text));

@@ -1,4 +1,4 @@
-//! The list of selected images: references separated by commas or newlines, with `#` comments.
+//! The image list: entries separated by commas or newlines, with `#` comments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,26 +8,25 @@ use aws_sdk_ssm::operation::get_parameter::GetParameterError;
 use crate::ecr::{EcrHost, is_same_registry};
 use crate::reference::{Digest, ImageReference, RegistryHost, Repository, Tag};
 use crate::tags::{ALL_TAGS, Tags};
-use crate::text::Excerpt;
 use crate::{Error, Result};
 
-/// What an entry may be, for errors.
-const EXPECTED: &str = "expected [registry[:port]/]repository[:tag][@digest], where the tag may be ALL_TAGS, a glob such as \
-                        1.27.*, or a range of versions such as ^1.27 or >=1.20 <2, each with newest N behind it";
+/// The form of an entry, for errors.
+const EXPECTED: &str = "Expected [registry[:port]/]repository[:tag][@digest]. Instead of a tag, it can have ALL_TAGS, a glob such as \
+                        1.27.*, or a version range such as ^1.27 or >=1.20 <2, and each of these can end in newest N.";
 
-/// The repositories that a list names, in order, and what it wants of each.
+/// The selected repositories.
 pub type Selection = BTreeMap<Repository, Wanted>;
 
-/// What is wanted of a repository.
+/// The selected images of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Tags by pattern.
+    /// Images by pattern.
     pub patterns: Vec<Tags>,
-    /// Images by name, each once.
+    /// Images by tag or digest.
     pub images: BTreeSet<NamedImage>,
 }
 
-/// An image that is wanted by name. It has a tag or a digest, or both: then the digest is copied to the tag.
+/// An image that the list names. It has a tag, a digest, or both: then the image with the digest gets the tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedImage {
     /// The tag.
@@ -37,14 +36,12 @@ pub struct NamedImage {
 }
 
 impl Wanted {
-    /// All that a repository holds.
-    #[must_use]
+    /// All images of a repository.
     pub fn everything() -> Self {
         Self { patterns: vec![Tags::all()], images: BTreeSet::new() }
     }
 
-    /// Whether this is all that the repository holds.
-    #[must_use]
+    /// Whether all images are selected.
     pub fn is_everything(&self) -> bool {
         self.patterns.iter().any(Tags::is_everything)
     }
@@ -59,29 +56,30 @@ impl Wanted {
     }
 }
 
-/// Parses a list in one or more parts, each with what it is called in errors. References without a registry are Docker
-/// Hub's, or those of `source` where everything comes from that one.
+/// Parses an image list in parts, each with its name for errors. References without a registry belong to `source` if it is the
+/// only registry, otherwise to Docker Hub.
 ///
 /// # Errors
-/// When an entry is no reference, naming it and its position; when there is none at all.
+/// If an entry is invalid, or the list is empty.
 pub fn parse<'a>(
     parts: impl IntoIterator<Item = (&'a str, &'a str)>,
     source: Option<&RegistryHost>,
 ) -> Result<Selection> {
     let mut selection = Selection::new();
-    let mut place = None;
+    let mut first_name = None;
     for (name, list) in parts {
         add(&mut selection, list, name, source)?;
-        place.get_or_insert(name);
+        first_name.get_or_insert(name);
     }
     if selection.is_empty() {
-        let problem = "it names no image; name at least one, for example nginx:1.27".into();
-        return Err(Error::Selection { entry: Excerpt::default(), place: place.map(str::to_owned), problem });
+        let entry = first_name.unwrap_or_default().into();
+        let problem = "the image list is empty. Add at least one image, for example nginx:1.27.".into();
+        return Err(Error::Selection { entry, place: None, problem });
     }
     Ok(selection)
 }
 
-fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&RegistryHost>) -> Result<()> {
+fn add(selection: &mut Selection, list: &str, list_name: &str, source: Option<&RegistryHost>) -> Result<()> {
     let entries = list
         .lines()
         .map(|line| line.split_once('#').map_or(line, |(entries, _comment)| entries))
@@ -91,7 +89,7 @@ fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&Regi
     for (index, entry) in entries.enumerate() {
         let (repository, wanted) = parse_entry(entry, source).map_err(|problem| Error::Selection {
             entry: entry.into(),
-            place: Some(format!("entry {} of {origin}", index + 1)),
+            place: Some(format!("entry {} of {list_name}", index + 1)),
             problem,
         })?;
         selection.entry(repository).or_default().add(wanted);
@@ -99,32 +97,33 @@ fn add(selection: &mut Selection, list: &str, origin: &str, source: Option<&Regi
     Ok(())
 }
 
-/// Parses one entry.
 fn parse_entry(entry: &str, source: Option<&RegistryHost>) -> Result<(Repository, Wanted), String> {
     let mut words = entry.split_whitespace();
     let reference = words.next().unwrap_or_default();
     let (name, tag) = split(reference);
     if name.contains(['*', '?', '[']) {
-        return Err("globs are for tags; repositories are chosen by srcList ALL and includeRepositories".into());
+        return Err("a repository cannot be a glob. To select repositories by glob, set srcList to ALL, and use \
+                    includeRepositories."
+            .into());
     }
     let is_pattern = |tag: &&str| Tags::is_pattern(tag.split('@').next().unwrap_or_default());
     let Some(pattern) = tag.filter(is_pattern) else {
         if let Some(word) = words.next() {
-            return Err(format!("{word:?} is not expected there; entries are separated by commas or newlines"));
+            return Err(format!("unexpected {word:?}. Separate entries by commas or newlines."));
         }
         let (repository, named) = parse_reference(reference, source)?;
         return Ok((repository, Wanted { images: BTreeSet::from([named]), ..Wanted::default() }));
     };
     if pattern.contains('@') {
-        return Err(format!("a digest names one image; it does not go with {ALL_TAGS} or a pattern"));
+        return Err(format!("a digest cannot be combined with {ALL_TAGS} or a pattern."));
     }
     let patterns = vec![Tags::parse(pattern, words)?];
     let (repository, _latest) = parse_reference(name, source)?;
     Ok((repository, Wanted { patterns, ..Wanted::default() }))
 }
 
-/// Splits what stands in the place of a tag from the name in front of it. A port's colon comes before the last slash, and
-/// a digest's behind an `@`.
+/// Splits an entry into the name and the tag or pattern. A colon before the last slash belongs to a port, and one after an `@` to a
+/// digest.
 fn split(reference: &str) -> (&str, Option<&str>) {
     let last = reference.rfind('/').map_or(0, |slash| slash + 1);
     match reference[last..].split_once([':', '@']) {
@@ -136,9 +135,9 @@ fn split(reference: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Parses a reference without patterns, to its repository and the image in it.
+/// Parses a reference without patterns.
 fn parse_reference(text: &str, source: Option<&RegistryHost>) -> Result<(Repository, NamedImage), String> {
-    let parse = |text: &str| text.parse::<ImageReference>().map_err(|error| format!("{error}; {EXPECTED}"));
+    let parse = |text: &str| text.parse::<ImageReference>().map_err(|error| format!("{error}. {EXPECTED}"));
     let ImageReference { repository, tag, digest } = match source {
         None => parse(text)?,
         Some(source) => parse(&format!("{source}/{}", without_host(text, source)?))?,
@@ -147,22 +146,21 @@ fn parse_reference(text: &str, source: Option<&RegistryHost>) -> Result<(Reposit
     Ok((repository, NamedImage { tag: tag.or_else(latest), digest }))
 }
 
-/// A reference to an image of the registry `source`, whose host it may begin with.
+/// Removes the host of the registry `source`, which is optional in its references.
 fn without_host<'a>(text: &'a str, source: &RegistryHost) -> Result<&'a str, String> {
     let Some((first, rest)) = text.split_once('/') else { return Ok(text) };
     match RegistryHost::parse(first) {
-        // The source may be called by another of its names: that for IPv6, say.
         Ok(host) if is_same_registry(&host, source) => Ok(rest),
-        Ok(host) if EcrHost::of(&host).is_some() => Err(format!("it is in another registry than the source, {source}")),
+        Ok(host) if EcrHost::of(&host).is_some() => Err(format!("it is not in the source registry, {source}.")),
         _ => Ok(text),
     }
 }
 
-/// Reads the list that `parameter` of the Parameter Store and all those below its path hold, each with its name: one
-/// holds 4 KB.
+/// Reads the parts of an image list, each with its name: the parameter of the Parameter Store, and all parameters below its path. A
+/// parameter has at most 4 KB.
 ///
 /// # Errors
-/// When there is none, or it cannot be read.
+/// If there are none, or they cannot be read.
 pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>> {
     let mut parts = Vec::new();
     match ssm.get_parameter().name(parameter).send().await {
@@ -170,7 +168,7 @@ pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>
             let list = answer.parameter.and_then(|parameter| parameter.value).unwrap_or_default();
             parts.push((parameter.to_owned(), list));
         }
-        // It may be no more than the path of others.
+        // It can be only a path.
         Err(error) if error.as_service_error().is_some_and(GetParameterError::is_parameter_not_found) => {}
         Err(error) => return Err(Error::aws("ssm:GetParameter", parameter)(error)),
     }
@@ -189,8 +187,9 @@ pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>
         return Err(Error::Selection {
             entry: parameter.into(),
             place: None,
-            problem: "the Parameter Store has no parameter with this name, or below it, in this account and region"
-                .into(),
+            problem:
+                "the Parameter Store has no parameter with this name or below this path in this account and region."
+                    .into(),
         });
     }
     Ok(parts)
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn commas_newlines_blanks_and_comments_separate_and_a_trailing_comma_is_harmless() {
+    fn entries_are_separated_by_commas_and_newlines_and_blanks_and_comments_are_ignored() {
         assert_eq!(
             names(" a/b:1 ,\t a/c:2 # the last\n#nothing, here\r\n\nquay.io/a/d:3,\n,"),
             ["docker.io/a/b:1", "docker.io/a/c:2", "quay.io/a/d:3"]
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_tags_and_digests_are_told_apart() {
+    fn ports_tags_and_digests_are_distinguished() {
         let digest = format!("sha256:{}", "a".repeat(64));
         assert_eq!(
             names(&format!("host.example:5000/foo:1.2,u@{digest},host.example:5000/foo,localhost/x:1@{digest}")),
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_stand_in_the_place_of_a_tag() {
+    fn an_entry_can_have_a_pattern_instead_of_a_tag() {
         let selection = parsed(
             "host.example:5000/foo:1.2*, nginx:^1.27 newest 3\nnginx:>=1.20  <2 ,nginx:ALL_TAGS newest 5,nginx:1",
         );
@@ -263,18 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_entry_is_named_with_its_position_and_what_was_expected() {
+    fn the_error_of_an_invalid_entry_has_its_position_and_what_is_expected() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for (entry, problem) in [
-            ("UPPER:1", "is not the name of a repository: small letters and digits"),
+            ("UPPER:1", "is not a repository name: lowercase letters and digits"),
             ("repo:", "is not a tag"),
             ("u@sha256:abc", "is not a digest"),
-            ("a b:1", "\"b:1\" is not expected there"),
-            ("team-*/app:1", "globs are for tags"),
-            ("app:1.[", "no glob"),
-            ("app:^x", "no range of versions"),
-            ("app:1 newest 3", "\"newest\" is not expected there"),
-            (&*format!("app:ALL_TAGS@{digest}"), "a digest names one image"),
+            ("a b:1", "unexpected \"b:1\""),
+            ("team-*/app:1", "a repository cannot be a glob"),
+            ("app:1.[", "invalid glob"),
+            ("app:^x", "invalid version range"),
+            ("app:1 newest 3", "unexpected \"newest\""),
+            (&*format!("app:ALL_TAGS@{digest}"), "a digest cannot be combined"),
         ] {
             let error = parse([("the list", &*format!("nginx, {entry}"))], None).expect_err(entry);
             let start = format!("{entry:?} (entry 2 of the list): ");
@@ -286,11 +285,12 @@ mod tests {
     #[test]
     fn an_empty_list_is_an_error() {
         let error = parse([("the list", " , # nothing\n")], None).expect_err("nothing would be copied");
-        assert_eq!(error.to_string(), r#""" (the list): it names no image; name at least one, for example nginx:1.27"#);
+        let expected = r#""the list": the image list is empty. Add at least one image, for example nginx:1.27."#;
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]
-    fn a_list_in_parts_is_one_list_and_errors_name_the_part() {
+    fn a_list_in_parts_is_one_list_and_errors_have_the_name_of_the_part() {
         let selection = parse([("a", "nginx:1"), ("b", ""), ("c", "nginx:2")], None).expect("they are lists");
         assert_eq!(selection.values().map(|wanted| wanted.images.len()).collect::<Vec<_>>(), [2]);
         let error = parse([("a", "nginx:1"), ("b", "alpine,UPPER")], None).expect_err("one is wrong");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ecr_entry_may_be_a_name_or_a_full_uri() {
+    fn an_entry_for_an_ecr_source_is_a_name_or_a_full_uri() {
         let host = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
         let list =
             format!("app:1,{host}/app:1,222222222222.dkr-ecr.us-west-2.on.aws/app:1,team/app:ALL_TAGS,quay.io/x:1");
@@ -310,11 +310,11 @@ mod tests {
         assert!(selection.values().next().is_some_and(|wanted| wanted.images.len() == 1));
         assert!(selection.values().last().is_some_and(Wanted::is_everything));
         let other = parse([("the list", "333333333333.dkr.ecr.us-west-2.amazonaws.com/app:1")], Some(&source));
-        assert!(other.expect_err("it is not the source").to_string().contains("another registry than the source"));
+        assert!(other.expect_err("it is not the source").to_string().contains("not in the source registry"));
     }
 
     #[test]
-    fn the_guides_list_is_a_list() {
+    fn the_guides_list_is_valid() {
         let list = crate::guide::blocks("images").concat();
         let selection = parsed(&list);
         assert_eq!(selection.len(), 10);
@@ -323,9 +323,8 @@ mod tests {
     }
 
     proptest! {
-        /// What the grammar of references allows, printed from its parts, is parsed back into them.
         #[test]
-        fn what_prints_parses_back(
+        fn a_reference_made_of_parts_is_parsed_into_these_parts(
             registry in prop_oneof![
                 Just(None),
                 "[a-z0-9]{1,8}(-[a-z0-9]{1,4})?\\.[a-z]{2,5}(:[1-9][0-9]{0,3})?".prop_map(Some),

@@ -1,4 +1,4 @@
-//! What an entry of the list may have in place of a tag: all tags, a glob, or a range of versions, and the newest of these.
+//! Patterns for tags: all tags, a glob or a version range, optionally limited to the newest ones.
 
 use std::cmp::Ordering;
 
@@ -7,21 +7,20 @@ use semver::{Version, VersionReq};
 
 use crate::reference::{Digest, Tag};
 
-/// In place of a tag: all tags of the repository.
+/// The pattern for all tags of a repository.
 pub const ALL_TAGS: &str = "ALL_TAGS";
 
-/// The word in front of the number of tags to keep.
+/// The word before the maximum number of tags.
 const NEWEST: &str = "newest";
 
-/// What a comparator of a range of versions begins with.
+/// The comparators of version ranges.
 const OPERATORS: [char; 5] = ['^', '~', '<', '>', '='];
 
-/// Tags that are wanted, without naming each.
+/// A pattern for tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tags {
     kind: Kind,
     newest: Option<usize>,
-    /// As it was written.
     text: String,
 }
 
@@ -29,36 +28,34 @@ pub struct Tags {
 enum Kind {
     All,
     Glob(Pattern),
-    /// The versions, and what follows the version in a tag: `alpine` in `1.27.3-alpine`.
+    /// The versions and the suffix of the tags: `alpine` in `1.27.3-alpine`.
     Range(VersionReq, String),
 }
 
-/// A tag that a repository has.
+/// A tag of a repository.
 #[derive(Clone, Copy, Debug)]
 pub struct Available<'a> {
     /// The tag.
     pub tag: &'a Tag,
-    /// When its image was pushed, in seconds since 1970; 0 where the source does not tell.
+    /// When its image was pushed, in seconds since 1970; 0 if that is unknown.
     pub pushed_at: i64,
 }
 
 impl Tags {
     /// All tags.
-    #[must_use]
     pub fn all() -> Self {
         Self { kind: Kind::All, newest: None, text: ALL_TAGS.into() }
     }
 
-    /// Whether `text`, in the place of a tag, stands for more than the tag of that name.
-    #[must_use]
+    /// Whether `text` is a pattern, and not a tag.
     pub fn is_pattern(text: &str) -> bool {
         text == ALL_TAGS || text.contains(['*', '?', '[']) || text.starts_with(OPERATORS)
     }
 
-    /// Parses what stands in the place of a tag, `first`, and the words behind it.
+    /// Parses a pattern: its first word and the other ones.
     ///
     /// # Errors
-    /// With what is wrong with it.
+    /// A message about what is invalid.
     pub fn parse<'a>(first: &str, rest: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let mut words = rest.peekable();
         let kind = if first == ALL_TAGS {
@@ -70,7 +67,7 @@ impl Tags {
             }
             range(&comparators)?
         } else {
-            Kind::Glob(Pattern::new(first).map_err(|error| format!("{first} is no glob: {}", error.msg))?)
+            Kind::Glob(Pattern::new(first).map_err(|error| format!("invalid glob {first:?}: {}", error.msg))?)
         };
         let mut text = first.to_owned();
         if let Kind::Range(range, suffix) = &kind {
@@ -83,37 +80,33 @@ impl Tags {
             (None, ..) => None,
             (Some(NEWEST), Some(count), None) => {
                 let count = count.parse().ok().filter(|&count: &usize| count > 0);
-                let count = count.ok_or("behind newest, a number of tags is expected, such as newest 3")?;
+                let count = count.ok_or("expected a number of tags after newest, for example newest 3.")?;
                 text = format!("{text} {NEWEST} {count}");
                 Some(count)
             }
-            (Some(NEWEST), ..) => return Err("newest N, such as newest 3, is expected at the end".into()),
-            (Some(word), ..) => return Err(format!("{word:?} is not expected there; entries are separated by commas")),
+            (Some(NEWEST), ..) => return Err("expected newest and a number at the end, for example newest 3.".into()),
+            (Some(word), ..) => return Err(format!("unexpected {word:?}. Separate entries by commas.")),
         };
         Ok(Self { kind, newest, text })
     }
 
-    /// As it may be written.
-    #[must_use]
+    /// The pattern in its normal form, which parses to the same pattern.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether these are all tags, whatever there is.
-    #[must_use]
+    /// Whether the pattern matches all tags without a limit.
     pub fn is_everything(&self) -> bool {
         self.kind == Kind::All && self.newest.is_none()
     }
 
-    /// The same, however many there are.
-    #[must_use]
+    /// The same pattern without `newest`.
     pub fn without_limit(&self) -> Self {
         Self { newest: None, ..self.clone() }
     }
 
-    /// Those of `available` that are wanted. Tags that belong to another image, such as its signature, are no choice of
-    /// their own, unless everything is wanted.
-    #[must_use]
+    /// The tags of `available` that the pattern selects. Only the pattern for everything selects tags of referrers, such as
+    /// signatures.
     pub fn select<'a>(&self, available: &[Available<'a>]) -> Vec<&'a Tag> {
         let candidates = available.iter().filter(|it| self.is_everything() || subject(it.tag).is_none());
         let Some(newest) = self.newest else {
@@ -135,8 +128,8 @@ impl Tags {
         }
     }
 
-    /// Which of two tags is newer: by version in a range; otherwise by the time of the push, or by name where the source
-    /// does not tell, in which 1.10 comes after 1.9.
+    /// The newer tag is greater: by version in a version range, otherwise by the time of the push, and then by name, where 1.10 is
+    /// greater than 1.9.
     fn compare(&self, a: &Available<'_>, b: &Available<'_>) -> Ordering {
         let by_name = alphanumeric_sort::compare_str(a.tag.as_str(), b.tag.as_str());
         if let Kind::Range(..) = self.kind {
@@ -147,20 +140,18 @@ impl Tags {
     }
 }
 
-/// The digest of the image that a tag belongs to: `sha256-….sig`, `.att` and `.sbom` are cosign's, and without an ending
-/// it lists the image's referrers, see the
-/// [referrers tag schema](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#referrers-tag-schema).
-#[must_use]
+/// The digest of the image that a tag refers to. `sha256-….sig`, `.att` and `.sbom` are cosign's tags, and `sha256-…` is a
+/// [referrers tag](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#referrers-tag-schema).
 pub fn subject(tag: &Tag) -> Option<Digest> {
     let hex = tag.as_str().strip_prefix("sha256-")?;
     let hex = hex.split_once('.').map_or(hex, |(hex, _ending)| hex);
     format!("sha256:{hex}").parse().ok()
 }
 
-/// A range from its comparators, of which the last may end in `-suffix`.
+/// Parses the comparators of a version range. The last one can end in `-suffix`.
 fn range(comparators: &[&str]) -> Result<Kind, String> {
     let expected = |text: &str| {
-        format!("{text} is no range of versions; expected one such as ^1.27, ~1.27.3, >=1.20 <2, or ^1.27-alpine")
+        format!("invalid version range {text:?}. Expected, for example, ^1.27, ~1.27.3, >=1.20 <2 or ^1.27-alpine.")
     };
     let mut requirements = Vec::new();
     let mut suffix = "";
@@ -169,7 +160,7 @@ fn range(comparators: &[&str]) -> Result<Kind, String> {
         let (operator, operand) = comparator.split_at(operator);
         let (numbers, behind) = split(operand).ok_or_else(|| expected(comparator))?;
         if !suffix.is_empty() {
-            return Err("the suffix, such as -alpine, belongs to the end of the range".into());
+            return Err("a suffix such as -alpine must be at the end of the version range.".into());
         }
         suffix = behind;
         let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
@@ -179,14 +170,14 @@ fn range(comparators: &[&str]) -> Result<Kind, String> {
     Ok(Kind::Range(range, suffix.to_owned()))
 }
 
-/// The version that a tag names, and what follows it: `v1.27-alpine` is version 1.27.0, and `alpine`.
+/// The version and the suffix of a tag: 1.27.0 and `alpine` for `v1.27-alpine`.
 fn version(tag: &str) -> Option<(Version, &str)> {
     let (numbers, suffix) = split(tag)?;
     let number = |index: usize| numbers.get(index).copied().unwrap_or_default();
     Some((Version::new(number(0), number(1), number(2)), suffix))
 }
 
-/// One to three numbers, separated by dots, after an optional `v`; and what follows behind a `-`.
+/// Splits a tag into one to three numbers, after an optional `v`, and the suffix after `-`.
 fn split(text: &str) -> Option<(Vec<u64>, &str)> {
     let text = text.strip_prefix('v').unwrap_or(text);
     let (numbers, suffix) = text.split_once('-').unwrap_or((text, ""));
@@ -221,7 +212,7 @@ mod tests {
         Tags::parse(words.next().unwrap_or_default(), words)
     }
 
-    /// Of these tags, with the time of each one's push, those that a pattern selects.
+    /// The tags that a pattern selects of `tags`, each with the time of its push.
     fn of(text: &str, tags: &[(&str, i64)]) -> Vec<String> {
         let tags: Vec<(Tag, i64)> = tags.iter().map(|&(tag, at)| (tag.parse().expect(tag), at)).collect();
         let available: Vec<_> = tags.iter().map(|(tag, pushed_at)| Available { tag, pushed_at: *pushed_at }).collect();
@@ -233,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn globs_and_ranges_select_what_they_say() {
+    fn globs_and_version_ranges_select_matching_tags() {
         for (text, expected) in [
             ("1.27*", &["1.27", "1.27.3", "1.27.10", "1.27.3-alpine"][..]),
             ("1.2?.9", &["1.26.9"]),
@@ -253,18 +244,18 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_the_highest_versions_of_a_range() {
+    fn the_newest_tags_of_a_version_range_are_the_highest_versions() {
         assert_eq!(selected("^1.26 newest 3"), ["v1.28.0", "1.27.10", "1.27.3"]);
     }
 
     #[test]
-    fn the_newest_of_other_tags_were_pushed_last_or_come_last_by_name() {
+    fn the_newest_tags_of_other_patterns_were_pushed_last_or_are_last_by_name() {
         assert_eq!(of("* newest 2", &[("b", 3), ("a", 9), ("c", 1)]), ["a", "b"]);
         assert_eq!(of("ALL_TAGS newest 2", &[("1.9", 0), ("1.10", 0), ("1.2", 0)]), ["1.10", "1.9"]);
     }
 
     #[test]
-    fn a_signature_is_only_selected_with_everything() {
+    fn only_the_pattern_for_everything_selects_signatures() {
         let signature = format!("sha256-{}.sig", "a".repeat(64));
         let tags = [(&*signature, 0), ("1", 0)];
         assert_eq!(of("*", &tags), ["1"]);
@@ -273,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_of_a_companion_is_in_its_name() {
+    fn the_tag_of_a_referrer_has_the_digest_of_its_subject() {
         let digest = Digest::of(b"image");
         let tag = |text: &str| text.parse::<Tag>().expect(text);
         for ending in ["", ".sig", ".att", ".sbom"] {
@@ -284,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_entries_take_what_the_guide_says() {
+    fn the_guides_entries_select_the_tags_in_the_guide() {
         let rows = crate::guide::rows("| Entry | What it takes |");
         assert_eq!(rows.len(), 10);
         let tags: Vec<_> = rows[0][1].iter().map(|tag| (tag.as_str(), 0)).collect();
@@ -295,18 +286,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn the_error_of_an_invalid_pattern_says_what_is_invalid() {
         for (text, problem) in [
-            ("1.[", "no glob"),
-            ("^one", "no range"),
-            (">=1.2.3.4", "no range"),
-            ("^^1", "no range"),
-            (">=1-alpine <2", "belongs to the end"),
+            ("1.[", "invalid glob"),
+            ("^one", "invalid version range"),
+            (">=1.2.3.4", "invalid version range"),
+            ("^^1", "invalid version range"),
+            (">=1-alpine <2", "must be at the end"),
             ("^1 newest", "at the end"),
             ("^1 newest 0", "a number"),
             ("^1 newest 3 4", "at the end"),
-            ("^1 oldest 3", "\"oldest\" is not expected"),
-            ("1.* nginx:2", "separated by commas"),
+            ("^1 oldest 3", "unexpected \"oldest\""),
+            ("1.* nginx:2", "Separate entries by commas"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(problem), "{text}: {error}");
@@ -314,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_prints_parses_back() {
+    fn the_text_of_a_pattern_parses_to_the_same_pattern() {
         for text in ["ALL_TAGS", "ALL_TAGS newest 3", "1.27.*", "^1.27", ">=1.20 <2 newest 1", "~1.27-alpine"] {
             let tags = parse(text).expect(text);
             assert_eq!(parse(tags.as_str()), Ok(tags), "{text}");

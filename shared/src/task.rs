@@ -1,7 +1,5 @@
-//! The protocol of the task that copies: what launch-task tells its script, and what the script's log says.
-//!
-//! The script itself is in the template's task definition. It is told what to copy in the variable `COPIES`, and
-//! prints one line for each image.
+//! The protocol of the copying task. Its script, in the template's task definition, reads the variable [`COPIES`], and logs one line
+//! for each image.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,76 +7,70 @@ use crate::plan::{Image, RepositoryCopy};
 use crate::reference::{ImageReference, Repository};
 use crate::text::Excerpt;
 
-/// The status of an image that is at the destination: in the script's log and in the table.
+/// The status of a copied image, in the script's log and in the table.
 pub const DONE: &str = "Done";
 
-/// The status of an image that is not.
+/// The status of a failed image, in the script's log and in the table.
 pub const ERROR: &str = "Error";
 
-/// The variable with the batch: [`encode`].
+/// The variable with the images to copy, written by [`encode`].
 pub const COPIES: &str = "COPIES";
 
-/// The variable with the state machine's task token, by which a stopped task is answered for.
+/// The variable with the task token of the state. launch-task reads it when the task has stopped.
 pub const TASK_TOKEN: &str = "TASK_TOKEN";
 
-/// The variable with the milliseconds that each manifest takes at least: [`Batch::pace`](crate::plan::Batch::pace).
+/// The variable with the minimum of milliseconds per manifest: [`Batch::pace`](crate::plan::Batch::pace).
 pub const PACE: &str = "PACE";
 
-/// The variable with the repositories of the batch that cannot be written, and why: a JSON array of [`Refusal`]. The script
-/// does not look at it; it is there for whoever answers for the task.
+/// The variable with the batch's repositories that cannot be written: a JSON array of [`Refusal`]. launch-task reads it when the task
+/// has stopped. The script ignores it.
 pub const REFUSALS: &str = "REFUSALS";
 
-/// How many characters [`COPIES`] and [`REFUSALS`] may take inside the JSON of RunTask's overrides.
+/// The characters that [`COPIES`] and [`REFUSALS`] can use in the JSON of RunTask's overrides.
 ///
-/// The [overrides may have 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html);
-/// the [token up to 2,048](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html)
-/// of these, and the JSON around the two less than 300.
+/// The overrides have [at most 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html). The token
+/// uses [up to 2,048](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html) of these, and the
+/// JSON around them fewer than 300.
 pub const COPIES_LIMIT: usize = 5_800;
 
-/// What takes the place of a tag that an image does not have; no tag begins with it.
-const NONE: &str = "-";
+/// Stands for the tag of an untagged image. No tag begins with it.
+const NO_TAG: &str = "-";
 
-/// The line at which the script waits until all copies above it have ended.
+/// A line at which the script waits until all copies above it have ended.
 const BARRIER: &str = "=\n";
 
-/// The most manifests that a line says; each takes the task's pace.
+/// The most manifests of a line.
 const MANIFESTS: u32 = 9_999;
 
-/// The line that numbers the repositories of the copies behind it, from 1: `> source-repository destination-repository`.
+/// The line of a repository: `> source-repository destination-repository`. Lines of images refer to it by its number, from 1.
 fn header(copy: &RepositoryCopy) -> String {
     format!("> {} {}\n", copy.source, copy.destination)
 }
 
-/// The line of one image: `repository digest tag manifests`, with the repository's number and the digest's hexadecimal
-/// digits.
+/// The line of an image: `repository digest tag manifests`, with the repository's number and the digest's hexadecimal digits.
 fn line(repository: usize, image: &Image) -> String {
-    let tag = image.tag.as_ref().map_or(NONE, |tag| tag.as_str());
+    let tag = image.tag.as_ref().map_or(NO_TAG, |tag| tag.as_str());
     format!("{repository} {} {tag} {}\n", image.digest.hex(), image.manifests.clamp(1, MANIFESTS))
 }
 
-/// How many characters a repository takes in JSON besides its images.
-#[must_use]
+/// The length of a repository's line in JSON, in characters.
 pub fn header_length(copy: &RepositoryCopy) -> usize {
     json_length(&header(copy))
 }
 
-/// The most characters that an image takes in JSON.
-#[must_use]
+/// The maximum length of an image's line in JSON, in characters.
 pub fn line_length(image: &Image) -> usize {
-    // More repositories than this do not fit.
+    // The limit is reached before a repository's number has four digits.
     json_length(&line(100, image))
 }
 
-/// How many characters a line takes in JSON, where its end is written as two.
+/// The length of a line in JSON, where a newline has two characters.
 fn json_length(line: &str) -> usize {
     line.len() + 1
 }
 
-/// The value of [`COPIES`].
-///
-/// Images of a repository share layers. Copied at the same time, each would bring them: so the first of each repository
-/// goes ahead, and the others find there what it has brought.
-#[must_use]
+/// The value of [`COPIES`]. The first image of each repository is copied before the others, so that layers that they share are
+/// uploaded once.
 pub fn encode(repositories: &[RepositoryCopy]) -> String {
     let mut text: String = repositories.iter().map(header).collect();
     let numbered = || repositories.iter().enumerate().map(|(index, copy)| (index + 1, &copy.images));
@@ -92,20 +84,19 @@ pub fn encode(repositories: &[RepositoryCopy]) -> String {
     text
 }
 
-/// The characters that [`encode`] adds to those of headers and lines.
+/// The characters in JSON that [`encode`] adds to the lines of repositories and images.
 pub const BARRIER_LENGTH: usize = BARRIER.len() + 1;
 
-/// A repository at the destination that cannot be written, and why.
+/// A repository at the destination that cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The repository.
     pub repository: Repository,
-    /// What is wrong.
+    /// Why it cannot be written.
     pub error: Excerpt,
 }
 
-/// The value of [`REFUSALS`], with the errors cut until it takes at most `limit` characters in JSON.
-#[must_use]
+/// The value of [`REFUSALS`]. Errors are shortened until it has at most `limit` characters in JSON.
 pub fn encode_refusals(refusals: &[Refusal], limit: usize) -> String {
     let mut length = Excerpt::LIMIT;
     loop {
@@ -122,24 +113,24 @@ fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("it has string keys only, so it is JSON")
 }
 
-/// What is known of a task that has stopped: the result, or the cause of the failure, that its state ends with.
+/// launch-task's report on a task that has stopped or was not started: the result of its state, or the cause of its failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
-    /// The task's ARN; absent where nothing had to be started.
+    /// The task's ARN; `None` if no task was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// The container's exit code; absent where it never ran.
+    /// The container's exit code; `None` if it never ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Why the task stopped, in ECS's words, or why it could not be started, in ours.
+    /// ECS's reason why the task stopped, or our reason why no task was started.
     pub reason: Excerpt,
-    /// Where its log is.
+    /// The task's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
-    /// What the log says of each image.
+    /// The images in the task's log.
     pub copies: Vec<CopyReport>,
-    /// What could not be written at all.
+    /// Repositories that cannot be written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
 }
@@ -153,24 +144,24 @@ pub struct Log {
     pub stream: String,
 }
 
-/// What the log says of one image.
+/// The result of one copy, from the task's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyReport {
-    /// The image at the destination, by tag, or by digest where it has none.
+    /// The image at the destination, by tag, or by digest if it has no tag.
     pub destination: ImageReference,
-    /// How long skopeo took.
+    /// The duration of the copy.
     pub seconds: u64,
-    /// skopeo's own last words, if it failed.
+    /// skopeo's error, if the copy failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Excerpt>,
 }
 
 impl CopyReport {
-    /// Reads a line of the script: `Done`, the destination and the seconds, or `Error` and skopeo's words behind them,
-    /// separated by tabs. `None` for any other line: it is not about an image.
+    /// Parses a line of the script: `Done`, the destination and the seconds; or `Error`, the same, and skopeo's output. They are
+    /// separated by tabs. `None` if the line begins with neither.
     ///
     /// # Errors
-    /// With the line, if the rest of it does not have this form.
+    /// The line, if the rest of it is invalid.
     pub fn parse(line: &str) -> Option<Result<Self, Excerpt>> {
         let mut fields = line.splitn(4, '\t');
         let failed = match fields.next()? {
@@ -181,18 +172,17 @@ impl CopyReport {
         let mut read = || {
             let destination = fields.next()?.parse().ok()?;
             let seconds = fields.next()?.trim().parse().ok()?;
-            let error = failed.then(|| Excerpt::new(&last_words(fields.next().unwrap_or_default())));
+            let error = failed.then(|| Excerpt::new(&last_message(fields.next().unwrap_or_default())));
             Some(Self { destination, seconds, error })
         };
         Some(read().ok_or_else(|| Excerpt::new(line)))
     }
 
-    /// Whether copying this image again would fail again: it does not exist, or we may not have it.
-    #[must_use]
+    /// Whether a retry would fail again, for example because the image does not exist.
     pub fn is_permanent(&self) -> bool {
-        // Registries' error codes and messages as skopeo prints them; see the distribution specification's error codes.
+        // Registries' error codes and messages, as skopeo prints them.
         const PERMANENT: [&str; 11] = [
-            // Docker Hub's: it comes back after hours.
+            // Docker Hub: it lasts for hours.
             "pull rate limit",
             "manifest unknown",
             "name unknown",
@@ -201,9 +191,9 @@ impl CopyReport {
             "not authorized to perform",
             "tag is immutable",
             "unsupported manifest",
-            // ECR's, with 405, of a manifest that it does not take, such as some signatures and SBOMs.
+            // ECR, with 405: it does not support this manifest, for example of some signatures and SBOMs.
             "invalid parameter at 'imagemanifest'",
-            // The signature policy's.
+            // The signature policy.
             "source image rejected",
             "is rejected by policy",
         ];
@@ -214,8 +204,8 @@ impl CopyReport {
     }
 }
 
-/// The message of the last entry that skopeo logged, without time and level.
-fn last_words(text: &str) -> String {
+/// The message of the last line of skopeo's log, without time and level.
+fn last_message(text: &str) -> String {
     match text.rsplit_once("msg=\"") {
         Some((_, message)) => {
             let message = message.trim_end();
@@ -245,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_image_of_each_repository_goes_ahead_of_the_others() {
+    fn the_first_image_of_each_repository_is_copied_before_the_others() {
         let copies = [
             copy(
                 "s.example/a",
@@ -269,11 +259,11 @@ mod tests {
         let lines: usize = copies.iter().flat_map(|copy| &copy.images).map(line_length).sum();
         let json = serde_json::to_string(&encoded).expect("a string is JSON");
         assert!(json.len() - 2 <= headers + lines + BARRIER_LENGTH);
-        assert!(!encode(&copies[1..]).contains('='), "there is nobody to wait for");
+        assert!(!encode(&copies[1..]).contains('='), "a barrier is not needed");
     }
 
     #[test]
-    fn refusals_are_cut_to_what_there_is_room_for() {
+    fn refusals_are_shortened_to_the_limit() {
         let refusal = |name: &str| Refusal {
             repository: format!("d.example/{name}").parse().expect(name),
             error: Excerpt::new(&"\"no\" ".repeat(300)),
@@ -291,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_copys_line_gives_skopeos_last_words() {
+    fn the_error_of_a_failed_copy_is_skopeos_last_message() {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:00Z\" level=warning msg=\"try again\" \
                     time=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://s/a:1: reading manifest 1 in s/a: manifest unknown: not \\\"there\\\"\"";
         let report = report(line);
@@ -304,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_about_an_image_is_passed_over() {
+    fn a_line_that_is_not_about_an_image_is_ignored() {
         for line in ["", "Getting image source signatures", "Fine\td.example/a:1\t3"] {
             assert_eq!(CopyReport::parse(line), None, "{line:?}");
         }
@@ -313,14 +303,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_about_an_image_that_cannot_be_read_is_an_error_with_the_line() {
+    fn an_invalid_line_about_an_image_is_an_error_with_the_line() {
         for line in ["Done", "Done\td.example/a:1", "Done\td.example/a b\t3", "Error\td.example/a:1\tsoon"] {
             assert_eq!(CopyReport::parse(line), Some(Err(line.into())), "{line:?}");
         }
     }
 
     #[test]
-    fn a_limit_that_lasts_for_hours_is_not_worth_another_try() {
+    fn docker_hubs_pull_limit_is_not_retried() {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"initializing source docker://nginx:1: \
                     reading manifest 1 in docker.io/library/nginx: toomanyrequests: You have reached your unauthenticated pull \
                     rate limit. https://www.docker.com/increase-rate-limit\"";
@@ -328,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_ecr_does_not_take_is_not_worth_another_try() {
+    fn a_manifest_that_ecr_does_not_support_is_not_retried() {
         let line = "Error\td.example/a:1\t3\ttime=\"2026-11-20T10:00:01Z\" level=fatal msg=\"writing manifest: uploading manifest \
                     sha256:08c1 to d.example/a: unsupported: Invalid parameter at 'ImageManifest' failed to satisfy constraint: \
                     'Invalid JSON syntax'\"";
@@ -336,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_the_network_is_not_permanent() {
+    fn a_network_error_is_retried() {
         let report = report("Error\td.example/a:1\t3\tread: connection reset by peer");
         assert!(!report.is_permanent());
     }

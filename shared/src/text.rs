@@ -1,33 +1,31 @@
-//! Text from outside, as it may be shown.
+//! Text from outside that can be shown in logs, rows and messages.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that came from outside, on its way to a log, a row or a message: at most [`Excerpt::LIMIT`] characters in at most
-/// twice as many bytes, and none of them moves a cursor, ends a line or turns the direction of writing. What would is shown as `\n` or `\u{1b}`.
+/// Text of at most [`Excerpt::LIMIT`] characters in at most twice as many bytes. Characters that move a cursor, end a line or change
+/// the direction of writing are escaped, as `\n` or `\u{1b}`.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Excerpt(String);
 
 impl Excerpt {
-    /// The most characters that it has.
+    /// In characters.
     pub const LIMIT: usize = 1_000;
 
-    /// Shows `text`.
-    #[must_use]
+    /// Escapes `text`, and cuts it to [`LIMIT`](Self::LIMIT) characters.
     pub fn new(text: &str) -> Self {
         Self::within(text, Self::LIMIT)
     }
 
-    /// Shows `text` with at most `limit` characters.
-    #[must_use]
+    /// Escapes `text`, and cuts it to `limit` characters.
     pub fn within(text: &str, limit: usize) -> Self {
         let mut shown = String::new();
-        // Each character shows as one or more of them.
+        // Escaping never makes a text shorter.
         for character in text.chars().take(limit + 1) {
             match character {
-                // Quotes and backslashes are harmless; escaped, a text that is shown twice would grow.
+                // These are harmless. If they were escaped, a text would grow each time that it passes through here.
                 '"' | '\'' | '\\' => shown.push(character),
                 _ => shown.extend(character.escape_debug()),
             }
@@ -42,14 +40,12 @@ impl Excerpt {
         Self(shown)
     }
 
-    /// The text.
-    #[must_use]
+    /// The escaped text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The same with at most `limit` characters.
-    #[must_use]
+    /// The same text, cut to `limit` characters.
     pub fn cut(&self, limit: usize) -> Self {
         Self::within(&self.0, limit)
     }
@@ -92,14 +88,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_or_a_mail_would_act_on_is_escaped() {
+    fn control_characters_are_escaped() {
         let text = "a\nb\r\t\u{1b}[31m\u{9b}x\u{202e}\u{2028}\0 \"ü\" \\n";
         let shown = r#"a\nb\r\t\u{1b}[31m\u{9b}x\u{202e}\u{2028}\0 "ü" \n"#;
         assert_eq!(Excerpt::new(text).as_str(), shown);
     }
 
     #[test]
-    fn a_long_text_is_cut_and_says_so() {
+    fn a_long_text_is_cut_and_ends_in_an_ellipsis() {
         let shown = Excerpt::new(&"x".repeat(300_000));
         assert_eq!(shown.as_str().chars().count(), Excerpt::LIMIT);
         assert!(shown.as_str().ends_with("x…"));
@@ -111,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_printable_text_is_shown_and_showing_it_again_changes_nothing(text in "\\PC{0,20}|[\\x00-\\x{ff}]{0,40}|.{0,1100}") {
+        fn an_excerpt_is_printable_and_an_excerpt_of_it_is_the_same(text in "\\PC{0,20}|[\\x00-\\x{ff}]{0,40}|.{0,1100}") {
             let shown = Excerpt::new(&text);
             prop_assert!(!shown.as_str().chars().any(char::is_control));
             prop_assert!(shown.as_str().chars().count() <= Excerpt::LIMIT);

@@ -1,4 +1,4 @@
-//! Recorded errors of AWS's services, read by the SDK's own clients.
+//! Recorded errors of AWS's services, parsed by the SDK's clients.
 
 use aws_smithy_mocks::{RuleMode, mock, mock_client};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// The body, in the protocol of the service.
+    /// The body in the service's protocol.
     fn body(&self) -> String {
         let Self { operation, code, message, .. } = self;
         let xml = || format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
@@ -32,7 +32,7 @@ impl Recorded {
     }
 }
 
-/// The error of an operation whose HTTP answer is the recorded one.
+/// The error of an operation with the recorded HTTP response.
 macro_rules! error {
     ($recorded:ident, $sdk:ident, $operation:ident, |$request:ident| $filled:expr) => {{
         let rule = mock!($sdk::Client::$operation).sequence().http_status($recorded.status, Some($recorded.body()));
@@ -80,7 +80,7 @@ async fn answered(recorded: &Recorded) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn each_error_that_aws_has_answered_with_is_of_its_kind() {
+async fn each_recorded_error_of_aws_has_its_kind() {
     let mut file: Value = serde_json::from_str(include_str!("data/errors.json")).expect("it is JSON");
     let all: Vec<Recorded> = serde_json::from_value(file["aws"].take()).expect("they are errors");
     let mut wrong = Vec::new();

@@ -1,7 +1,6 @@
-//! The script of the task that copies: it does what [`encode`] says, and refuses everything else.
+//! The script of the copying task, from the template: it copies what [`encode`] writes, and refuses everything else.
 //!
-//! The script is the template's own. It runs under both shells that `/bin/sh` can be, with a `skopeo` that notes its
-//! arguments.
+//! It runs in the shells that `/bin/sh` can be, with a `skopeo` that records its arguments.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,15 +21,15 @@ use shared::reference::{Digest, Repository};
 use shared::task::{CopyReport, encode};
 use tempfile::TempDir;
 
-/// What `/bin/sh` is in skopeo's image, and on Debian.
+/// `/bin/sh` in skopeo's image, and on Debian.
 const SHELLS: [&str; 2] = ["bash", "dash"];
-/// Notes its arguments, separated by NULs, with an empty one at the end; then does what a test wants.
+/// Records its arguments, separated by NULs, with an empty one at the end. Then it runs `THEN`.
 const SKOPEO: &str = "#!/bin/sh\nprintf '%s\\0' \"$@\" '' >>\"$CALLS\"\neval \"$THEN\"\n";
-/// What must not show in any process.
+/// It must not be visible in any process.
 const SECRET: &str = "a-secret-of-the-task";
-/// How long anything may take on a busy machine.
+/// The timeout of each wait, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What ends with SIGTERM, as shells say it.
+/// The exit code of a shell that SIGTERM ends.
 const TERMINATED: i32 = 143;
 
 #[test]
@@ -44,15 +43,15 @@ fn each_image_of_a_plan_is_copied_once() {
         prop_assert_eq!(parse(text.as_bytes()), Ok(planned));
         sandbox.agrees(text.as_bytes())
     });
-    result.expect("it copies what it is told to");
+    result.expect("it copies each image");
 }
 
 #[test]
-fn what_is_almost_an_encoded_plan_is_refused_before_any_copy_starts() {
+fn a_changed_plan_is_refused_before_any_copy_starts() {
     let sandbox = Sandbox::new();
     let texts = (plan(), vec(edit(), 1..3))
         .prop_map(|(plan, edits)| edits.into_iter().fold(encode(&plan).into_bytes(), |text, edit| edit.apply(text)));
-    runner(300).run(&texts, |text| sandbox.agrees(&text)).expect("it accepts what is a plan, and refuses the rest");
+    runner(300).run(&texts, |text| sandbox.agrees(&text)).expect("it accepts only what encode can write");
 }
 
 #[test]
@@ -63,12 +62,12 @@ fn arbitrary_bytes_are_refused() {
 }
 
 #[test]
-fn a_name_is_accepted_if_its_type_accepts_it() {
+fn the_script_and_the_types_accept_the_same_names() {
     let sandbox = Sandbox::new();
-    // The names' own characters: most of what is wrong is in their order.
+    // Valid characters in any order.
     let texts = ("[a-z0-9.:-]{1,7}", "[a-z0-9._/-]{1,7}", "[A-Za-z0-9_.-]{1,3}", "[0-9]{1,5}").prop_flat_map(
         |(host, name, tag, manifests)| {
-            // Only one of them: otherwise nearly every text has something wrong in it.
+            // One of them at a time: with more, nearly all texts would be invalid.
             select(vec![
                 text(&format!("{host}/a"), "1", "1"),
                 text(&format!("a.b/{name}"), "1", "1"),
@@ -81,7 +80,7 @@ fn a_name_is_accepted_if_its_type_accepts_it() {
 }
 
 #[test]
-fn every_limit_is_that_of_the_type() {
+fn the_script_and_the_types_have_the_same_limits() {
     let sandbox = Sandbox::new();
     let x = |count: usize| "x".repeat(count);
     let label = x(63);
@@ -156,7 +155,7 @@ fn every_limit_is_that_of_the_type() {
 }
 
 #[test]
-fn shell_text_is_refused_and_not_run() {
+fn shell_commands_in_names_are_refused_and_not_run() {
     let sandbox = Sandbox::new();
     let hex = Digest::of(b"").hex();
     let header = "> a.b/c d.e/f\n";
@@ -219,7 +218,7 @@ fn copies_below_the_barrier_wait_for_those_above_it() {
 }
 
 #[test]
-fn a_failed_copy_is_reported_in_one_clean_line_and_the_others_go_on() {
+fn a_failed_copy_is_reported_in_one_clean_line_and_the_others_continue() {
     let sandbox = Sandbox::new();
     let copies = encode(&[copy("a.b/c", &["1", "2"].map(|tag| image(tag, 1)))]);
     let then = r#"case "$*" in *:1) ;; *) exit 0 ;; esac
@@ -256,7 +255,7 @@ fn a_signature_policy_reaches_skopeo() {
 #[test]
 fn no_process_of_the_task_shows_a_secret() {
     let sandbox = Sandbox::new();
-    // A pipe takes 4 KiB at once, and 64 KiB in all; a secret of Secrets Manager has at most so many.
+    // A pipe takes 4 KiB at once and 64 KiB in total. A secret of Secrets Manager has at most 64 KiB.
     for (shell, length) in SHELLS.into_iter().flat_map(|shell| [0, 10_000, 65_000].map(|length| (shell, length))) {
         let auth = format!("{SECRET}{}", "x".repeat(length));
         let task =
@@ -288,7 +287,7 @@ fn a_terminated_task_ends_at_once_and_leaves_nothing_behind() {
     let sandbox = Sandbox::new();
     let images = ["1", "2", "3"].map(|tag| image(tag, 9_999));
     let copies = encode(&[copy("a.b/c", &images), copy("a.b/d", &images[..1])]);
-    // It waits for a slot, for those above the barrier, for its pace, and for the last ones.
+    // It waits for a slot, at the barrier, for its pace, and for the last copies.
     for (copies, jobs, pace, calls) in [
         (copies.as_str(), "1", "0", 1),
         (&copies, "4", "0", 2),
@@ -316,7 +315,7 @@ fn a_terminated_task_waits_for_skopeo_to_end() {
     for shell in SHELLS {
         let task = sandbox.start(shell, text("a.b/c", "1", "1"), &[("THEN", then)]);
         sandbox.wait_for_calls(1);
-        // Until it has prepared for the signal.
+        // skopeo sets its trap.
         sleep(Duration::from_millis(300));
         task.terminate();
         let run = task.end();
@@ -334,14 +333,14 @@ fn a_task_leaves_nothing_behind_whenever_it_is_terminated() {
         sleep(Duration::from_micros(step * 600));
         task.terminate();
         let run = task.end();
-        // Before the script has prepared for it, the signal ends the shell. Later a shell may say what it has ended.
+        // Before the script sets its trap, the signal ends the shell. Later, a shell can print the jobs that it ended.
         let end = run.status.code().or(run.status.signal().map(|signal| 128 + signal));
         assert_eq!(end, Some(TERMINATED), "{shell}, {step}: {run:?}");
         assert!(run.output.lines().all(|line| CopyReport::parse(line).is_none()), "{shell}, {step}: {run:?}");
     }
 }
 
-/// A place where the script runs, again and again.
+/// A directory in which the script runs.
 struct Sandbox {
     directory: TempDir,
     prologue: String,
@@ -357,7 +356,7 @@ impl Sandbox {
             let path = std::env::var_os("PATH").expect("there is a PATH");
             let program = std::env::split_paths(&path).map(|path| path.join(shell)).find(|it| it.exists());
             fs::create_dir(in_here(shell)).expect("it is new");
-            // As `sh`, bash is the shell of POSIX.
+            // bash, called as `sh`, follows POSIX.
             symlink(program.unwrap_or_else(|| panic!("{shell} is not installed")), in_here(shell).join("sh"))
                 .expect("it is new");
         }
@@ -373,7 +372,7 @@ impl Sandbox {
         self.directory.path().join(name)
     }
 
-    /// Runs the script under each shell, and compares what it does with what [`parse`] expects.
+    /// Runs the script in each shell, and compares its calls of skopeo with [`parse`].
     fn agrees(&self, copies: &[u8]) -> Result<(), TestCaseError> {
         let expected = parse(copies);
         for shell in SHELLS {
@@ -405,7 +404,7 @@ impl Sandbox {
         self.start(shell, copies, more).end()
     }
 
-    /// Starts the script as a task, with more in its environment.
+    /// Starts the script as a task, with additional environment variables.
     fn start(&self, shell: &str, copies: impl AsRef<[u8]>, more: &[(&str, &str)]) -> Task<'_> {
         let calls = self.path("calls");
         if calls.exists() {
@@ -428,7 +427,7 @@ impl Sandbox {
             .envs([("LC_ALL", "C.UTF-8"), ("THEN", "")])
             .envs(more.iter().copied())
             .current_dir(&work)
-            // It ends all processes of its group.
+            // The script ends all processes of its group.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("it is open"))
@@ -438,10 +437,10 @@ impl Sandbox {
         Task { sandbox: self, child }
     }
 
-    /// How skopeo was called so far.
+    /// The calls of skopeo until now.
     fn calls(&self) -> Vec<Vec<String>> {
-        let noted = fs::read_to_string(self.path("calls")).unwrap_or_default();
-        noted.split_terminator("\0\0").map(|call| call.split('\0').map(str::to_owned).collect()).collect()
+        let recorded = fs::read_to_string(self.path("calls")).unwrap_or_default();
+        recorded.split_terminator("\0\0").map(|call| call.split('\0').map(str::to_owned).collect()).collect()
     }
 
     fn wait_for_calls(&self, count: usize) {
@@ -452,7 +451,7 @@ impl Sandbox {
         }
     }
 
-    /// The files where the task may write.
+    /// The files in the task's directory.
     fn left(&self) -> Vec<PathBuf> {
         fn files(directory: &Path) -> Vec<PathBuf> {
             let entries =
@@ -465,56 +464,56 @@ impl Sandbox {
     }
 }
 
-/// A run of the script that is under way.
+/// A running script.
 struct Task<'a> {
     sandbox: &'a Sandbox,
     child: Child,
 }
 
 impl Task<'_> {
-    /// The processes of its group.
+    /// The processes of the task's group.
     fn processes(&self) -> Vec<u32> {
         let processes = fs::read_dir("/proc").expect("this is Linux").flatten();
         let processes = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
         let in_group = |process: &u32| {
             let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-            // Behind the command's name, which is in brackets: state, parent, group.
+            // The fields after the command's name, which is in parentheses: state, parent, group.
             let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
             fields.split_whitespace().nth(2) == Some(&self.child.id().to_string())
         };
         processes.filter(in_group).collect()
     }
 
-    /// Asks the first process, and no other, to end: as ECS does.
+    /// Sends SIGTERM to the first process only, as ECS does.
     fn terminate(&self) {
         let kill = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(kill.expect("kill is installed").success());
     }
 
-    /// Waits until it ends, and makes sure that it left nothing behind.
+    /// Waits until the task ends, and checks that it leaves no file and no process.
     fn end(mut self) -> Run {
         let start = Instant::now();
         let status = loop {
             match self.child.try_wait().expect("it is our child") {
                 Some(status) => break status,
-                None if start.elapsed() > PATIENCE => panic!("it does not end: {:?}", self.sandbox.calls()),
+                None if start.elapsed() > PATIENCE => panic!("it does not end, calls: {:?}", self.sandbox.calls()),
                 None => sleep(Duration::from_micros(500)),
             }
         };
         let output = fs::read(self.sandbox.path("output")).expect("it is a file");
         let run = Run { status, output: String::from_utf8_lossy(&output).into_owned(), calls: self.sandbox.calls() };
         let left = self.sandbox.left();
-        assert!(left.is_empty(), "it has left {left:?}: {run:?}");
-        // What has just ended can be there until its parent, or that of orphans, takes notice.
+        assert!(left.is_empty(), "files are left: {left:?}: {run:?}");
+        // A process that ended exists until its parent waits for it.
         while !self.processes().is_empty() {
-            assert!(start.elapsed() < PATIENCE, "it has left {:?}: {run:?}", self.processes());
+            assert!(start.elapsed() < PATIENCE, "processes are left: {:?}: {run:?}", self.processes());
             sleep(Duration::from_millis(2));
         }
         run
     }
 }
 
-/// A run of the script that has ended.
+/// A script that has ended.
 #[derive(Debug)]
 struct Run {
     status: ExitStatus,
@@ -522,7 +521,7 @@ struct Run {
     calls: Vec<Vec<String>>,
 }
 
-/// The two parts of the container's command, as the template has them.
+/// The two parts of the container's command in the template.
 fn command() -> [String; 2] {
     let template = include_str!("../../template.yaml");
     let (_, container) = template.split_once("\n        - Name: skopeo\n").expect("the task has a container");
@@ -536,10 +535,8 @@ fn command() -> [String; 2] {
     blocks.map(text).collect::<Vec<String>>().try_into().expect("the command has two parts")
 }
 
-/// What the script must make of `COPIES`: skopeo's last two arguments for each image, sorted, or the first line that
-/// [`encode`] does not write there.
-///
-/// The order of the images is the encoder's choice, and none of the script's business.
+/// The expected calls for a value of `COPIES`: skopeo's last two arguments for each image, sorted; or the number of the first line
+/// that [`encode`] does not write. The order of the images is not checked, since the script does not check it.
 fn parse(text: &[u8]) -> Result<Vec<[String; 2]>, usize> {
     let mut copies: Vec<RepositoryCopy> = Vec::new();
     let mut calls = Vec::new();
@@ -562,7 +559,7 @@ fn parse(text: &[u8]) -> Result<Vec<[String; 2]>, usize> {
     if is_complete { Ok(calls) } else { Err(lines.len() + 1) }
 }
 
-/// The repositories of a header, if [`encode`] writes it so.
+/// Parses the line of a repository; `None` unless [`encode`] can write it.
 fn header(line: &str) -> Option<RepositoryCopy> {
     let (source, destination) = line.strip_prefix("> ")?.trim_end_matches('\n').split_once(' ')?;
     let destination: Repository = destination.parse().ok()?;
@@ -575,7 +572,7 @@ fn header(line: &str) -> Option<RepositoryCopy> {
     (encode(std::slice::from_ref(&copy)) == line).then_some(copy)
 }
 
-/// What the line of an image asks for, if [`encode`] writes it so.
+/// The call for the line of an image; `None` unless [`encode`] can write it.
 fn image_call(copies: &[RepositoryCopy], line: &str) -> Option<[String; 2]> {
     let [number, hex, tag, manifests] = line.trim_end_matches('\n').split(' ').collect::<Vec<_>>().try_into().ok()?;
     let image = Image {
@@ -601,7 +598,7 @@ fn call(copy: &RepositoryCopy, image: &Image) -> [String; 2] {
     [source, destination]
 }
 
-/// The text for one image.
+/// A value of `COPIES` with one image.
 fn text(repository: &str, tag: &str, manifests: &str) -> String {
     format!("> {repository} d.e/f\n1 {} {tag} {manifests}\n", Digest::of(b"").hex())
 }
@@ -655,13 +652,13 @@ fn plan() -> impl Strategy<Value = Vec<RepositoryCopy>> {
 /// A change of a text.
 #[derive(Clone, Debug)]
 enum Edit {
-    /// Puts something in the place of so many bytes.
+    /// Replaces a number of bytes.
     Bytes(Index, usize, Vec<u8>),
-    /// Puts something in the place of a field.
+    /// Replaces a field.
     Field(Index, Index, Vec<u8>),
-    /// Puts something above a line, or in its place.
+    /// Inserts text above a line, or replaces the line.
     Line(Index, bool, Vec<u8>),
-    /// Puts a line where another one is.
+    /// Moves a line.
     Move(Index, Index),
 }
 

@@ -249,7 +249,7 @@ pub async fn an_event_that_never_comes_costs_time_and_no_image_and_changes_nothi
 
     assert_eq!(world.machine().fargate().release_events("lost-copy").await?, 1);
     let answered = async || -> Result<bool> {
-        Ok(world.logs("/lost-LaunchTask").await?.to_string().contains("has its answer already"))
+        Ok(world.logs("/lost-LaunchTask").await?.to_string().contains("the state is already answered"))
     };
     tokio::time::timeout(PATIENCE, async {
         while !answered().await? {
@@ -452,7 +452,7 @@ pub async fn a_repository_that_cannot_be_created_costs_no_other_one(world: &Worl
         match image.as_str() {
             "alpine" => assert_eq!(row.status, "Done", "{row:?}"),
             _ => assert!(
-                message.starts_with("the repository cannot be written: AccessDenied: ecr:Create"),
+                message.starts_with("The repository cannot be written: AccessDenied: ecr:Create"),
                 "{tag}: {row:?}"
             ),
         }

@@ -68,7 +68,7 @@ pub async fn what_a_stack_does_not_allow_is_refused_before_anything_is_started(w
             "allowedSources does not allow quay.io/coreos/etcd",
         ),
         (format!("{ours}/payments/api:1"), "InvalidImageList", "srcEcrAccounts"),
-        ("alpine:3.18,alpine:3.19".to_owned(), "TooMuchToCopy", "2 images, and maxImages allows 1"),
+        ("alpine:3.18,alpine:3.19".to_owned(), "TooMuchToCopy", "maxImages is 1, but the run would copy 2 images"),
     ] {
         let refused = world.run_with(stack.clone(), &json!({ "srcImageList": list })).await?;
         assert_eq!(refused.outcome.error.as_deref(), Some(error), "{list}: {:?}", refused.outcome);

@@ -20,9 +20,6 @@ impl Pages {
     }
 
     /// Enters a page.
-    ///
-    /// # Errors
-    /// When it was read already, or there are too many.
     pub fn visit(&mut self, page: &Url) -> Result<(), String> {
         if !self.seen.insert(page.clone()) {
             return Err(format!("the pages of its {} go in circles", self.list));

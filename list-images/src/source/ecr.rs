@@ -12,9 +12,6 @@ use shared::tags::{Available, subject};
 use super::{Listing, ListingFailure, Options, RepositoryRequest, SourceImage, choose, on_platform};
 
 /// Lists what the run wants of a repository.
-///
-/// # Errors
-/// When it cannot be listed.
 pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
     let images = registry.images(&request.repository.name).await?;
     let mut listing = listed(images.as_deref(), request, options);
@@ -26,9 +23,6 @@ pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Op
 
 /// Takes out untagged images that belong to an index which is copied anyway, and come along with it; and says how many
 /// each index has.
-///
-/// # Errors
-/// When the source does not show its indexes.
 pub async fn with_indexes(
     registry: &Registry,
     request: &RepositoryRequest,

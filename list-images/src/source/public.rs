@@ -37,21 +37,16 @@ pub struct Registries<'a> {
 
 impl<'a> Registries<'a> {
     /// Registries that are asked by `client` with `logins`.
-    #[must_use]
     pub fn new(client: Client, logins: SourceLogins<'a>) -> Self {
         Self { client, logins, known: Mutex::default() }
     }
 
     /// How many images may still be pulled from where pulls count, if that is known.
-    #[must_use]
     pub fn pulls_left(&self) -> Option<u64> {
         self.client.pulls_left()
     }
 
     /// Lists what the run wants of a repository, with the digests that the registry names.
-    ///
-    /// # Errors
-    /// When it cannot be listed.
     pub async fn list(&self, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
         let session = self.open(request).await?;
         let by_pattern = !request.wanted.patterns.is_empty();
@@ -93,9 +88,6 @@ impl<'a> Registries<'a> {
 
     /// Fills in the sizes, except on Docker Hub, where each request for one counts as a pull. Checks that a companion,
     /// such as a signature, refers to its image.
-    ///
-    /// # Errors
-    /// When the repository cannot be asked.
     pub async fn with_sizes(&self, request: &RepositoryRequest, images: Vec<SourceImage>) -> Result<Finished> {
         // On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
         let is_asked = |image: &SourceImage| !request.repository.registry.is_docker_hub() || image.subject.is_some();
@@ -128,9 +120,6 @@ impl<'a> Registries<'a> {
 }
 
 /// Adds what the registry says of each image. One that it does not have, or fails to tell of, fails by itself.
-///
-/// # Errors
-/// When the registry is unavailable for all of them: then the repository cannot be listed.
 async fn heads(session: &Session<'_>, images: Vec<NamedImage>, listing: &mut Listing) -> Result<()> {
     let mut heads = stream::iter(images)
         .map(async |named| {
@@ -175,9 +164,6 @@ async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listi
 }
 
 /// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
-///
-/// # Errors
-/// When the registry does not tell, for one of them or at all, or has too much of it. What it does tell is added.
 async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
     let named: BTreeSet<Option<Tag>> = listing.images.iter().map(|image| image.tag.clone()).collect();
     let is_new = |tag: &&Tag| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
@@ -234,9 +220,6 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
 
 /// Fills in the bytes of an image; of an index, those of all its images, and how many there are. An image
 /// of an index whose manifest cannot be read counts as 0.
-///
-/// # Errors
-/// When the manifest cannot be read, does not refer to what it should, or lists too many layers.
 async fn content(session: &Session<'_>, image: SourceImage) -> Result<SourceImage, ListingFailure> {
     let manifest = match (session.manifest(image.digest).await, image.subject) {
         (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {

@@ -2,10 +2,9 @@
 
 use crate::reference::RegistryHost;
 
-/// The domains of ECR's registries: behind `account.dkr.ecr.region`, and behind `account.dkr-ecr.region`, which is reached by
-/// IPv4 and IPv6, where that is documented; a line for each partition. See
-/// [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html) and the
-/// [requests by IPv6](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html).
+/// The domains of each partition: of `account.dkr.ecr.region`, and of `account.dkr-ecr.region`, the documented hosts for IPv6. See
+/// [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html) and
+/// [requests over IPv6](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html).
 const DOMAINS: [(&str, Option<&str>); 7] = [
     ("amazonaws.com", Some("on.aws")),
     ("amazonaws.com.cn", Some("on.amazonwebservices.com.cn")),
@@ -16,21 +15,20 @@ const DOMAINS: [(&str, Option<&str>); 7] = [
     ("csp.hci.ic.gov", None),
 ];
 
-/// Which private registry of ECR a host belongs to. Its names, such as that for IPv6, are equal here.
+/// The private ECR registry of a host. The hosts of one registry, for example for IPv6, compare equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EcrHost<'a> {
-    /// The account, 12 digits.
+    /// 12 digits.
     pub account: &'a str,
-    /// The region.
+    /// `eu-west-1`, for example.
     pub region: &'a str,
-    /// The domain of the partition.
+    /// The partition's domain for `account.dkr.ecr.region`.
     domain: &'static str,
 }
 
 impl<'a> EcrHost<'a> {
-    /// The registry at `host`, if it is one of ECR's: `account.dkr.ecr.region.domain` with exactly these labels, `ecr-fips`
-    /// for `ecr`, and `account.dkr-ecr.region.domain`.
-    #[must_use]
+    /// The registry at `host`; `None` unless the host is `account.dkr.ecr.region.domain` or `account.dkr-ecr.region.domain`, with
+    /// `ecr` or `ecr-fips`.
     pub fn of(host: &'a RegistryHost) -> Option<Self> {
         let (account, service) = host.as_str().split_once('.')?;
         let from_region = |prefixes: [&str; 2]| prefixes.into_iter().find_map(|prefix| service.strip_prefix(prefix));
@@ -46,18 +44,16 @@ impl<'a> EcrHost<'a> {
 }
 
 /// Whether both hosts are names of one registry.
-#[must_use]
 pub fn is_same_registry(a: &RegistryHost, b: &RegistryHost) -> bool {
     a == b || EcrHost::of(a).is_some_and(|registry| EcrHost::of(b) == Some(registry))
 }
 
-/// Whether a text is the id of an AWS account.
-#[must_use]
+/// Whether a text is the ID of an AWS account.
 pub fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a text is like the name of a region: `eu-west-1`, `us-gov-west-1`.
+/// Whether a text has the form of a region's name: `eu-west-1`, `us-gov-west-1`.
 fn is_region(text: &str) -> bool {
     let mut parts = text.split('-');
     let number = parts.next_back().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
@@ -79,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_ecr_tells_account_and_region() {
+    fn a_host_of_ecr_has_an_account_and_a_region() {
         for (text, region) in [
             ("222222222222.dkr.ecr.us-west-2.amazonaws.com", "us-west-2"),
             ("222222222222.dkr.ecr.cn-north-1.amazonaws.com.cn", "cn-north-1"),
@@ -97,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_only_looks_like_one_of_ecr_is_not() {
+    fn a_host_that_only_looks_like_ecr_is_not_ecr() {
         for text in [
             "222222222222.dkr.ecr.us-east-1.evil.example",
             "222222222222.dkr.ecr.us-east-1.amazonaws.com.evil.example",
@@ -117,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_one_registry_are_equal_and_those_of_another_are_not() {
+    fn two_hosts_of_one_registry_are_the_same_registry() {
         let registry = host("222222222222.dkr.ecr.us-west-2.amazonaws.com");
         for text in ["222222222222.dkr-ecr.us-west-2.on.aws", "222222222222.dkr.ecr-fips.us-west-2.amazonaws.com"] {
             assert!(is_same_registry(&registry, &host(text)), "{text}");

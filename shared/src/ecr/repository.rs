@@ -1,4 +1,4 @@
-//! The repositories of a registry: how they are created, which tags of them are immutable, and where their images come from.
+//! The repositories of a registry: their settings, their immutable tags, and the source of their images.
 
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
 use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyError;
@@ -13,22 +13,22 @@ use crate::reference::{Digest, Repository as Origin, RepositoryName, Tag as Imag
 use crate::text::Excerpt;
 use crate::{Error, Result};
 
-/// How a repository is created.
+/// The settings of a new repository.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RepositorySettings {
-    /// Whether its tags can be moved.
+    /// Whether its tags are immutable.
     pub mutability: ImageTagMutability,
-    /// Tags for which it is the other way round.
+    /// Tags with the opposite mutability.
     pub mutability_exceptions: Vec<ImageTagMutabilityExclusionFilter>,
-    /// Whether images are scanned when they arrive.
+    /// Whether ECR scans pushed images.
     pub scan_on_push: bool,
-    /// The ARN of the key that images are encrypted with; `None` for ECR's own.
+    /// The ARN of the key that encrypts images; `None` for ECR's default.
     pub kms_key: Option<String>,
-    /// Its tags, in the sense of AWS's resources.
+    /// The tags of the AWS resource.
     pub tags: Vec<Tag>,
-    /// Its lifecycle policy, as JSON.
+    /// JSON.
     pub lifecycle_policy: Option<String>,
-    /// Its policy, which lets other accounts pull, say; as JSON.
+    /// The repository policy, as JSON. It can allow other accounts to pull, for example.
     pub policy: Option<String>,
 }
 
@@ -47,10 +47,9 @@ impl Default for RepositorySettings {
 }
 
 impl RepositorySettings {
-    /// Adds a tag.
-    #[must_use]
+    /// Adds a tag of the AWS resource.
     pub fn with_tag(mut self, key: &str, value: &str) -> Self {
-        // A builder fails only where one of them was not given.
+        // The builder fails only without a key or a value.
         self.tags.extend(Tag::builder().key(key).value(value).build());
         self
     }
@@ -61,11 +60,11 @@ impl RepositorySettings {
     }
 }
 
-/// Which tags of a repository cannot be moved to another image.
+/// The immutable tags of a repository: they cannot be moved to another image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Immutable {
     all: bool,
-    /// Tags for which it is the other way round; `*` stands for any text.
+    /// Tags with the opposite mutability. The only wildcard is `*`.
     exceptions: Vec<glob::Pattern>,
 }
 
@@ -82,8 +81,7 @@ impl Immutable {
         Self { all, exceptions: exceptions.collect() }
     }
 
-    /// Whether `tag` is one of them.
-    #[must_use]
+    /// Whether `tag` is immutable.
     pub fn contains(&self, tag: &ImageTag) -> bool {
         self.all != self.exceptions.iter().any(|exception| exception.matches(tag.as_str()))
     }
@@ -105,11 +103,10 @@ impl Registry {
         }
     }
 
-    /// Creates a repository for the images of `source` with these settings, and says whether it did: somebody else may just
-    /// have created it.
+    /// Creates a repository for the images of `source`. Returns `false` if the repository already exists.
     ///
     /// # Errors
-    /// When ECR refuses: access denied, quota, a bad name, a policy that it does not understand.
+    /// If ECR rejects it, for example because of a permission, a quota or an invalid policy.
     pub async fn create(
         &self,
         repository: &RepositoryName,
@@ -133,7 +130,7 @@ impl Registry {
             .tags(origin_tag(source));
         match request.send().await {
             Ok(_) => {}
-            // Who created it also sets its policies.
+            // Another launch has created it, and sets its policies.
             Err(error)
                 if error
                     .as_service_error()
@@ -156,11 +153,11 @@ impl Registry {
         Ok(true)
     }
 
-    /// The settings of a repository, to create another one like it, with its policy where that is asked for; its key is left
-    /// out, since that belongs to its region and account. `None` where there is no such repository.
+    /// The settings of a repository, for another one like it. They have no key, because a key belongs to one region and account,
+    /// and the policy only on request. `None` if the repository does not exist.
     ///
     /// # Errors
-    /// When ECR cannot tell.
+    /// If the settings cannot be read.
     pub async fn settings(&self, repository: &RepositoryName, with_policy: bool) -> Result<Option<RepositorySettings>> {
         let names = std::slice::from_ref(repository);
         let described = match self.describe_repositories(names).await {
@@ -194,18 +191,17 @@ impl Registry {
                 .image_scanning_configuration()
                 .is_some_and(ImageScanningConfiguration::scan_on_push),
             kms_key: None,
-            // AWS's own tags cannot be set, and ours says where the images of that repository come from.
+            // Tags of AWS cannot be set. The origin is that of the other repository.
             tags: tags.into_iter().filter(|tag| !tag.key().starts_with("aws:") && tag.key() != ORIGIN).collect(),
             lifecycle_policy,
             policy,
         }))
     }
 
-    /// Checks that the images of the repository with this ARN come from `source`. One that does not say where they come from
-    /// says so from now on.
+    /// Checks that the images of the repository with this ARN come from `source`. A repository without the tag gets it.
     ///
     /// # Errors
-    /// When they come from somewhere else, or ECR cannot tell.
+    /// If they come from another source, or the tags cannot be read.
     pub async fn check_origin(&self, arn: &str, source: &Origin) -> Result<()> {
         let tags = self.client.list_tags_for_resource().resource_arn(arn).send().await;
         let tags = tags.map_err(self.error("ecr:ListTagsForResource", arn))?.tags.unwrap_or_default();
@@ -217,31 +213,30 @@ impl Registry {
             return Ok(());
         }
         let problem = format!(
-            "the repository takes images of {} only, as its tag {ORIGIN} says; change the tag if {source} is to replace it",
+            "the repository takes images of {} only, because of its tag {ORIGIN}. To copy images of {source}, change the tag.",
             Excerpt::new(origin)
         );
         Err(Error::NotAllowed { subject: arn.to_owned(), problem })
     }
 }
 
-/// The key of the tag that says where the images of a repository come from.
+/// The key of the tag with the source of a repository's images.
 const ORIGIN: &str = "ecr-transfer:source";
 
-/// The most characters of
-/// [a tag's value](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-using-tags.html).
+/// The longest [value of a tag](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-using-tags.html).
 const TAG_VALUE: usize = 256;
 
 fn origin_tag(origin: &Origin) -> Tag {
     Tag::builder().key(ORIGIN).value(origin_value(origin)).build().expect("it has a key and a value")
 }
 
-/// The repository; of one whose name is too long for a tag, the digest of its name.
+/// The name of the repository, or the digest of its name if that is too long.
 fn origin_value(origin: &Origin) -> String {
     let text = origin.to_string();
     if text.len() <= TAG_VALUE { text } else { Digest::of(text.as_bytes()).to_string() }
 }
 
-/// Whether what a repository's tag says is `source`, by any name of its registry.
+/// Whether a tag's value stands for `source`, by any host of its registry.
 fn is_origin(value: &str, source: &Origin) -> bool {
     let is_alias = |it: Origin| it.name == source.name && is_same_registry(&it.registry, &source.registry);
     value == origin_value(source) || value.parse().is_ok_and(is_alias)
@@ -272,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_remembers_where_its_images_come_from_and_refuses_another_origin() {
+    async fn a_repository_takes_images_of_one_source_only() {
         let tagged = |value: Option<&'static str>| {
             mock!(Client::list_tags_for_resource)
                 .match_requests(|request| request.resource_arn() == Some("arn:app"))
@@ -294,19 +289,19 @@ mod tests {
             let checked = Registry::new(client, None).check_origin("arn:app", &source()).await;
             (checked.map_err(|error| error.to_string()), remembered.num_calls())
         };
-        assert_eq!(check(None).await, (Ok(()), 1), "one that was there before is accepted");
+        assert_eq!(check(None).await, (Ok(()), 1), "a repository without the tag gets it");
         assert_eq!(check(Some("222222222222.dkr.ecr.us-west-2.amazonaws.com/app")).await, (Ok(()), 0));
         assert_eq!(check(Some("222222222222.dkr-ecr.us-west-2.on.aws/app")).await, (Ok(()), 0), "another of its names");
         for other in ["quay.io/team/app", "333333333333.dkr.ecr.us-west-2.amazonaws.com/app", "", "\u{1b}[31m"] {
             let (checked, calls) = check(Some(other)).await;
             let error = checked.expect_err(other);
-            assert!(error.contains("change the tag if 222222222222") && !error.contains('\u{1b}'), "{error}");
+            assert!(error.contains("To copy images of 222222222222") && !error.contains('\u{1b}'), "{error}");
             assert_eq!(calls, 0, "{other}");
         }
     }
 
     #[test]
-    fn an_origin_that_is_too_long_for_a_tag_is_remembered_by_its_digest() {
+    fn an_origin_that_is_too_long_for_a_tag_is_stored_as_its_digest() {
         let long: Origin =
             format!("{}.example/{}", "h".repeat(60), "a".repeat(250)).parse().expect("it is a repository");
         assert!(origin_value(&long).starts_with("sha256:") && is_origin(&origin_value(&long), &long));
@@ -314,27 +309,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_that_was_created_meanwhile_is_not_an_error_but_a_refusal_is() {
+    async fn an_existing_repository_is_not_an_error_and_a_denied_creation_is() {
         let exists = mock!(Client::create_repository).then_error(|| {
             CreateRepositoryError::RepositoryAlreadyExistsException(RepositoryAlreadyExistsException::builder().build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&exists]);
         let settings = RepositorySettings { policy: Some("{}".into()), ..RepositorySettings::default() };
         let created = Registry::new(client, None).create(&name("app"), &source(), &settings).await;
-        assert!(!created.expect("somebody else was faster"));
+        assert!(!created.expect("it exists"));
 
         let denied = mock!(Client::create_repository).then_error(|| {
             CreateRepositoryError::generic(ErrorMetadata::builder().code("AccessDeniedException").message("no").build())
         });
         let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&denied]);
         let error =
-            Registry::new(client, None).create(&name("app"), &source(), &settings).await.expect_err("we may not");
+            Registry::new(client, None).create(&name("app"), &source(), &settings).await.expect_err("access is denied");
         assert_eq!(error.name(), "AccessDenied");
         assert_eq!(error.to_string(), "ecr:CreateRepository on app failed: AccessDeniedException: no");
     }
 
     #[tokio::test]
-    async fn a_repository_is_created_as_the_other_one_is() {
+    async fn a_repository_is_created_with_the_settings_of_another_one() {
         let described = mock!(Client::describe_repositories).then_output(|| {
             let repository = Repository::builder()
                 .repository_name("app")
@@ -379,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn immutable_tags_are_told_apart_with_their_exceptions_a_hundred_repositories_at_a_time() {
+    async fn immutable_tags_have_exceptions_and_are_read_for_a_hundred_repositories_per_call() {
         let rule = mock!(Client::describe_repositories)
             .match_requests(|request| (1..=100).contains(&request.repository_names().len()))
             .then_output(|| {
