@@ -92,16 +92,15 @@ chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SEC
 	$(CARGO) test --locked --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
-bench: setup ## Measure ecr-transfer next to others and by itself, and write the pages of docs/ that say so; takes half an hour
+bench: setup ## Measure ecr-transfer, alone and against other tools, and update the pages in docs/; takes half an hour
 	tools/exclusively tools/build
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- copying --markdown docs/comparison.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
-	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- batches --markdown docs/batches.md
-	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- scale --markdown docs/scale.md
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- model --markdown docs/scale.md
 
 .PHONY: bench-small
-bench-small: setup ## Measure ecr-transfer next to others with 1,000 small images; skopeo sync makes it take an hour and a half
+bench-small: setup ## Compare ecr-transfer with other tools on 1,000 small images; takes an hour and a half, most of it skopeo sync
 	tools/exclusively tools/build
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- copying --set small --markdown docs/comparison-small.md --check
 

@@ -1,51 +1,66 @@
-//! How ecr-transfer compares with what a user would take instead: the same images, from and to the same registries, behind
-//! the same proxy.
+//! How ecr-transfer compares with other tools: the same images, from and to the same registries, behind the same proxy.
 
 mod page;
 mod site;
 mod tools;
 mod usage;
 
-use std::{path::Path, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-pub use self::{page::Report, tools::Tool};
 use self::{
-    site::Site,
+    site::{Site, Traffic},
+    tools::Tool,
     usage::{Sampler, Usage},
 };
 use crate::{
-    error::{Error, Result},
-    measure::median,
+    progress,
+    report::{Report, median},
 };
 
-/// What is copied.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Set {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The images that are copied.
+    #[arg(long, value_enum, default_value = "large")]
+    set: Set,
+    /// Rounds; of each tool and job, the one with the median time is reported.
+    #[arg(long, default_value = "3")]
+    runs: NonZeroUsize,
+    /// Milliseconds that each request to a registry is delayed; several values are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 30])]
+    latency_ms: Vec<u64>,
+    /// The tools, as far as they are on the PATH.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Tool::value_variants().to_vec())]
+    tools: Vec<Tool>,
+    /// A stack parameter that does not have its default value, as name=value; may be repeated.
+    #[arg(long = "parameter", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Set {
     /// 60 images in 40 repositories, half of them for two platforms, with layers of up to 30 MB.
     Large,
     /// 1,000 small images in 100 repositories.
     Small,
 }
 
-/// What is to be done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Job {
-    /// The destination has nothing yet.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Job {
     Cold,
-    /// It has everything.
     Nothing,
-    /// The source has another image for one tag.
     OneChanged,
 }
 
 impl Job {
     const ALL: [Self; 3] = [Self::Cold, Self::Nothing, Self::OneChanged];
 
-    /// In words.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Cold => "Cold copy",
             Self::Nothing => "Nothing to do",
@@ -54,85 +69,36 @@ impl Job {
     }
 }
 
-/// What a job took.
-#[derive(Clone, Debug)]
-pub struct Measurement {
-    /// From the start of the tool, or of the execution, to its end.
-    pub time: Duration,
-    /// Requests to the source: of manifests, and of all else.
-    pub source: (u64, u64),
-    /// Requests to the destination's registry: of manifests, of blobs, and of uploads.
-    pub destination: (u64, u64, u64),
-    /// Calls of ECR's API.
-    pub calls: u64,
-    /// Bytes that came from the source.
-    pub bytes: u64,
-    /// Fargate tasks that were started, or would have been.
-    pub tasks: u64,
-    /// What the processes took.
-    pub usage: Usage,
+struct Row {
+    /// Milliseconds.
+    latency: u64,
+    job: Job,
+    tool: Tool,
+    time: Duration,
+    traffic: Traffic,
+    /// The bytes from the source, over those of all different layers and configurations that were to be copied.
+    over_unique: Option<f64>,
+    /// Fargate tasks that were started, or that the tool would take.
+    tasks: u64,
+    usage: Usage,
 }
 
-impl Measurement {
-    /// All requests, and calls of ECR's API.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        let (manifests, blobs, uploads) = self.destination;
-        self.source.0 + self.source.1 + manifests + blobs + uploads + self.calls
-    }
-}
-
-/// A tool at a job: the median of its runs.
-pub struct Row {
-    /// How long each request is delayed, in milliseconds.
-    pub latency: u64,
-    /// What was done.
-    pub job: Job,
-    /// By whom.
-    pub tool: Tool,
-    /// What it took.
-    pub measured: Measurement,
-}
-
-/// How it is measured.
-pub struct Settings<'a> {
-    /// What is copied.
-    pub set: Set,
-    /// How often.
-    pub runs: usize,
-    /// How many milliseconds each request to a registry takes, besides its own time.
-    pub latencies: &'a [u64],
-    /// By whom; those that are not on this machine are left out.
-    pub tools: &'a [Tool],
-    /// Parameters of the stack that have another value than their default.
-    pub parameters: &'a [(String, String)],
-}
-
-/// Measures all tools at all jobs.
-///
-/// # Errors
-/// If the local AWS does not start, or a tool does not copy what it should.
-pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Row>> {
-    let mut site = Site::start(settings, directory).await?;
-    let mut tools: Vec<_> = settings.tools.iter().copied().filter(|tool| tool.is_here()).collect();
-    let bar = crate::progress(settings.latencies.len() * settings.runs * tools.len() * Job::ALL.len());
+pub async fn measure(arguments: &Arguments) -> Result<Report> {
+    let directory = tempfile::tempdir()?;
+    let mut site = Site::start(arguments, directory.path()).await?;
+    let mut tools: Vec<_> = arguments.tools.iter().copied().filter(|tool| tool.is_here()).collect();
     let mut rows = Vec::new();
-    for &latency in settings.latencies {
+    for &latency in &arguments.latency_ms {
         site.set_latency(Duration::from_millis(latency));
-        let mut all: Vec<(Job, Tool, Measurement)> = Vec::new();
-        for _ in 0..settings.runs {
-            // Each tool once, and then each again: a machine that slows down does so for all of them.
+        let mut all = Vec::new();
+        for _ in 0..arguments.runs.get() {
+            // Round by round: if the machine slows down, it does so for all tools.
             for tool in tools.clone() {
-                bar.set_message(format!("{latency} ms, {}", tool.name()));
-                let report = |job, measured: &Measurement| {
-                    bar.suspend(|| tell(latency, job, tool, measured));
-                    bar.inc(1);
-                };
-                match all_jobs(&mut site, tool, report).await {
-                    Ok(measured) => all.extend(measured.into_iter().map(|(job, measured)| (job, tool, measured))),
-                    // Whatever version of it is on this machine.
+                match round(&mut site, tool, latency).await {
+                    Ok(measured) => all.extend(measured),
+                    // It may be of a version that is configured in another way.
                     Err(error) if tool.is_optional() => {
-                        bar.suspend(|| crate::say(&format!("{} is left out: {error}", tool.name())));
+                        progress(&format!("{} is left out: {error:#}", tool.name()));
                         tools.retain(|other| *other != tool);
                     }
                     Err(error) => return Err(error),
@@ -141,58 +107,55 @@ pub async fn measure(settings: &Settings<'_>, directory: &Path) -> Result<Vec<Ro
         }
         for job in Job::ALL {
             for &tool in &tools {
-                let runs = all.iter().filter(|(its, of, _)| (*its, *of) == (job, tool)).map(|(.., run)| run);
-                let median = median(runs.collect(), |run| run.time).cloned();
-                rows.extend(median.map(|measured| Row { latency, job, tool, measured }));
+                let runs = all.extract_if(.., |row| (row.job, row.tool) == (job, tool)).collect();
+                rows.push(median(runs, |row: &Row| row.time));
             }
         }
     }
-    bar.finish_and_clear();
     site.stop().await;
-    Ok(rows)
+    Ok(page::report(&rows, &arguments.latency_ms, arguments.runs))
 }
 
 /// One job after the other, beginning with an empty destination.
-async fn all_jobs(site: &mut Site, tool: Tool, report: impl Fn(Job, &Measurement)) -> Result<Vec<(Job, Measurement)>> {
-    let mut all = Vec::new();
+async fn round(site: &mut Site, tool: Tool, latency: u64) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     site.clear(tool).await?;
     for job in Job::ALL {
         if job == Job::OneChanged {
             site.change_one().await?;
         }
-        let measured = run(site, tool).await?;
+        let row = run(site, tool, job, latency).await?;
         site.check(tool).await?;
-        if job == Job::Cold && measured.bytes < site.bytes / 10 * 9 {
-            let (moved, all) = (measured.bytes, site.bytes);
-            return Err(Error::Wrong(format!("{} found something there: {moved} of {all} bytes", tool.name())));
-        }
-        report(job, &measured);
-        all.push((job, measured));
+        let kept = row.over_unique.is_some_and(|ratio| ratio < 0.99);
+        ensure!(!kept, "{} did not copy every layer: something was kept from an earlier round", tool.name());
+        progress(&format!(
+            "{latency:>3} ms  {:<18} {:<34} {:>7.2} s  {:>6} requests  {:>6.0} MB",
+            job.name(),
+            tool.name(),
+            row.time.as_secs_f64(),
+            row.traffic.requests(),
+            row.traffic.bytes as f64 / 1e6,
+        ));
+        rows.push(row);
     }
-    Ok(all)
+    Ok(rows)
 }
 
-async fn run(site: &Site, tool: Tool) -> Result<Measurement> {
-    let before = site.tasks();
-    let calls = site.calls();
+async fn run(site: &Site, tool: Tool, job: Job, latency: u64) -> Result<Row> {
+    let (tasks, calls) = (site.tasks(), site.calls());
     site.reset_traffic();
     let sampler = Sampler::start();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     tool.run(site).await?;
     let time = started.elapsed();
     let usage = sampler.stop();
-    let (source, destination, bytes) = site.traffic();
-    let tasks = if tool.is_ours() { site.tasks() - before } else { tool.tasks(site) };
-    Ok(Measurement { time, source, destination, calls: site.calls() - calls, bytes, tasks, usage })
+    let traffic = site.traffic(calls);
+    let over_unique = (job == Job::Cold).then(|| traffic.bytes as f64 / site.unique_bytes as f64);
+    let tasks = tool.tasks(site).unwrap_or(site.tasks() - tasks);
+    Ok(Row { latency, job, tool, time, traffic, over_unique, tasks, usage })
 }
 
-fn tell(latency: u64, job: Job, tool: Tool, measured: &Measurement) {
-    crate::say(&format!(
-        "{latency:>3} ms  {:<18} {:<34} {:>7.2} s  {:>6} requests  {:>6.0} MB",
-        job.name(),
-        tool.name(),
-        measured.time.as_secs_f64(),
-        measured.requests(),
-        measured.bytes as f64 / 1e6,
-    ));
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
 }

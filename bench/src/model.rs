@@ -1,165 +1,283 @@
-//! A run, worked out: batches of equal images, in tasks that first have to start.
-//!
-//! Nothing runs here. What a copy takes is put together from what was measured with a real skopeo and from assumptions
-//! about the registries, the network and Fargate; `docs/batches.md` says which is which.
+//! What runs of up to 100,000 images take and cost, computed from the figures that docs/scale.md explains. list-images packs
+//! the images; nothing runs.
 
-use crate::packing::Images;
+use list_images::{
+    batches::{Packing, Work, pack},
+    source::SourceImage,
+};
+use shared::{plan::RepositoryCopy, reference::Digest};
 
-/// The stack's parameters that matter.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// How many tasks copy at once: `maxConcurrency`.
-    pub tasks: usize,
-    /// How many images a task copies at once: `copiesPerTask`.
-    pub copies: usize,
-    /// A task's vCPUs: `taskCpu`.
-    pub vcpus: f64,
-    /// A task's GiB of memory: `taskMemory`.
-    pub memory: f64,
-    /// How many manifests all tasks together bring to the destination in a second: `putImageRate`.
-    pub put_image_rate: f64,
+use crate::{
+    ecr::{DESTINATION, SOURCE, repository_name, tag},
+    report::{Report, count, duration, table},
+};
+
+/// Round trips that a copy waits for, those of TCP and TLS included: measured.
+const ROUND_TRIPS: f64 = 47.0;
+/// Round trips in which ECR redirects to S3: assumed.
+const REDIRECTS: f64 = 8.0;
+/// Requests of a copy that wait for one another: measured.
+const REQUESTS: f64 = 15.0;
+/// Seconds in which a registry answers a request: assumed.
+const ANSWER: f64 = 0.05;
+/// Seconds of a core that a copy takes besides its bytes, and that each byte takes: measured.
+const COPY_CPU: f64 = 0.03;
+const BYTE_CPU: f64 = 3.5e-9;
+const LAYERS: usize = 5;
+
+/// Dollars in us-east-1: of a task of 0.5 vCPU and 1 GB on ARM for a second, of its public address, of a transition, of a
+/// GB-second of a function on ARM, and of a written item.
+const VCPUS: f64 = 0.5;
+const TASK: f64 = (VCPUS * 0.03238 + 0.00356) / 3_600.0;
+const ADDRESS: f64 = 0.005 / 3_600.0;
+const TRANSITION: f64 = 0.000_025;
+const FUNCTION: f64 = 0.000_013_333_4;
+const WRITE: f64 = 0.625e-6;
+/// Seconds of a task that are billed at least.
+const LEAST_BILLED: f64 = 60.0;
+
+/// Parameters of the stack, and assumptions.
+#[derive(Clone, Copy)]
+struct Model {
+    packing: Packing,
+    copies_per_task: usize,
+    /// Seconds from the request for a task to its first copy.
+    start: f64,
+    /// Seconds.
+    round_trip: f64,
+    /// Bytes per second in a task.
+    bandwidth: f64,
 }
 
-/// The template's.
-pub const DEFAULTS: Settings = Settings { tasks: 10, copies: 4, vcpus: 0.5, memory: 1.0, put_image_rate: 10.0 };
+const DEFAULTS: Model = Model {
+    packing: Packing { tasks: 10, images: 100, bytes: 512 << 20, manifests_per_second: 10 },
+    copies_per_task: 4,
+    start: 40.0,
+    round_trip: 0.03,
+    bandwidth: 50e6,
+};
+const LARGEST: Model = Model {
+    packing: Packing { tasks: 100, manifests_per_second: 100, ..DEFAULTS.packing },
+    copies_per_task: 8,
+    ..DEFAULTS
+};
+/// The network of another continent.
+const SLOW: f64 = 10e6;
 
-/// Measured: how many round trips a copy waits for, one after the other, those of TCP and TLS included.
-pub const ROUND_TRIPS: f64 = 47.0;
-
-/// Assumed: the round trips in which ECR leads the layers and the configuration on to S3, with a connection for each.
-pub const REDIRECTS: f64 = 8.0;
-
-/// Measured: how many requests of a copy wait for one another.
-pub const REQUESTS: f64 = 15.0;
-
-/// Assumed: how long a registry thinks about each of them, in seconds.
-pub const ANSWER: f64 = 0.05;
-
-/// Measured: the seconds of a whole core that a copy takes besides its bytes.
-pub const IMAGE_CPU: f64 = 0.03;
-
-/// Measured: the seconds of a whole core that a byte takes, TLS at both ends included.
-pub const BYTE_CPU: f64 = 3.5e-9;
-
-/// The least that is billed of a task, in seconds.
-pub const LEAST_BILLED: f64 = 60.0;
-
-/// What Fargate costs.
-pub struct Price {
-    /// A vCPU for an hour, in dollars.
-    pub vcpu: f64,
-    /// A GB of memory for an hour, in dollars.
-    pub memory: f64,
+/// Images of 20 MB for each platform, as many in each repository.
+#[derive(Clone, Copy)]
+struct Images {
+    repositories: usize,
+    each: usize,
+    platforms: u32,
 }
 
-/// Linux on ARM in us-east-1.
-pub const ARM: Price = Price { vcpu: 0.03238, memory: 0.00356 };
+impl Images {
+    const BYTES: u64 = 20_000_000;
+    const MANY: Self = Self { repositories: 100, each: 100, platforms: 1 };
+    const FEW: Self = Self { repositories: 10, each: 5, platforms: 1 };
 
-/// Linux on x86 in us-east-1.
-pub const X86: Price = Price { vcpu: 0.04048, memory: 0.004_445 };
+    fn count(&self) -> usize {
+        self.repositories * self.each
+    }
 
-impl Price {
-    /// What a task costs, in dollars a second.
-    #[must_use]
-    pub fn second(&self, settings: &Settings) -> f64 {
-        (settings.vcpus * self.vcpu + settings.memory * self.memory) / 3_600.0
+    /// An index has a manifest for each platform, and its own.
+    fn manifests(&self) -> usize {
+        if self.platforms == 1 { 1 } else { 1 + self.platforms as usize }
+    }
+
+    fn work(&self) -> Work {
+        let image = |number| SourceImage {
+            bytes: Self::BYTES * u64::from(self.platforms),
+            is_index: self.platforms > 1,
+            images: self.platforms,
+            ..SourceImage::new(tag(number).parse().ok(), Digest::of(tag(number).as_bytes()))
+        };
+        let repository = |number| {
+            let image_name = repository_name(number).parse().expect("it is a repository's name");
+            let at = |host: String| format!("{host}/{image_name}").parse().expect("it is a repository");
+            let (source, destination) = (at(SOURCE.host()), at(DESTINATION.host()));
+            let copy = RepositoryCopy { source, destination, image: image_name, images: Vec::new() };
+            (copy, (0..self.each).map(image).collect())
+        };
+        Work { copies: (0..self.repositories).map(repository).collect(), ..Work::default() }
     }
 }
 
-/// The stack, and what is assumed of a task and its network.
-#[derive(Clone, Copy, Debug)]
-pub struct Model {
-    /// The stack.
-    pub settings: Settings,
-    /// The seconds from the request for a task to its first copy.
-    pub start: f64,
-    /// The seconds of a round trip, on average over both registries.
-    pub round_trip: f64,
-    /// The bytes a second that a task receives, and sends on meanwhile.
-    pub bandwidth: f64,
-}
-
-/// Those that the tables are made with.
-pub const USUAL: Model = Model { settings: DEFAULTS, start: 40.0, round_trip: 0.03, bandwidth: 50e6 };
-
-/// What a run comes to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Run {
-    /// The seconds from its first task's start to its last task's end.
-    pub time: f64,
-    /// How many tasks it started.
-    pub tasks: usize,
-    /// The share of all tasks' time in which they started.
-    pub starting: f64,
-    /// The seconds of all tasks that are billed.
-    pub billed: f64,
-}
-
-impl Run {
-    /// What its tasks cost, in dollars, if they have the default size.
-    #[must_use]
-    pub fn cost(&self, price: &Price) -> f64 {
-        self.billed * price.second(&DEFAULTS)
-    }
+struct Run {
+    images: Images,
+    model: Model,
+    tasks: usize,
+    /// Seconds from the start of the first task to the end of the last one.
+    time: f64,
+    /// Seconds of all tasks, and those of them that are billed.
+    running: f64,
+    billed: f64,
 }
 
 impl Model {
-    /// The seconds in which the copy of an image of one manifest only waits; other copies go on meanwhile.
-    #[must_use]
-    pub fn waiting(&self) -> f64 {
-        (ROUND_TRIPS + REDIRECTS) * self.round_trip + REQUESTS * ANSWER
+    /// The seconds that a task takes to copy so many images. Copies that begin together share the task evenly, so they also
+    /// end together, and then the next ones begin. The manifests of an index are copied one after the other.
+    fn copying(&self, number: usize, images: &Images) -> f64 {
+        let manifests = images.manifests() as f64;
+        let waiting = (ROUND_TRIPS + REDIRECTS) * self.round_trip + REQUESTS * ANSWER;
+        let bytes = (Images::BYTES * u64::from(images.platforms)) as f64;
+        let working = manifests * COPY_CPU / VCPUS + bytes / self.bandwidth.min(VCPUS / BYTE_CPU);
+        number.div_ceil(self.copies_per_task) as f64 * manifests * waiting + number as f64 * working
     }
 
-    /// The bytes a second that a task moves: as many as the network takes, or the processor.
-    #[must_use]
-    pub fn speed(&self) -> f64 {
-        self.bandwidth.min(self.settings.vcpus / BYTE_CPU)
-    }
-
-    /// The seconds in which the copy of an image of one manifest has the task's processor and network for itself.
-    #[must_use]
-    pub fn working(&self, bytes: u64) -> f64 {
-        IMAGE_CPU / self.settings.vcpus + bytes as f64 / self.speed()
-    }
-
-    /// The seconds that a task takes for so many of the images. Copies that begin together share the task evenly, so
-    /// they also end together, and then the next ones begin. The manifests of an index are copied one after the other.
-    #[must_use]
-    pub fn copying(&self, number: usize, images: &Images) -> f64 {
-        let Images { bytes, manifests, .. } = *images;
-        let working = manifests as f64 * self.working(bytes / manifests as u64);
-        let together = |copies: usize| match copies {
-            0 => 0.0,
-            _ => manifests as f64 * self.waiting() + copies as f64 * working,
-        };
-        let copies = self.settings.copies;
-        (number / copies) as f64 * together(copies) + together(number % copies)
-    }
-
-    /// What a copy takes besides its bytes, in the bytes that could be moved meanwhile; those at once share the wait.
-    #[must_use]
-    pub fn overhead(&self) -> f64 {
-        (self.waiting() / self.settings.copies as f64 + self.working(0)) * self.speed()
-    }
-
-    /// Runs the batches, of which each is a number of the images: in their order, each as soon as a task may start, and
-    /// with as many manifests a second as all tasks at once may bring.
-    #[must_use]
-    pub fn run(&self, batches: &[usize], images: &Images) -> Run {
-        let mut free = vec![0.0_f64; self.settings.tasks];
-        let pace = batches.len().min(self.settings.tasks) as f64 / self.settings.put_image_rate;
-        let (mut running, mut billed) = (0.0, 0.0);
-        for &number in batches {
-            let paced = (number * images.manifests) as f64 * pace;
-            let seconds = self.start + self.copying(number, images).max(paced);
-            running += seconds;
-            billed += seconds.ceil().max(LEAST_BILLED);
+    /// Each batch starts as soon as a task may.
+    fn run(self, images: Images) -> Run {
+        let mut free = vec![0.0_f64; self.packing.tasks];
+        let mut run = Run { images, model: self, tasks: 0, time: 0.0, running: 0.0, billed: 0.0 };
+        for batch in pack(images.work(), &self.packing) {
+            let copies: Vec<_> = batch.repositories.iter().flat_map(|copy| &copy.images).collect();
+            let manifests: u32 = copies.iter().map(|image| image.manifests).sum();
+            let paced = (u64::from(manifests) * batch.pace) as f64 / 1e3;
+            let seconds = self.start + self.copying(copies.len(), &images).max(paced);
+            run.tasks += 1;
+            run.running += seconds;
+            run.billed += seconds.ceil().max(LEAST_BILLED);
             if let Some(first) = free.iter_mut().min_by(|a, b| a.total_cmp(b)) {
                 *first += seconds;
             }
         }
-        let starting = if batches.is_empty() { 0.0 } else { self.start * batches.len() as f64 / running };
-        Run { time: free.into_iter().fold(0.0, f64::max), tasks: batches.len(), starting, billed }
+        run.time = free.into_iter().fold(0.0, f64::max);
+        run
+    }
+}
+
+impl Run {
+    /// All but the transfer: tasks with their addresses, state machine, functions, and tables.
+    fn cost(&self) -> f64 {
+        let (images, tasks) = (self.images.count() as f64, self.tasks as f64);
+        let functions = images * 4.0 / 10_000.0 + tasks * 2.0 * 2.0 * 0.25;
+        self.billed * (TASK + ADDRESS)
+            + (10.0 + 4.0 * tasks) * TRANSITION
+            + functions * FUNCTION
+            + (images + 2.0 * tasks) * WRITE
+    }
+
+    /// What it takes of the quotas: of each, per second or at once.
+    fn taken(&self) -> [f64; 4] {
+        let Images { platforms, .. } = self.images;
+        let per_second = |number: usize| number as f64 / (self.time - self.model.start);
+        let at_once = self.tasks.min(self.model.packing.tasks) as f64;
+        let uploads = self.images.count() * platforms as usize * (LAYERS + 1);
+        [per_second(self.manifests()), per_second(uploads), at_once * VCPUS, at_once]
+    }
+
+    fn manifests(&self) -> usize {
+        self.images.count() * self.images.manifests()
+    }
+}
+
+/// AWS's default quotas. All tasks that may run at once are asked for at once.
+const QUOTAS: [(&str, f64); 4] = [
+    ("PutImage per second (10)", 10.0),
+    ("InitiateLayerUpload per second (100)", 100.0),
+    ("Fargate vCPUs (6)", 6.0),
+    ("RunTask per second (20)", 20.0),
+];
+
+/// From 100 to 100,000 images, for one platform and for two.
+fn runs(model: Model) -> impl Iterator<Item = Run> {
+    let sizes = [1, 2].into_iter().flat_map(|platforms| [1, 100, 1_000].map(|size| (size, platforms)));
+    sizes.map(move |(repositories, platforms)| model.run(Images { repositories, each: 100, platforms }))
+}
+
+pub fn report() -> Report {
+    let parts = vec![
+        ("defaults", sizes(DEFAULTS)),
+        ("largest", sizes(LARGEST)),
+        ("images per task", images_per_task()),
+        ("another task", another_task()),
+        ("assumptions", assumptions()),
+    ];
+    Report { parts, ..Report::default() }
+}
+
+fn sizes(model: Model) -> String {
+    let [put_image, upload, vcpus, run_task] = QUOTAS.map(|(name, _)| name);
+    table(
+        ["Images", "Manifests", "Tasks", "Time", "Cost", put_image, upload, vcpus, run_task],
+        runs(model).map(|run| {
+            let platforms = if run.images.platforms == 1 { "one platform" } else { "two platforms" };
+            let [put_image, upload, vcpus, run_task] = run.taken().map(|number| format!("{number:.0}"));
+            let images = format!("{}, {platforms}", count(run.images.count()));
+            let (time, cost) = (duration(run.time), dollars(run.cost()));
+            [images, count(run.manifests()), count(run.tasks), time, cost, put_image, upload, vcpus, run_task]
+        }),
+    )
+}
+
+fn with_images_per_task(model: Model, images: usize) -> Model {
+    Model { packing: Packing { images, ..model.packing }, ..model }
+}
+
+fn images_per_task() -> String {
+    let header = ["maxImagesPerTask", "Tasks", "Time", "Spent starting tasks", "Billed", "Cost"];
+    let limits = [(1, "1"), (5, "5"), (20, "20"), (50, "50"), (DEFAULTS.packing.images, "100 (the default)")];
+    table(
+        header,
+        limits.map(|(limit, name)| {
+            let run = with_images_per_task(DEFAULTS, limit).run(Images::MANY);
+            let starting = run.tasks as f64 * run.model.start / run.running;
+            [
+                name.to_owned(),
+                count(run.tasks),
+                duration(run.time),
+                format!("{:.0} %", starting * 100.0),
+                duration(run.billed),
+                dollars(run.cost()),
+            ]
+        }),
+    )
+}
+
+fn another_task() -> String {
+    let header = ["minMiBPerTask", "Tasks", "Time", "Cost", "Time at 10 MB/s", "Cost at 10 MB/s"];
+    table(
+        header,
+        [128, 256, 512, 1_024, 2_048].map(|mebibytes: u64| {
+            let model = Model { packing: Packing { bytes: mebibytes << 20, ..DEFAULTS.packing }, ..DEFAULTS };
+            let (usual, slow) = (model.run(Images::FEW), Model { bandwidth: SLOW, ..model }.run(Images::FEW));
+            [
+                mebibytes.to_string(),
+                count(usual.tasks),
+                duration(usual.time),
+                dollars(usual.cost()),
+                duration(slow.time),
+                dollars(slow.cost()),
+            ]
+        }),
+    )
+}
+
+fn assumptions() -> String {
+    let assumed = [
+        ("as above", DEFAULTS),
+        ("20 s to start a task", Model { start: 20.0, ..DEFAULTS }),
+        ("80 s to start a task", Model { start: 80.0, ..DEFAULTS }),
+        ("10 MB/s", Model { bandwidth: SLOW, ..DEFAULTS }),
+        ("100 MB/s", Model { bandwidth: 100e6, ..DEFAULTS }),
+        ("round trips of 5 ms", Model { round_trip: 0.005, ..DEFAULTS }),
+        ("round trips of 150 ms", Model { round_trip: 0.15, ..DEFAULTS }),
+    ];
+    table(
+        ["Assumed", "5 images per task", "20", "50", "as packed"],
+        assumed.map(|(name, model)| {
+            let time = |limit| duration(with_images_per_task(model, limit).run(Images::MANY).time);
+            [name.to_owned(), time(5), time(20), time(50), time(model.packing.images)]
+        }),
+    )
+}
+
+fn dollars(dollars: f64) -> String {
+    match dollars {
+        1.0.. => format!("${dollars:.2}"),
+        0.01.. => format!("${dollars:.3}"),
+        _ => format!("${dollars:.4}"),
     }
 }
 
@@ -167,81 +285,101 @@ impl Model {
 mod tests {
     use super::*;
 
-    /// A copy waits 2 s, and moves 100 MB in another second.
+    /// A copy waits 2 s, and then moves 20 MB in 0.26 s. Nothing is worth another task.
     const SIMPLE: Model = Model {
-        settings: Settings { put_image_rate: 1e6, ..DEFAULTS },
-        start: 40.0,
+        packing: Packing { bytes: u64::MAX, manifests_per_second: 1_000_000, ..DEFAULTS.packing },
         round_trip: (2.0 - REQUESTS * ANSWER) / (ROUND_TRIPS + REDIRECTS),
         bandwidth: 100e6,
+        ..DEFAULTS
     };
-    /// With which that second is a whole one.
-    const IMAGES: Images = Images { repositories: 1, each: 1, bytes: 94_000_000, manifests: 1 };
-    const TASKS: usize = DEFAULTS.tasks;
 
-    fn close(a: f64, b: f64) -> bool {
-        (a - b).abs() < 1e-6
+    fn images(each: usize, platforms: u32) -> Images {
+        Images { repositories: 1, each, platforms }
+    }
+
+    #[track_caller]
+    fn assert_close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-6, "{a} is not {b}");
     }
 
     #[test]
     fn copies_at_once_share_the_work_and_not_the_wait() {
-        assert!(close(SIMPLE.copying(0, &IMAGES), 0.0));
-        assert!(close(SIMPLE.copying(1, &IMAGES), 3.0));
-        assert!(close(SIMPLE.copying(4, &IMAGES), 6.0));
-        assert!(close(SIMPLE.copying(5, &IMAGES), 9.0));
+        let copying = |number| SIMPLE.copying(number, &images(number, 1));
+        assert_close(copying(0), 0.0);
+        assert_close(copying(1), 2.26);
+        assert_close(copying(4), 2.0 + 4.0 * 0.26);
+        assert_close(copying(5), 4.0 + 5.0 * 0.26);
+        assert_close(SIMPLE.copying(1, &images(1, 2)), 6.0 + 3.0 * 0.06 + 0.4);
     }
 
     #[test]
     fn a_fast_network_waits_for_the_processor() {
-        let fast = Model { bandwidth: 1e12, ..SIMPLE };
-        assert!(close(fast.speed() * BYTE_CPU, DEFAULTS.vcpus));
-        assert!(close(SIMPLE.speed(), 100e6));
-    }
-
-    #[test]
-    fn the_overhead_is_what_four_copies_wait_for_together() {
-        assert!(close(SIMPLE.overhead(), (0.5 + 0.06) * 100e6));
+        let copying = |bandwidth| Model { bandwidth, ..SIMPLE }.copying(1, &images(1, 1));
+        assert_close(copying(1e12), copying(VCPUS / BYTE_CPU));
     }
 
     #[test]
     fn tasks_start_as_others_end() {
-        let run = SIMPLE.run(&[1; TASKS], &IMAGES);
-        assert!(close(run.time, 43.0));
-        assert!(close(run.starting, 40.0 / 43.0));
-        let run = SIMPLE.run(&[1; TASKS + 1], &IMAGES);
-        assert!(close(run.time, 86.0));
-        assert_eq!(run.tasks, TASKS + 1);
-        // The long one takes as long as two of the others.
-        let run = SIMPLE.run(&[[33].as_slice(), &[1; 2 * (TASKS - 1)]].concat(), &IMAGES);
-        assert!(close(run.time, 40.0 + 8.0 * 6.0 + 3.0));
+        let run = |number| with_images_per_task(SIMPLE, 1).run(images(number, 1));
+        assert_close(run(10).time, 42.26);
+        assert_close(run(11).time, 2.0 * 42.26);
+        assert_eq!(run(11).tasks, 11);
     }
 
     #[test]
-    fn manifests_wait_for_one_another_and_for_the_rate() {
-        let index = Images { manifests: 3, ..IMAGES };
-        // Three waits of 2 s; three times what an image takes of the processor, and its bytes once.
-        assert!(close(SIMPLE.copying(1, &index), 6.0 + 0.18 + 0.94));
-        let slow = Model { settings: Settings { put_image_rate: 1.0, ..DEFAULTS }, ..SIMPLE };
-        assert!(close(slow.run(&[10], &index).time, 40.0 + 30.0), "a task that is alone");
-        assert!(close(slow.run(&[10, 10], &index).time, 40.0 + 60.0), "two share the rate");
+    fn all_tasks_share_the_rate_of_manifests() {
+        let slow = Model { packing: Packing { manifests_per_second: 1, ..SIMPLE.packing }, ..SIMPLE };
+        assert_close(slow.run(images(10, 2)).time, 40.0 + 30.0);
+        assert_close(with_images_per_task(slow, 5).run(images(10, 2)).time, 40.0 + 30.0);
     }
 
     #[test]
-    fn at_least_a_minute_is_billed_and_no_part_of_a_second() {
-        assert!(close(SIMPLE.run(&[1], &IMAGES).billed, 60.0));
-        assert!(close(SIMPLE.run(&[16], &Images { bytes: IMAGES.bytes + 1, ..IMAGES }).billed, 65.0));
-        assert!(close(SIMPLE.run(&[1, 1], &IMAGES).billed, 120.0));
+    fn at_least_a_minute_is_billed_and_seconds_are_rounded_up() {
+        let billed = |number| SIMPLE.run(images(number, 1)).billed;
+        assert_close(billed(1), 60.0);
+        // 10 × 2 s + 40 × 0.26 s
+        assert_close(billed(40), 71.0);
+        assert_close(with_images_per_task(SIMPLE, 1).run(images(2, 1)).billed, 120.0);
     }
 
     #[test]
-    fn nothing_to_copy_takes_and_costs_nothing() {
-        let run = USUAL.run(&[], &IMAGES);
-        assert_eq!(run, Run { time: 0.0, tasks: 0, starting: 0.0, billed: 0.0 });
-        assert!(close(run.cost(&ARM), 0.0));
+    fn a_run_with_the_defaults_stays_within_the_quotas_and_a_day() {
+        for run in runs(DEFAULTS) {
+            for ((name, quota), taken) in QUOTAS.into_iter().zip(run.taken()) {
+                assert!(taken <= quota * 1.001, "{}: {name}: {taken}", run.images.count());
+            }
+            assert!(run.time < 86_400.0, "{}: {}", run.images.count(), run.time);
+        }
     }
 
     #[test]
-    fn an_hour_costs_half_a_vcpu_and_a_gigabyte() {
-        let hour = Run { time: 3_600.0, tasks: 1, starting: 0.0, billed: 3_600.0 };
-        assert!(close(hour.cost(&ARM), 0.01619 + 0.00356));
+    fn the_defaults_are_those_of_the_template() {
+        let template = include_str!("../../template.yaml");
+        let default = |parameter: &str| {
+            let (_, rest) = template.split_once(&format!("\n  {parameter}:\n"))?;
+            let (value, _) = rest.split_once("Default: ")?.1.split_once('\n')?;
+            value.parse::<u64>().ok()
+        };
+        let Packing { tasks, images, bytes, manifests_per_second } = DEFAULTS.packing;
+        assert_eq!(default("maxConcurrency"), Some(tasks as u64));
+        assert_eq!(default("maxImagesPerTask"), Some(images as u64));
+        assert_eq!(default("minMiBPerTask"), Some(bytes >> 20));
+        assert_eq!(default("putImageRate"), Some(manifests_per_second));
+        assert_eq!(default("copiesPerTask"), Some(DEFAULTS.copies_per_task as u64));
+    }
+
+    #[test]
+    fn the_pages_have_the_figures_of_the_model() {
+        let page = include_str!("../../docs/scale.md");
+        for (name, table) in report().parts {
+            assert!(
+                page.contains(&table),
+                "{name}: run `cargo run -p ecr-transfer-bench -- model --markdown docs/scale.md`"
+            );
+        }
+        let cost = format!("**{}**", dollars(DEFAULTS.run(Images::MANY).cost()));
+        for guide in [include_str!("../../docs/guide.md"), include_str!("../../docs/guide.zh.md")] {
+            assert!(guide.contains(&cost), "the guides have another cost than {cost}");
+        }
     }
 }

@@ -1,161 +1,125 @@
-//! What a person reads: the tables on the terminal, and the page with the picture.
+//! What a command found: on the terminal, and in the marked parts of a page.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{fmt, path::Path, thread};
 
-use crate::{
-    chart,
-    error::Result,
-    fake::Conditions,
-    goals::{Goal, Row, mebibytes},
-    grid::{self, Grid, NOTHING, count},
-    measure::{Answer, Measurement},
-};
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
 
-/// Everything that was measured, and how.
+/// In a cell without a number.
+pub const NOTHING: &str = "–";
+
+#[derive(Default)]
 pub struct Report {
-    /// All scenarios.
-    pub rows: Vec<Row>,
-    /// All goals.
+    /// The parts of the page by their names, in Markdown.
+    pub parts: Vec<(&'static str, String)>,
     pub goals: Vec<Goal>,
-    /// How AWS behaved.
-    pub conditions: Conditions,
-    /// How often each scenario ran.
-    pub runs: usize,
+    /// An SVG, for the file next to the page.
+    pub picture: Option<String>,
+}
+
+pub struct Goal {
+    pub what: String,
+    pub measured: String,
+    pub met: bool,
+}
+
+impl Goal {
+    pub fn new(what: impl Into<String>, measured: String, met: bool) -> Self {
+        Self { what: what.into(), measured, met }
+    }
+
+    pub fn at_most(what: &str, limit: f64, measured: f64, unit: &str) -> Self {
+        Self::new(format!("{what}: at most {limit} {unit}"), format!("{measured:.2} {unit}"), measured <= limit)
+    }
 }
 
 impl Report {
-    /// Prints all tables.
-    #[expect(clippy::print_stdout, reason = "this is what the command prints")]
-    pub fn print(&self) {
-        for grid in [self.costs(), self.answers(), self.goals()] {
-            println!("{}", grid.terminal());
+    fn all_parts(&self) -> impl Iterator<Item = (&str, String)> {
+        let result = |met| if met { "met" } else { "missed" };
+        let goals = self.goals.iter().map(|it| [it.what.clone(), it.measured.clone(), result(it.met).to_owned()]);
+        let goals = (!self.goals.is_empty()).then(|| ("goals", table(["Goal", "Measured", "Result"], goals)));
+        self.parts.iter().map(|(name, text)| (*name, text.clone())).chain(goals)
+    }
+
+    /// Fills in the marked parts of a page, and writes the picture next to it.
+    pub fn update(&self, page: &Path) -> Result<()> {
+        let mut text = std::fs::read_to_string(page).with_context(|| page.display().to_string())?;
+        for (name, part) in self.all_parts() {
+            text = replace(&text, name, &part).with_context(|| page.display().to_string())?;
         }
-    }
-
-    /// Writes the page, and the picture next to it.
-    ///
-    /// # Errors
-    /// If they cannot be written.
-    pub fn write(&self, page: &Path) -> Result<()> {
-        grid::write(page, |picture| self.page(picture), chart::draw(&self.rows))
-    }
-
-    fn page(&self, picture: &str) -> String {
-        let Self { conditions, runs, .. } = self;
-        let latency = conditions.latency.as_millis();
-        let throttled = conditions.throttled * 100.0;
-        format!(
-            "# Benchmarks\n\
-             \n\
-             How list-images plans the copying of a large registry. `make bench` measures it, and writes this page.\n\
-             \n\
-             ![Time and peak memory from 1,000 to 100,000 images]({picture})\n\
-             \n\
-             ## Goals\n\
-             \n\
-             {goals}\n\
-             ## What it takes\n\
-             \n\
-             {costs}\n\
-             - **Time**: from the invocation to the answer, without the start of the process. For the list of references,\n  \
-               to the first call that asks for images: what it takes to read the list.\n\
-             - **Peak memory**: the most that the process ever had resident (`VmHWM`), its code included.\n\
-             - **AWS calls**: all of them, throttled ones and their repetitions included.\n\
-             - **Fewest**: the fewest with which ECR and S3 let anybody do this, at 1,000 entries a page: both logins, the\n  \
-               source's repositories, each repository's images at both ends, and the plan. **Over** is what the calls are\n  \
-               above that.\n\
-             \n\
-             ## What it answered\n\
-             \n\
-             {answers}\n\
-             The answers are checked: a row whose images are not all listed and told apart is a failed one. The last columns\n\
-             are the calls by action.\n\
-             \n\
-             ## How it is measured\n\
-             \n\
-             The function is the one that is deployed: the release binary, as a process of its own, behind Lambda's Runtime\n\
-             API. The AWS that it talks to is simulated, on the same machine and over plain HTTP: each call takes {latency} ms,\n\
-             and {throttled} % of ECR's are answered with a ThrottlingException. For the list of references both are 0. A\n\
-             registry's images have one tag each. In \"everything changed\" the destination has the same tags with other\n\
-             digests; in \"everything new\" it has no repository yet.\n\
-             \n\
-             Each row is the run with the median time of {runs}, each in a fresh process. The machine: {machine}. A Lambda\n\
-             function of 1,024 MB has a bit more than half a core.\n",
-            goals = self.goals().markdown(),
-            costs = self.costs().markdown(),
-            answers = self.answers().markdown(),
-            machine = machine(),
-        )
-    }
-
-    fn costs(&self) -> Grid {
-        let header =
-            ["Scenario", "Images", "Repositories", "Time", "Peak memory", "AWS calls", "Fewest", "Over", "Throttled"];
-        Grid::new(header, &self.rows, |row| {
-            let [time, memory, calls, throttled] = numbers(row, |run| {
-                [
-                    format!("{:.2} s", run.time.as_secs_f64()),
-                    format!("{:.0} MiB", mebibytes(run.peak_memory)),
-                    count(run.all_calls()),
-                    count(run.throttled),
-                ]
-            });
-            let fewest = row.scenario.fewest_calls().map_or_else(|| NOTHING.into(), count);
-            let over = row.calls_over().map_or_else(|| NOTHING.into(), |percent| format!("{percent:.1} %"));
-            let images = count(row.scenario.expected().listed);
-            let repositories = count(row.scenario.looked_at());
-            vec![row.scenario.name().into(), images, repositories, time, memory, calls, fewest, over, throttled]
-        })
-    }
-
-    fn answers(&self) -> Grid {
-        let runs = self.rows.iter().filter_map(|row| row.result.as_ref().ok());
-        let actions: BTreeSet<_> = runs.flat_map(|run| run.calls.keys().map(String::as_str)).collect();
-        let header = ["Scenario", "Repositories", "Listed", "Unchanged", "To copy", "Batches", "Plan"];
-        Grid::new(header.into_iter().chain(actions.iter().copied()), &self.rows, |row| {
-            let mut cells = vec![row.scenario.name().to_owned(), count(row.scenario.looked_at())];
-            cells.extend(numbers(row, |run| {
-                let Answer { findings, batches } = run.answer;
-                let plan =
-                    if run.plan == 0 { NOTHING.into() } else { format!("{:.1} MiB", mebibytes(run.plan as u64)) };
-                [count(findings.listed), count(findings.unchanged), count(findings.to_copy), count(batches), plan]
-            }));
-            cells.extend(actions.iter().map(|&action| {
-                let [calls] = numbers(row, |run| [count(run.calls.get(action).copied().unwrap_or_default())]);
-                calls
-            }));
-            cells
-        })
-    }
-
-    fn goals(&self) -> Grid {
-        Grid::new(["Goal", "Limit", "Measured", "Result"], &self.goals, |goal| {
-            let measured = goal.measured.clone().unwrap_or_else(|| "failed".into());
-            vec![goal.what.clone(), goal.limit.clone(), measured, if goal.met { "met" } else { "missed" }.into()]
-        })
+        std::fs::write(page, text)?;
+        if let Some(picture) = &self.picture {
+            std::fs::write(page.with_extension("svg"), picture)?;
+        }
+        Ok(())
     }
 }
 
-/// The texts of a row's numbers; the first says so if there are none.
-fn numbers<const N: usize>(row: &Row, texts: impl Fn(&Measurement) -> [String; N]) -> [String; N] {
-    match &row.result {
-        Ok(run) => texts(run),
-        Err(_) => std::array::from_fn(|at| if at == 0 { "failed" } else { NOTHING }.into()),
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.all_parts().try_for_each(|(_, part)| writeln!(formatter, "{part}\n"))
     }
 }
 
-/// What all this ran on.
-#[must_use]
-pub fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or_else(|_| "an unknown number of".into(), |n| n.to_string());
-    let kernel = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = model_name(&kernel).unwrap_or(std::env::consts::ARCH);
-    format!("{cores} cores, {model}")
+/// Replaces what is between `<!-- bench: NAME -->` and `<!-- /NAME -->`.
+fn replace(page: &str, name: &str, part: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- bench: {name} -->"), format!("<!-- /{name} -->"));
+    let missing = || format!("The page has no part {begin} … {end}");
+    let (before, rest) = page.split_once(&begin).with_context(missing)?;
+    let (_, after) = rest.split_once(&end).with_context(missing)?;
+    Ok(format!("{before}{begin}\n\n{part}\n\n{end}{after}"))
 }
 
-/// The processor's name, from `/proc/cpuinfo`; some architectures have none.
-fn model_name(cpuinfo: &str) -> Option<&str> {
-    cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()))
+/// A table in Markdown: text in the first column, numbers in the others.
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut lines: Vec<String> = table.lines().collect();
+    if let Some(separator) = lines.get_mut(1) {
+        *separator = separator.replace("-|", ":|").replacen(":|", "-|", 1);
+    }
+    lines.join("\n")
+}
+
+pub fn count(number: impl fmt::Display + Copy) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
+/// Seconds in the two units that matter most.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
+pub fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// The one in the middle; of an even number, the lower of the two.
+///
+/// # Panics
+/// If there are none.
+pub fn median<T, K: Ord>(mut values: Vec<T>, key: impl Fn(&T) -> K) -> T {
+    values.sort_by_key(key);
+    values.swap_remove((values.len() - 1) / 2)
+}
+
+/// How often, and on which machine, it was measured.
+pub fn circumstances(runs: impl fmt::Display) -> String {
+    let cores = thread::available_parallelism().map_or_else(|_| "?".into(), |cores| cores.to_string());
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processor = processor.map_or(std::env::consts::ARCH, |(_, name)| name);
+    format!("Each row is the run with the median time of {runs}. The machine: {cores} cores, {processor}.")
 }
 
 #[cfg(test)]
@@ -163,8 +127,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_has_a_name() {
-        assert_eq!(model_name("processor\t: 0\nmodel name\t: AMD EPYC\n"), Some("AMD EPYC"));
-        assert_eq!(model_name("processor\t: 0\n"), None);
+    fn a_duration_has_two_units_at_most() {
+        let durations = [59.6, 119.4, 119.6, 7_199.0, 42_860.0].map(duration);
+        assert_eq!(durations, ["60 s", "119 s", "2 min 0 s", "119 min 59 s", "11 h 54 min"]);
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        assert_eq!([0, 12, 123, 1_234, 1_234_567].map(count), ["0", "12", "123", "1,234", "1,234,567"]);
+    }
+
+    #[test]
+    fn numbers_are_aligned_to_the_right() {
+        let rows = [["x", "1"].map(str::to_owned), ["y", "100"].map(str::to_owned)];
+        assert_eq!(table(["A", "B"], rows), "| A |   B |\n|---|----:|\n| x |   1 |\n| y | 100 |");
+    }
+
+    #[test]
+    fn only_the_marked_part_of_a_page_is_replaced() {
+        let page = "a\n<!-- bench: t -->\nold\n<!-- /t -->\nb\n";
+        let replaced = replace(page, "t", "new").expect("the part is there");
+        assert_eq!(replaced, "a\n<!-- bench: t -->\n\nnew\n\n<!-- /t -->\nb\n");
+        assert_eq!(replace(&replaced, "t", "new").expect("it is still there"), replaced);
+        assert!(replace(page, "u", "new").is_err());
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let median = |values: &[u32]| median(values.to_vec(), |&value| value);
+        assert_eq!([median(&[3, 1, 2]), median(&[4, 3, 1, 2]), median(&[7])], [2, 2, 7]);
     }
 }

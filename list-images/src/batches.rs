@@ -2,7 +2,7 @@
 //!
 //! A task takes most of a minute to start, and its copies share a cache of the layers that are already there. So a
 //! repository's images stay together, small repositories share a task, and there are as many tasks as may run at once,
-//! evenly loaded, unless there is too little work for them (docs/batches.md has the arithmetic).
+//! evenly loaded, unless there is too little work for them (docs/scale.md has the arithmetic).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

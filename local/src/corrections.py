@@ -352,6 +352,17 @@ def _(original):
     return batch_get
 
 
+@wrap(ecr, "_delete_repository")
+def _(original):
+    def delete(request):
+        answer = original(request)
+        if answer[0] == 200:
+            for content in (ecr._manifest_blobs, ecr._layer_blobs, ecr._uploads):
+                content.pop(request["repositoryName"], None)
+        return answer
+    return delete
+
+
 @wrap(ecr, "_resolve_manifest")
 def _(original):
     def resolve(repository, reference):

@@ -211,15 +211,15 @@ impl Registry {
         Ok(blobs)
     }
 
-    /// Deletes a blob, if it is there.
+    /// Whether a repository has a blob.
     ///
     /// # Errors
     /// [`Error::Registry`] if the registry says anything else.
-    pub async fn delete_blob(&self, repository: &str, digest: &str) -> Result<()> {
+    pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool> {
         let url = format!("{}/v2/{repository}/blobs/{digest}", self.endpoint);
-        match self.send("DELETE", &url, self.http.delete(&url)).await {
-            Ok(_) | Err(Error::Registry { status: 404, .. }) => Ok(()),
-            Err(error) => Err(error),
+        match self.send("HEAD", &url, self.http.head(&url)).await {
+            Err(Error::Registry { status: 404, .. }) => Ok(false),
+            answer => answer.map(|_| true),
         }
     }
 

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         an_image_that_is_asked_for_and_missing_is_an_error,
         tags_may_share_a_digest_and_move_and_be_swapped,
         an_image_is_asked_for_by_a_tag_or_a_digest,
+        a_deleted_repository_takes_its_contents_with_it,
         an_archived_image_is_listed_only_when_asked_for_and_comes_back_with_a_push,
         a_request_for_a_task_with_the_same_token_starts_no_other_task,
         a_group_is_that_of_the_family_and_started_by_is_the_only_filter,
@@ -546,6 +547,22 @@ async fn an_image_is_asked_for_by_a_tag_or_a_digest(world: &World) -> Result {
     assert_eq!(codes, ["ImageTagDoesNotMatchDigest", "ImageNotFound", "MissingDigestAndTag"]);
     let many = world.get(&repository, json!(vec![json!({ "imageTag": "1" }); 101])).await;
     assert_eq!(many.unwrap_err().code(), Some("InvalidParameterException"));
+    Ok(())
+}
+
+/// `force`: ["deleting the repository force deletes the contents of the
+/// repository"](https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DeleteRepository.html). ministack finds manifests
+/// and layers of the deleted repository in a new one of its name.
+async fn a_deleted_repository_takes_its_contents_with_it(world: &World) -> Result {
+    let (repository, registry) = world.repository().await?;
+    let image = image("a", &["amd64"]);
+    registry.push(&repository, &[(&image, &tags(&["1"]))]).await?;
+    let layer = registry.blobs(&repository, "1").await?.into_keys().next().unwrap();
+    assert!(registry.has_blob(&repository, &layer).await?);
+    world.ecr("DeleteRepository", json!({ "repositoryName": repository, "force": true })).await?;
+    world.ecr("CreateRepository", json!({ "repositoryName": repository })).await?;
+    assert_eq!(registry.digest(&repository, &image.manifest.digest).await?, None);
+    assert!(!registry.has_blob(&repository, &layer).await?);
     Ok(())
 }
 

@@ -1,112 +1,117 @@
-//! Where it is measured: the local AWS with the stack, and the source with its images.
+//! Where the tools are compared: the local AWS with the deployed stack, and a source registry with images.
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use anyhow::{Context as _, Result, ensure};
 use local::{
     aws::Aws,
     corpus::{Corpus, Seeded},
     images::{self, Format, ImageSpec, LayerSpec},
     machine::{ACCOUNT, Machine, Options, REGION},
+    process::Program,
     proxy::{Kind, is_ecr},
     registry::Registry,
     stack::Stack,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use super::{Set, Settings, tools::Tool};
-use crate::error::{Error, Result};
+use super::{Arguments, Set, tools::Tool};
 
-/// The registry that images come from, as everybody names it.
+/// The name of the source registry.
 pub const SOURCE: &str = "docker.io";
+
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 
-/// The local AWS with everything on it.
+/// Tools do not run as root: its skopeo remembers layers outside of its home.
+const USER: u32 = 1000;
+
 pub struct Site {
     machine: Machine,
     stack: Stack,
     aws: Aws,
-    registry: Registry,
-    /// Where the logins are, for the tools that read them from a file.
-    pub auth: PathBuf,
-    /// The login to the destination: the user's name and the password.
-    pub login: (String, String),
-    /// Where tools may write.
-    pub scratch: tempfile::TempDir,
+    destination: Registry,
+    /// The login to it, as a file of Docker's.
+    auth: String,
+    /// What the tools of a round may write.
+    homes: TempDir,
+    /// The digest of each repository's tag.
     images: BTreeMap<(String, String), String>,
     /// The bytes of all different layers and configurations.
-    pub bytes: u64,
+    pub unique_bytes: u64,
     changes: usize,
 }
 
+/// What went over the network: numbers of requests, and bytes.
+pub struct Traffic {
+    /// For manifests, and for all else.
+    pub source: (u64, u64),
+    /// For manifests, blobs and uploads.
+    pub destination: (u64, u64, u64),
+    /// Of ECR's API.
+    pub calls: u64,
+    /// From the source.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub fn requests(&self) -> u64 {
+        let (manifests, blobs, uploads) = self.destination;
+        self.source.0 + self.source.1 + manifests + blobs + uploads + self.calls
+    }
+}
+
 impl Site {
-    /// Starts it, and fills the source.
-    ///
-    /// # Errors
-    /// If it does not start.
-    pub async fn start(settings: &Settings<'_>, directory: &Path) -> Result<Self> {
+    pub async fn start(arguments: &Arguments, directory: &Path) -> Result<Self> {
         let machine = Machine::start(Options::new(directory)).await?;
-        let corpus = match settings.set {
+        let corpus = match arguments.set {
             Set::Large => Corpus::large(SOURCE),
             Set::Small => Corpus::small(SOURCE),
         };
-        let images = machine
-            .seed(corpus)
-            .await?
-            .into_iter()
-            .map(|Seeded { repository, tag, digest, .. }| ((repository, tag.unwrap_or_default()), digest));
-        let images: BTreeMap<_, _> = images.collect();
-        let public = machine.public().ok_or_else(|| Error::Wrong("nothing stands in for the source".into()))?;
+        let list: Vec<_> = corpus.repositories(SOURCE).iter().map(|name| format!("{name}:ALL_TAGS")).collect();
+        let seeded = machine.seed(corpus).await?.into_iter();
+        let images: BTreeMap<_, _> = seeded
+            .map(|Seeded { repository, tag, digest, .. }| ((repository, tag.unwrap_or_default()), digest))
+            .collect();
+        let public = machine.public().context("nothing stands in for the source")?;
         let mut blobs = BTreeMap::new();
         for ((repository, _), digest) in &images {
             blobs.extend(public.blobs(repository, digest).await?);
         }
-        let bytes = blobs.values().sum();
-        let mut repositories: Vec<_> = images.keys().map(|(repository, _)| repository.clone()).collect();
-        repositories.dedup();
-        let list: Vec<_> = repositories.iter().map(|repository| format!("{repository}:ALL_TAGS")).collect();
         let list = list.join(",");
         let mut parameters = vec![
             ("sourceType", "Public"),
             ("srcList", "SELECTED"),
             ("srcImageList", &list),
-            ("destPrefix", Tool::OURS),
-            // The others are asked for none.
+            ("destPrefix", "ecr-transfer"),
+            // The others look for no signatures.
             ("includeUntagged", "false"),
-            // The local registry has no such limit, and nobody else minds it.
+            // The local registry has no quota, and the others keep none.
             ("putImageRate", "10000"),
         ];
-        parameters.extend(settings.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let stack = Stack::deploy(&machine, Tool::OURS, &parameters).await?;
+        parameters.extend(arguments.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let stack = Stack::deploy(&machine, "ecr-transfer", &parameters).await?;
         let aws = machine.home()?;
+        let destination = machine.ecr(ACCOUNT, REGION).await?;
         let answer = aws.json("ecr", &format!("{ECR}.GetAuthorizationToken"), json!({})).await?;
-        let token = answer["authorizationData"][0]["authorizationToken"].as_str().unwrap_or_default().to_owned();
-        let registry = machine.ecr(ACCOUNT, REGION).await?;
-        let scratch = tempfile::tempdir().map_err(Error::system("a temporary directory"))?;
-        let auth = scratch.path().join("auth.json");
-        let auths = json!({ "auths": { registry.host(): { "auth": token } } }).to_string();
-        std::fs::write(&auth, auths).map_err(Error::system(auth.display().to_string()))?;
-        let login = super::tools::decoded(&token);
-        Ok(Self { machine, stack, aws, registry, auth, login, scratch, images, bytes, changes: 0 })
+        let token = &answer["authorizationData"][0]["authorizationToken"];
+        let auth = json!({ "auths": { destination.host(): { "auth": token } } }).to_string();
+        let (homes, unique_bytes) = (tempfile::tempdir()?, blobs.values().sum());
+        Ok(Self { machine, stack, aws, destination, auth, homes, images, unique_bytes, changes: 0 })
     }
 
-    /// Stops it.
     pub async fn stop(self) {
         self.machine.stop().await;
     }
 
-    /// The network's environment, for a tool.
-    pub fn network(&self) -> impl Iterator<Item = (String, String)> {
-        const NETWORK: [&str; 3] = ["HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"];
-        self.machine.env().iter().filter(|(name, _)| NETWORK.contains(&name.as_str())).cloned()
-    }
-
     /// The destination's host.
     pub fn host(&self) -> &str {
-        self.registry.host()
+        self.destination.host()
     }
 
     /// The images at the source: repository and tag.
@@ -114,62 +119,65 @@ impl Site {
         self.images.keys().map(|(repository, tag)| (repository.as_str(), tag.as_str()))
     }
 
-    /// Runs the stack.
-    ///
-    /// # Errors
-    /// If the execution fails.
     pub async fn execute(&self) -> Result<()> {
         let outcome = self.stack.start(&json!({})).await?.wait().await?;
-        if outcome.succeeded() { Ok(()) } else { Err(Error::Wrong(format!("the execution failed: {outcome:?}"))) }
+        ensure!(outcome.succeeded(), "the execution failed: {outcome:?}");
+        Ok(())
     }
 
-    /// Delays each request to a registry by so much.
+    /// Delays each request to a registry.
     pub fn set_latency(&self, latency: Duration) {
         self.machine.proxy().set_latency(latency);
     }
 
-    /// Empties a tool's part of the destination. All but ours need repositories that are there.
-    ///
-    /// # Errors
-    /// If ECR refuses.
-    pub async fn clear(&self, tool: Tool) -> Result<()> {
-        let call = async |action: &str, body: Value| self.aws.json("ecr", &format!("{ECR}.{action}"), body).await;
-        let described = call("DescribeRepositories", json!({ "maxResults": 1_000 })).await?;
-        let prefix = format!("{}/", tool.prefix());
-        // Layers would stay there when their repository goes, and be found by the next.
-        for (repository, tag) in self.images() {
-            let name = format!("{prefix}{repository}");
-            if self.registry.digest(&name, tag).await?.is_some() {
-                for digest in self.registry.blobs(&name, tag).await?.into_keys() {
-                    self.registry.delete_blob(&name, &digest).await?;
-                }
-            }
+    /// A program in an empty home, which holds the login to the destination.
+    pub fn program(&self, name: &str, config: Option<&Value>) -> Result<(Program, PathBuf)> {
+        let home = tempfile::tempdir_in(&self.homes)?.keep();
+        let auth_file = home.join("config.json");
+        std::fs::write(&auth_file, &self.auth)?;
+        if let Some(config) = config {
+            // JSON is YAML.
+            std::fs::write(home.join("config.yaml"), config.to_string())?;
         }
-        for repository in described["repositories"].as_array().into_iter().flatten() {
-            let name = repository["repositoryName"].as_str().unwrap_or_default();
-            if name.starts_with(&prefix) {
-                call("DeleteRepository", json!({ "repositoryName": name, "force": true })).await?;
+        let mut program = Program::new(name, "install it")?
+            .envs(self.machine.env().iter().cloned())
+            .envs(["HOME", "TMPDIR", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"].map(|name| (name, &home)))
+            .envs([("REGISTRY_AUTH_FILE", &auth_file)])
+            .directory(&home);
+        if std::fs::metadata(&home)?.uid() == 0 {
+            for path in [self.homes.path(), &home, &auth_file] {
+                chown(path, Some(USER), Some(USER))?;
             }
+            program = program.user(USER, USER);
         }
-        if !tool.is_ours() {
-            let mut names: Vec<_> = self.images().map(|(repository, _)| format!("{prefix}{repository}")).collect();
-            names.dedup();
-            for name in names {
-                call("CreateRepository", json!({ "repositoryName": name })).await?;
+        Ok((program, home))
+    }
+
+    /// Empties a tool's part of the destination, and its homes. Only ecr-transfer creates repositories by itself.
+    pub async fn clear(&mut self, tool: Tool) -> Result<()> {
+        self.homes = tempfile::tempdir()?;
+        let ecr = async |action: &str, request: Value| self.aws.json("ecr", &format!("{ECR}.{action}"), request).await;
+        let mut names: Vec<_> =
+            self.images().map(|(repository, _)| format!("{}/{repository}", tool.prefix())).collect();
+        names.dedup();
+        for name in names {
+            match ecr("DeleteRepository", json!({ "repositoryName": name, "force": true })).await {
+                Err(error) if error.code() == Some("RepositoryNotFoundException") => {}
+                deleted => drop(deleted?),
+            }
+            if tool != Tool::EcrTransfer {
+                ecr("CreateRepository", json!({ "repositoryName": name })).await?;
             }
         }
         Ok(())
     }
 
     /// Gives the first tag of the source another image.
-    ///
-    /// # Errors
-    /// If the source refuses.
     pub async fn change_one(&mut self) -> Result<()> {
         self.changes += 1;
         let layers = vec![LayerSpec { name: format!("changed/{}", self.changes), size: 1_000_000 }];
         let made = images::make(&[ImageSpec { format: Format::Oci, architectures: vec!["amd64"], layers }])?;
-        let public = self.machine.public().ok_or_else(|| Error::Wrong("nothing stands in for the source".into()))?;
+        let public = self.machine.public().context("nothing stands in for the source")?;
         if let (Some(((repository, tag), digest)), Some(image)) = (self.images.iter_mut().next(), made.first()) {
             public.push(repository, &[(image, std::slice::from_ref(tag))]).await?;
             digest.clone_from(&image.manifest.digest);
@@ -178,47 +186,45 @@ impl Site {
     }
 
     /// Checks that a tool has copied every image, with its digest.
-    ///
-    /// # Errors
-    /// If it has not.
     pub async fn check(&self, tool: Tool) -> Result<()> {
         for ((repository, tag), digest) in &self.images {
             let name = format!("{}/{repository}", tool.prefix());
-            let there = self.registry.digest(&name, tag).await?;
-            if there.as_ref() != Some(digest) {
-                return Err(Error::Wrong(format!("{}: {name}:{tag} is {there:?}, and not {digest}", tool.name())));
-            }
+            let there = self.destination.digest(&name, tag).await?;
+            ensure!(there.as_ref() == Some(digest), "{name}:{tag} is {there:?} instead of {digest}");
         }
         Ok(())
     }
 
-    /// How many tasks were started so far.
+    /// Tasks that were started so far.
     pub fn tasks(&self) -> u64 {
         self.machine.fargate().count() as u64
     }
 
-    /// How often ECR's API was called so far, by the stack.
+    /// Calls of ECR's API so far.
     pub fn calls(&self) -> u64 {
         let calls = self.machine.calls();
         calls.iter().filter(|(call, _)| call.action.starts_with("ecr:")).map(|(_, times)| times.called).sum()
     }
 
-    /// Starts counting requests anew.
     pub fn reset_traffic(&self) {
         self.machine.proxy().reset_traffic();
     }
 
-    /// What came by since: requests to the source and the destination, and bytes from the source.
-    pub fn traffic(&self) -> ((u64, u64), (u64, u64, u64), u64) {
+    /// The traffic since it was reset, when there had been so many calls.
+    pub fn traffic(&self, calls: u64) -> Traffic {
         let of = |ecr: bool, kinds: &[Kind]| {
             self.machine.proxy().traffic(|host, _, kind| is_ecr(host) == ecr && kinds.contains(&kind))
         };
-        let source = (of(false, &[Kind::Manifest]).requests, of(false, &[Kind::Blob, Kind::Other]).requests);
-        let destination = (
-            of(true, &[Kind::Manifest, Kind::Other]).requests,
-            of(true, &[Kind::Blob]).requests,
-            of(true, &[Kind::Upload]).requests,
-        );
-        (source, destination, of(false, &[Kind::Manifest, Kind::Blob, Kind::Other]).received)
+        let (source_manifests, source_else) = (of(false, &[Kind::Manifest]), of(false, &[Kind::Blob, Kind::Other]));
+        Traffic {
+            source: (source_manifests.requests, source_else.requests),
+            destination: (
+                of(true, &[Kind::Manifest, Kind::Other]).requests,
+                of(true, &[Kind::Blob]).requests,
+                of(true, &[Kind::Upload]).requests,
+            ),
+            calls: self.calls() - calls,
+            bytes: source_manifests.received + source_else.received,
+        }
     }
 }

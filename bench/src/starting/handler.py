@@ -1,4 +1,4 @@
-"""A Lambda function that does as little as one in Python can that lists repositories, with the runtime's own loop."""
+"""The least that a Lambda function in Python needs to list repositories: boto3, and the loop of the runtime."""
 
 import json
 import os
