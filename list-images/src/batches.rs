@@ -1,8 +1,8 @@
 //! Packs images into batches, one for each task.
 //!
-//! A task takes most of a minute to start, and images of a repository share layers. So the images of a repository stay together, small
-//! repositories share a task, and the work is distributed evenly to all tasks that can run at once, unless there is too little of it.
-//! docs/batches.md has the arithmetic.
+//! A task takes most of a minute to start, and images of a repository share layers. So the images of a repository stay
+//! together, small repositories share a task, and the work is distributed evenly to all tasks that can run at once, unless
+//! there is too little of it. docs/batches.md has the arithmetic.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -96,8 +96,8 @@ impl Bin {
     }
 }
 
-/// Packs the work into batches, the heaviest first. Batches without images are last. The iterator makes each batch when it is needed,
-/// because all batches at once need too much memory.
+/// Packs the work into batches, the heaviest first. Batches without images are last. The iterator makes each batch when it is
+/// needed, because all batches at once need too much memory.
 pub fn pack(work: Work, packing: &Packing) -> impl ExactSizeIterator<Item = Batch> {
     let Work { copies: repositories, failures, present, obsolete } = work;
     let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);

@@ -17,7 +17,8 @@ use crate::difference::{self, Difference};
 use crate::dry_run::Decision;
 use crate::failing::FailingRows;
 use crate::source::{
-    Listing, ListingFailure, RepositoryRequest, Source, SourceImage, check_collisions, exceeds_pull_limit, for_each,
+    Listing, ListingFailure, RepositoryRequest, Source, SourceImage, check_collisions, for_each,
+    refuse_above_pull_limit,
 };
 
 /// How many repositories of the destination are listed at once.
@@ -59,16 +60,16 @@ struct RepositoryDiff {
 }
 
 impl Comparison<'_> {
-    /// Lists the selected repositories, or all of them, and compares each with the destination. A repository that cannot be listed is
-    /// a failure. If none can be listed, this is an error.
+    /// Lists the selected repositories, or all of them, and compares each with the destination. A repository that cannot be
+    /// listed is a failure. If none can be listed, this is an error.
     pub async fn run(&self, selection: Option<Selection>) -> Result<RunDiff> {
         let Config { options, naming, allowed, .. } = self.config;
         let prefix = self.config.prefix.as_ref();
         let (mut requests, excluded) =
             self.source.requests(selection, allowed, &options.rules, *naming, prefix).await?;
         if prefix.is_some() {
-            // If a registry is copied into itself, its copies are not sources. Otherwise, each run would copy them again below the
-            // prefix.
+            // If a registry is copied into itself, its copies are not sources. Otherwise, each run would copy them again below
+            // the prefix.
             requests.retain(|request| {
                 !is_same_registry(&request.repository.registry, self.host)
                     || !naming::has_prefix(prefix, &request.repository.name)
@@ -91,7 +92,7 @@ impl Comparison<'_> {
         {
             let mut left = allowed;
             for repository in &mut repositories {
-                repository.refuse(|request, image| exceeds_pull_limit(request, image, allowed, &mut left));
+                repository.refuse(|request, image| refuse_above_pull_limit(request, image, allowed, &mut left));
             }
         }
 
@@ -467,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_without_a_repository_that_can_be_listed_fails_the_run() {
+    async fn a_run_fails_if_no_repository_can_be_listed() {
         let (repositories, a, b) = (repositories(&["a", "b"]), denied("a"), denied("b"));
         let there = registry([&no_repository()]);
         let error = run(&config(&[]), None, &source([&repositories, &a, &b]), &there).await.err().expect("both failed");

@@ -150,9 +150,9 @@ mod tests {
             read(&[("PLATFORMS", value), ("TASK_ARCHITECTURE", "arm64")]).map(|config| config.options.platform)
         };
         assert_eq!(platform("all").expect("it is complete"), None);
-        let named = platform("linux/arm/v7").expect("it is complete").expect("it is one");
+        let named = platform("linux/arm/v7").expect("it is complete").expect("it is valid");
         assert_eq!(named.to_string(), "linux/arm/v7");
-        let system = platform("system").expect("it is complete").expect("it is one");
+        let system = platform("system").expect("it is complete").expect("it is valid");
         assert_eq!(system.to_string(), "linux/arm64");
     }
 

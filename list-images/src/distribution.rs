@@ -1,5 +1,6 @@
-//! A client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec/blob/main/spec.md). Registries are not
-//! trusted: size, number and time of their responses are limited, and exceeding a limit is an error of this registry only.
+//! A client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec/blob/main/spec.md). Registries
+//! are not trusted: size, number and time of their responses are limited, and exceeding a limit is an error of this registry
+//! only.
 
 mod address;
 mod auth;
@@ -118,7 +119,8 @@ pub struct TagList {
 }
 
 impl Client {
-    /// A client that only sends requests over TLS to public addresses. A registry cannot redirect it to the network of the function.
+    /// A client that only sends requests over TLS to public addresses. A registry cannot redirect it to the network of the
+    /// function.
     pub fn new() -> Result<Self> {
         let builder = reqwest::Client::builder().https_only(true).dns_resolver(address::PublicOnly);
         Self::with("https", builder, ExponentialBuilder::default().with_jitter())
@@ -144,8 +146,8 @@ impl Client {
     }
 
     /// The user's remaining pulls, from Docker Hub's latest
-    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/); `None` for a user without a limit, and without a
-    /// user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this function.
+    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/); `None` for a user without a limit, and without
+    /// a user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this function.
     pub fn pulls_left(&self) -> Option<u64> {
         *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -299,8 +301,8 @@ impl Session<'_> {
                 Ok(answer) => answer,
                 Err(failure) => match failure.status {
                     // The registry does not have the referrers API. It returns
-                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers); some return
-                    // 400 or 406. Referrers are then in tags, like those of cosign.
+                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers); some
+                    // return 400 or 406. Referrers are then in tags, like those of cosign.
                     Some(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::NOT_ACCEPTABLE) => {
                         self.host.has_no_referrers.store(true, Ordering::Relaxed);
                         return Ok(referrers);

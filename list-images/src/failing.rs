@@ -35,8 +35,8 @@ impl FailingRows {
         Ok(rows)
     }
 
-    /// The outdated rows of a repository: images that the destination has now, and rows of images that are no longer selected. The row
-    /// of an image that is archived at the destination is deleted, because record-status cannot find that image.
+    /// The outdated rows of a repository: images that the destination has now, and rows of images that are no longer selected.
+    /// The row of an image that is archived at the destination is deleted, because record-status cannot find that image.
     pub fn outdated(
         &self,
         image: &RepositoryName,

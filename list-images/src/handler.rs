@@ -56,8 +56,8 @@ impl Clients {
 /// Lists the source, compares it with the destination, and writes the plan.
 ///
 /// # Errors
-/// If a parameter, a credential or the image list is invalid, if nothing can be listed, or if the plan cannot be written. A single
-/// repository that cannot be listed is a failure in the plan.
+/// If a parameter, a credential or the image list is invalid, if nothing can be listed, or if the plan cannot be written. A
+/// single repository that cannot be listed is a failure in the plan.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
@@ -196,7 +196,8 @@ async fn write(
     Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), version })
 }
 
-/// Serialises a JSON array. Each item is dropped when it is serialised, because all items and the JSON together need too much memory.
+/// Serialises a JSON array. Each item is dropped when it is serialised, because all items and the JSON together need too much
+/// memory.
 fn json_array(items: impl IntoIterator<Item: Serialize>) -> Vec<u8> {
     let mut json = vec![b'['];
     for item in items {

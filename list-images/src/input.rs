@@ -24,8 +24,8 @@ pub struct Input {
 }
 
 impl Input {
-    /// Parses an execution's input. An event of EventBridge, which starts most executions, is the default input. Unknown fields are
-    /// errors, so that a misspelled `dryRun` does not start a copy.
+    /// Parses an execution's input. An event of EventBridge, which starts most executions, is the default input. Unknown fields
+    /// are errors, so that a misspelled `dryRun` does not start a copy.
     pub fn parse(input: &Value) -> Result<Self> {
         let has_field = ["srcImageList", "dryRun"].iter().any(|field| input.get(field).is_some());
         // The state machine does not treat an input with these fields as an event.
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_input_can_select_images_and_request_a_dry_run() {
-        let input = Input::parse(&json!({ "srcImageList": "nginx:1.27", "dryRun": true })).expect("it is one");
+        let input = Input::parse(&json!({ "srcImageList": "nginx:1.27", "dryRun": true })).expect("it is valid");
         assert_eq!((input.src_image_list.as_deref(), input.dry_run), (Some("nginx:1.27"), true));
     }
 
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_parameter_is_an_error_with_its_name() {
-        let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("there is none");
+        let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("it does not exist");
         assert!(error.to_string().starts_with(r#""/list": the Parameter Store has no parameter"#), "{error}");
     }
 

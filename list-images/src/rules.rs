@@ -20,8 +20,8 @@ pub struct Rules {
 struct Patterns(Vec<Pattern>);
 
 impl Rules {
-    /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A glob for repositories that
-    /// ends in a slash matches all repositories below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
+    /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A glob for repositories
+    /// that ends in a slash matches all repositories below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
     pub fn read(environment: &Environment) -> Result<Self> {
         let read = |variable: &str| {
             let value = environment.optional(variable).unwrap_or_default();

@@ -38,8 +38,8 @@ pub struct RepositoryRequest {
 
 #[derive(Debug)]
 pub struct Options {
-    /// Whether untagged images are copied: those of an ECR repository that is copied as a whole, and referrers of selected images,
-    /// such as signatures.
+    /// Whether untagged images are copied: those of an ECR repository that is copied as a whole, and referrers of selected
+    /// images, such as signatures.
     pub include_untagged: bool,
     /// `None` for all platforms.
     pub platform: Option<Platform>,
@@ -247,8 +247,8 @@ impl Source<'_> {
         listing.unwrap_or_else(Listing::failed)
     }
 
-    /// Completes the images that the destination does not have: it removes untagged images that belong to an index, adds sizes and
-    /// numbers of images that the listing did not have, and checks the subjects of referrers.
+    /// Completes the images that the destination does not have: it removes untagged images that belong to an index, adds sizes
+    /// and numbers of images that the listing did not have, and checks the subjects of referrers.
     pub async fn finish(
         &self,
         request: &RepositoryRequest,
@@ -287,7 +287,7 @@ impl SourceImage {
 }
 
 /// The failure of an image that exceeds Docker Hub's pull limit: `allowed` pulls, of which the run has not used `left` yet.
-pub fn exceeds_pull_limit(
+pub fn refuse_above_pull_limit(
     request: &RepositoryRequest,
     image: &SourceImage,
     allowed: u64,
@@ -303,8 +303,8 @@ pub fn exceeds_pull_limit(
     }
     *left = 0;
     Some(image.failed(&format!(
-        "Deferred to a later run: Docker Hub allows {allowed} more pulls to the user in srcCredential now, and this run needs more. A \
-         user with a subscription has no limit."
+        "Deferred to a later run: Docker Hub allows the user in srcCredential {allowed} more pulls now, and this run needs more. \
+         A user with a subscription has no limit."
     )))
 }
 
@@ -347,8 +347,8 @@ pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
 /// The rule for archived images that a pattern matches.
 const ARCHIVED: &str = "archived at the source";
 
-/// The selected images of a repository with the tags `available`. The listing has the tags that a rule excludes, and a failure for
-/// each pattern that matches nothing. Patterns do not select `archived` tags.
+/// The selected images of a repository with the tags `available`. The listing has the tags that a rule excludes, and a failure
+/// for each pattern that matches nothing. Patterns do not select `archived` tags.
 fn choose(
     wanted: &Wanted,
     available: &[Available<'_>],
@@ -434,11 +434,15 @@ mod tests {
         let image = |is_index| SourceImage { is_index, ..SourceImage::new(None, Digest::of(b"")) };
         let images = [image(true), image(false), image(false)];
         let mut left = 5;
-        let mut failure = |(request, image)| exceeds_pull_limit(request, image, 5, &mut left);
+        let mut failure = |(request, image)| refuse_above_pull_limit(request, image, 5, &mut left);
         let deferred: Vec<_> = requests.iter().zip(&images).map(&mut failure).collect();
         let is_deferred: Vec<_> = deferred.iter().map(Option::is_some).collect();
         assert_eq!(is_deferred, [false, true, false], "the index needs all pulls, and the third is not on Docker Hub");
-        assert!(deferred[1].as_ref().is_some_and(|it| it.error.as_str().contains("allows 5 more pulls")));
+        assert!(
+            deferred[1]
+                .as_ref()
+                .is_some_and(|it| it.error.as_str().contains("allows the user in srcCredential 5 more pulls"))
+        );
     }
 
     #[tokio::test]
@@ -450,7 +454,7 @@ mod tests {
             let tag: Tag = tag.parse().expect(tag);
             SourceImage { is_archived, ..SourceImage::new(Some(tag.clone()), Digest::of(tag.as_str().as_bytes())) }
         };
-        for platform in [None, Some("linux/arm64".parse().expect("it is one"))] {
+        for platform in [None, Some("linux/arm64".parse().expect("it is valid"))] {
             let options = Options { include_untagged: true, platform, rules: Rules::default() };
             let missing = vec![image("1", false), image("2", true)];
             let (images, failures) = source.finish(&requests[0], missing, &options).await.expect("there is no index");
@@ -508,9 +512,9 @@ mod tests {
             .as_bytes(),
         )
         .expect("it is an index");
-        let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is one"));
+        let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is valid"));
         assert_eq!(find("linux/arm64").expect("it has one").digest, arm);
-        let error = find("linux/s390x").expect_err("it has none");
+        let error = find("linux/s390x").expect_err("it has no image for it");
         assert_eq!(error, "The index has no image for linux/s390x. Its platforms: linux/amd64, linux/arm64/v8.");
     }
 

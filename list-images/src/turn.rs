@@ -25,8 +25,8 @@ pub enum Turn {
 /// [at most 25,000](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html). 30 days add about 20,000.
 const PAUSES: (i64, i64) = (60, 1_200);
 
-/// Decides whether the execution `name` runs now. The earliest one runs. The others wait, unless one that already waits copies the
-/// same images. Dry runs do not wait, and other executions do not wait for them.
+/// Decides whether the execution `name` runs now. The earliest one runs. The others wait, unless one that already waits copies
+/// the same images. Dry runs do not wait, and other executions do not wait for them.
 pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) -> Result<Turn> {
     if input.dry_run {
         return Ok(Turn::Now);
@@ -58,9 +58,9 @@ fn pause(waited: i64) -> i64 {
     (waited / 50).clamp(PAUSES.0, PAUSES.1)
 }
 
-/// The running executions that were started before `name`, the earliest first, and the time when `name` was started. ListExecutions is
-/// [eventually consistent](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html). If `name` is not
-/// listed yet, it counts as the latest.
+/// The running executions that were started before `name`, the earliest first, and the time when `name` was started. The list is
+/// [eventually consistent](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html). If `name` is
+/// not listed yet, it counts as the latest.
 async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<(Vec<ExecutionListItem>, Option<DateTime>)> {
     let running = sfn.list_executions().state_machine_arn(state_machine).status_filter(ExecutionStatus::Running);
     let mut pages = running.into_paginator().send();
@@ -108,7 +108,7 @@ mod tests {
             output.build().expect("it is complete")
         });
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&listed, &described]);
-        take(&sfn, "arn:machine", this, &Input::parse(input).expect("it is one")).await
+        take(&sfn, "arn:machine", this, &Input::parse(input).expect("it is valid")).await
     }
 
     fn waits_for(turn: Result<Turn>) -> String {

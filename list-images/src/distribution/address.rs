@@ -1,5 +1,5 @@
-//! Only public addresses, over TLS, are allowed for registries and their redirects. Private, loopback and link-local addresses belong
-//! to the function's network and to Lambda's runtime API.
+//! Only public addresses, over TLS, are allowed for registries and their redirects. Private, loopback and link-local addresses
+//! belong to the function's network and to Lambda's runtime API.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,8 +29,8 @@ impl Resolve for PublicOnly {
 /// The most hosts that one host can redirect to. Each connection stays open for some time.
 const HOSTS: usize = 10;
 
-/// Follows up to `limit` redirects of a request to URLs with this scheme. A redirect from another host is not followed, because the
-/// HTTP client would send the login again.
+/// Follows up to `limit` redirects of a request to URLs with this scheme. A redirect from another host is not followed, because
+/// the HTTP client would send the login again.
 pub fn redirects(scheme: &'static str, limit: usize) -> Policy {
     let targets: Mutex<HashMap<String, HashSet<String>>> = Mutex::default();
     Policy::custom(move |attempt| {

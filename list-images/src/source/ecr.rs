@@ -21,7 +21,8 @@ pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Op
     Ok(listing)
 }
 
-/// Removes untagged images that belong to a listed index, because they are copied with it, and adds the number of images of each index.
+/// Removes untagged images that belong to a listed index, because they are copied with it, and adds the number of images of
+/// each index.
 pub async fn with_indexes(
     registry: &Registry,
     request: &RepositoryRequest,

@@ -163,8 +163,8 @@ async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listi
     listing.add(resolved);
 }
 
-/// Adds referrers of the listed images, such as signatures, SBOMs and attestations, and referrers of these. After an error, those that
-/// were found remain in the listing.
+/// Adds referrers of the listed images, such as signatures, SBOMs and attestations, and referrers of these. After an error,
+/// those that were found remain in the listing.
 async fn add_referrers(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
     let named: BTreeSet<Option<Tag>> = listing.images.iter().map(|image| image.tag.clone()).collect();
     let is_new = |tag: &&Tag| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
@@ -217,8 +217,8 @@ async fn add_referrers(session: &Session<'_>, tags: &[Tag], options: &Options, l
     first_error.map_or(Ok(()), Err)
 }
 
-/// Adds the bytes of an image, or the bytes and number of all images of an index, and checks the subject of a referrer. An image of an
-/// index that cannot be read has 0 bytes.
+/// Adds the bytes of an image, or the bytes and number of all images of an index, and checks the subject of a referrer. An
+/// image of an index that cannot be read has 0 bytes.
 async fn with_size(session: &Session<'_>, image: SourceImage) -> Result<SourceImage, ListingFailure> {
     let manifest = match (session.manifest(image.digest).await, image.subject) {
         (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {
@@ -349,7 +349,7 @@ mod tests {
     fn options(platform: Option<&str>, exclude: &str) -> Options {
         Options {
             include_untagged: true,
-            platform: platform.map(|platform| platform.parse().expect("it is one")),
+            platform: platform.map(|platform| platform.parse().expect("it is valid")),
             rules: Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs"),
         }
     }
