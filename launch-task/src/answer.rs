@@ -1,5 +1,5 @@
-//! Answers the state that waits with its task token: after a launch that started no task, and after EventBridge's event of a stopped
-//! task. The token is in the overrides of the task.
+//! Answers the state that waits with its task token: after a launch that started no task, and after EventBridge's event of a
+//! stopped task. The token is in the overrides of the task.
 
 use aws_config::SdkConfig;
 use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsError;
@@ -375,7 +375,7 @@ mod tests {
     async fn a_batch_without_writable_repositories_is_not_retried_and_reports_each_repository() {
         let answer = failed_with("ImagesRefused", r#"{"repository":"d.example/closed","error":"no"}"#);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&answer]);
-        let refusal = Refusal { repository: "d.example/closed".parse().expect("it is one"), error: "no".into() };
+        let refusal = Refusal { repository: "d.example/closed".parse().expect("it is valid"), error: "no".into() };
         for_launch(&sfn, "t0ken", Ok(Launched::Nothing(vec![refusal]))).await.expect("it is answered");
         assert_eq!(answer.num_calls(), 1);
     }

@@ -103,8 +103,8 @@ pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request
     run(&clients.ecs, &config.task, request, &started_by, &copies, &refusals).await.map(Launched::Task)
 }
 
-/// Checks that the stack allows the copies of a plan. Otherwise, a person who can write to the plan's bucket could copy images from
-/// and to any repository.
+/// Checks that the stack allows the copies of a plan. Otherwise, a person who can write to the plan's bucket could copy images
+/// from and to any repository.
 fn check(config: &Config, host: &RegistryHost, copies: &[RepositoryCopy]) -> Result<()> {
     for RepositoryCopy { source, destination, .. } in copies {
         let problem = if destination.registry != *host {
@@ -294,7 +294,7 @@ mod tests {
 
     fn request(repositories: &[RepositoryCopy]) -> Request {
         let batch = serde_json::json!({ "id": "1", "bytes": 1, "pace": 100, "repositories": repositories });
-        let batch = serde_json::from_value(batch).expect("it is one");
+        let batch = serde_json::from_value(batch).expect("it is valid");
         Request { execution: "run 1".into(), batch, token: "t0ken".into(), retries: 0 }
     }
 
@@ -302,8 +302,8 @@ mod tests {
         run(ecs, config, request, "run-1", &[copy("app", &["1"])], &[]).await
     }
 
-    /// A registry with the tag `1` in all repositories, except that those whose names begin with `new` do not exist. The images of
-    /// the repository `taken` come from `source_of_taken`.
+    /// A registry with the tag `1` in all repositories, except that those whose names begin with `new` do not exist. The images
+    /// of the repository `taken` come from `source_of_taken`.
     fn destination(source_of_taken: &'static str) -> Registry {
         let found = mock!(aws_sdk_ecr::Client::batch_get_image)
             .match_requests(|request| !request.repository_name().unwrap_or_default().starts_with("new"))
@@ -485,7 +485,7 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_passed_to_the_task_within_the_limit_of_its_overrides() {
         let refusal = |number: usize| Refusal {
-            repository: format!("{HOST}/closed/{number}").parse().expect("it is one"),
+            repository: format!("{HOST}/closed/{number}").parse().expect("it is valid"),
             error: "\"no\" ".repeat(200).as_str().into(),
         };
         let rule = mock!(aws_sdk_ecs::Client::run_task)

@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// How long the secret contains a password that is no longer needed, in seconds: as long as a token of ECR is valid.
 const PASSWORD_STAYS: i64 = 12 * 60 * 60;
 
-/// A hash of the source's or the destination's configuration. The secret keeps only logins that belong to the current configuration.
+/// A hash of the source's or the destination's configuration. The secret keeps only logins that belong to the current
+/// configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct ConfigHash(String);
@@ -111,12 +112,12 @@ impl AuthFile {
 }
 
 /// Updates the secret, so that it has logins to `hosts`, each obtained with its configuration and valid for another `seconds`.
-/// Logins that other batches use remain. `log_in` returns the login to a registry, or `None` for anonymous requests. It is not called
-/// for a token that is valid for long enough.
+/// Logins that other batches use remain. `log_in` returns the login to a registry, or `None` for anonymous requests. It is not
+/// called for a token that is valid for long enough.
 ///
-/// Launches at the same time read the same version of the secret. The id of the next version is derived from it, so Secrets Manager
-/// accepts only one of them, and the other launches read again. The secret changes about once in eight hours, for any number of
-/// tasks.
+/// Launches at the same time read the same version of the secret. The id of the next version is derived from it, so Secrets
+/// Manager accepts only one of them, and the other launches read again. The secret changes about once in eight hours, for any
+/// number of tasks.
 pub async fn keep_fresh(
     secrets: &Client,
     secret: &str,
@@ -216,7 +217,8 @@ mod tests {
         file
     }
 
-    /// Calls `keep_fresh` for `hosts`, and returns those whose login it requests. `a` and `b` belong to ECR, and `c` has a user.
+    /// Calls `keep_fresh` for `hosts`, and returns those whose login it requests. `a` and `b` belong to ECR, and `c` has a
+    /// user.
     async fn requested(rules: &[&Rule], hosts: &[&str]) -> Vec<String> {
         let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, rules);
         let requested = RefCell::new(Vec::new());

@@ -1,5 +1,5 @@
-//! Lambda: starts a skopeo task for a batch, and answers the state when the task stops. It also stops the tasks of executions that
-//! were stopped, and starts an execution when an image is pushed.
+//! Lambda: starts a skopeo task for a batch, and answers the state when the task stops. It also stops the tasks of executions
+//! that were stopped, and starts an execution when an image is pushed.
 
 mod answer;
 mod config;

@@ -14,7 +14,7 @@ use shared::{Error, Result};
 const INTERVAL: i64 = 60;
 
 /// Starts the run of the next minute, unless it is already started: the minute is the execution's name, and Step Functions
-/// [rejects a second execution with the same name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
+/// [rejects a used name](https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html).
 pub async fn for_image(sfn: &Client, state_machine: &str, event: &ImageAction, now: SystemTime) -> Result<Value> {
     let ImageAction { action_type, repository_name } = event;
     if action_type != "PUSH" {

@@ -41,9 +41,9 @@ pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &st
     stop(ecs, cluster, started_by, is_of_batch, "The batch is launched again.").await.map(drop)
 }
 
-/// The `startedBy` of an execution's tasks: its name in the characters
-/// [that ECS allows](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html), and a hash. Two state machines
-/// with a common cluster can have executions of the same name.
+/// The `startedBy` of an execution's tasks: its name in
+/// [characters that ECS allows](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html), and a hash,
+/// because two state machines with a common cluster can have executions of the same name.
 pub fn started_by(state_machine: &str, execution: &str) -> String {
     let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();

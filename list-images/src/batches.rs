@@ -1,8 +1,8 @@
-//! Packs copies into batches, one for each task.
+//! Packs images into batches, one for each task.
 //!
-//! A task takes most of a minute to start, and its copies share a cache of the layers that are already there. So a
-//! repository's images stay together, small repositories share a task, and there are as many tasks as may run at once,
-//! evenly loaded, unless there is too little work for them (docs/scale.md has the arithmetic).
+//! A task takes most of a minute to start, and images of a repository share layers. So the images of a repository stay
+//! together, small repositories share a task, and the work is distributed evenly to all tasks that can run at once, unless
+//! there is too little of it. docs/scale.md has the arithmetic.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,68 +14,68 @@ use shared::task::{self, BARRIER_LENGTH, COPIES_LIMIT};
 use crate::difference::planned;
 use crate::source::SourceImage;
 
-/// What a copy costs besides its bytes, in the bytes that could be moved meanwhile: its requests.
+/// The requests of a copy take as long as this number of bytes.
 const COPY_OVERHEAD: u64 = 16 << 20;
 
-/// The most failures of a batch: Step Functions hands it on as
+/// The most failures of a batch. Step Functions passes on
 /// [at most 256 KiB](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 const FAILURES: usize = 50;
 
-/// The most rows of a batch that are corrected, for the same reason.
+/// The most corrected or deleted rows of a batch, for the same reason.
 const ROWS: usize = 100;
 
-/// What a plan is made of.
+/// The content of a plan.
 #[derive(Default)]
 pub struct Work {
-    /// The images of repositories, each with its copy that still has none.
+    /// Repositories with the images to copy. The `images` of each [`RepositoryCopy`] are empty.
     pub copies: Vec<(RepositoryCopy, Vec<SourceImage>)>,
     /// What cannot be copied.
     pub failures: Vec<Failure>,
-    /// Images that the destination has, and whose rows say otherwise, one by one.
+    /// Images whose rows say `Error`, although the destination has them. Each is a repository of its own.
     pub present: Vec<RepositoryCopy>,
-    /// Rows of what is no longer wanted.
+    /// Rows that say `Error` for images that are no longer selected.
     pub obsolete: Vec<Row>,
 }
 
 /// How images are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
-    /// How many tasks run at once.
+    /// Tasks that run at once.
     pub tasks: usize,
-    /// The most images of a task. RunTask sets a limit, too, so that there is no need for one.
+    /// The most images of a task.
     pub images: usize,
-    /// Less than this is not worth another task: with its start it would not fill the minute that is billed at least.
+    /// The fewest bytes that another task is started for. A task is billed for at least one minute.
     pub bytes: u64,
-    /// How many manifests the destination takes a second, from all tasks together.
+    /// The destination's quota, for all tasks together.
     pub manifests_per_second: u64,
 }
 
 impl Packing {
-    /// How many tasks are worth starting for so many bytes.
-    fn worth(&self, bytes: u64) -> u64 {
+    /// The number of tasks for this number of bytes.
+    fn tasks_for(&self, bytes: u64) -> u64 {
         (bytes / self.bytes).clamp(1, self.tasks as u64)
     }
 
-    /// Whether a task can take so much.
+    /// Whether this fits into a task.
     fn allows(&self, images: usize, characters: usize) -> bool {
         images <= self.images && characters + BARRIER_LENGTH <= COPIES_LIMIT
     }
 
-    /// How many milliseconds each manifest takes where `batches` share what the destination takes.
+    /// The minimum of milliseconds per manifest, if this number of batches shares the destination's quota.
     fn pace(&self, batches: usize) -> u64 {
         (self.tasks.min(batches) as u64 * 1_000).div_ceil(self.manifests_per_second)
     }
 }
 
-/// Images that stay together: of one repository, by its index, and within the limits of one task.
+/// Images of one repository that fit into one task.
 struct Chunk {
+    /// The index of the repository.
     repository: usize,
     images: Vec<SourceImage>,
     weight: u64,
     characters: usize,
 }
 
-/// What becomes a batch.
 #[derive(Default)]
 struct Bin {
     chunks: Vec<Chunk>,
@@ -96,17 +96,17 @@ impl Bin {
     }
 }
 
-/// Packs the work into batches; the heaviest comes first. A batch is made when it is asked for: all at once would be most of
-/// the memory of a run. What starts no task comes last.
+/// Packs the work into batches, the heaviest first. Batches without images are last. The iterator makes each batch when it is
+/// needed, because all batches at once need too much memory.
 pub fn pack(work: Work, packing: &Packing) -> impl ExactSizeIterator<Item = Batch> {
     let Work { copies: repositories, failures, present, obsolete } = work;
     let total = repositories.iter().flat_map(|(_, images)| images).map(weight).fold(0, u64::saturating_add);
-    let share = total.div_ceil(packing.worth(total));
+    let share = total.div_ceil(packing.tasks_for(total));
 
     let (copies, images): (Vec<_>, Vec<_>) = repositories.into_iter().unzip();
     let mut chunks = split(&copies, images, share, packing);
     chunks.sort_by_key(|chunk| Reverse(chunk.weight));
-    // A registry that is slow, or fails, holds up what is in a batch with it: so a batch is of one registry.
+    // A batch has images of one registry only, so that a slow or failing registry does not delay others.
     let mut registries: BTreeMap<&RegistryHost, Vec<Chunk>> = BTreeMap::new();
     for chunk in chunks {
         registries.entry(&copies[chunk.repository].source.registry).or_default().push(chunk);
@@ -123,16 +123,16 @@ pub fn pack(work: Work, packing: &Packing) -> impl ExactSizeIterator<Item = Batc
 /// Fills bins with the chunks of one registry, the heaviest first.
 fn fill(chunks: Vec<Chunk>, packing: &Packing) -> Vec<Bin> {
     let total = chunks.iter().map(|chunk| chunk.weight).fold(0, u64::saturating_add);
-    let tasks = packing.worth(total);
+    let tasks = packing.tasks_for(total);
     let mut bins: Vec<Bin> = Vec::new();
     for chunk in chunks {
-        let enough = bins.len() as u64 >= tasks;
+        let has_all_bins = bins.len() as u64 >= tasks;
         let lightest = bins
             .iter_mut()
             .filter(|bin| packing.allows(bin.images + chunk.images.len(), bin.characters + chunk.characters))
             .min_by_key(|bin| bin.weight);
         match lightest {
-            Some(bin) if enough => bin.add(chunk),
+            Some(bin) if has_all_bins => bin.add(chunk),
             _ => {
                 bins.push(Bin::default());
                 bins.last_mut().expect("it was just added").add(chunk);
@@ -143,7 +143,7 @@ fn fill(chunks: Vec<Chunk>, packing: &Packing) -> Vec<Bin> {
 }
 
 fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Batch {
-    // Of a repository that had to be split, two parts may have come to the same task.
+    // Two chunks of one repository can be in the same bin.
     bin.chunks.sort_by_key(|chunk| chunk.repository);
     let mut repositories: Vec<RepositoryCopy> = Vec::new();
     let mut last = None;
@@ -152,7 +152,7 @@ fn batch(index: usize, mut bin: Bin, pace: u64, copies: &[RepositoryCopy]) -> Ba
             repositories.push(copies[chunk.repository].clone());
             last = Some(chunk.repository);
         }
-        let images = &mut repositories.last_mut().expect("there is that of the chunk").images;
+        let images = &mut repositories.last_mut().expect("it has the chunk's repository").images;
         images.extend(chunk.images.iter().map(planned));
     }
     let bytes = repositories.iter().flat_map(|copy| &copy.images).map(|image| image.bytes).fold(0, u64::saturating_add);
@@ -164,7 +164,7 @@ fn weight(image: &SourceImage) -> u64 {
     image.bytes + COPY_OVERHEAD
 }
 
-/// Splits what belongs to one repository only where it is more than a task's share, or more than a task can be told.
+/// Makes one chunk of each repository, or several if it exceeds the share of a task, or the limits of a task.
 fn split(copies: &[RepositoryCopy], images: Vec<Vec<SourceImage>>, share: u64, packing: &Packing) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     for (repository, (copy, images)) in copies.iter().zip(images).enumerate() {
@@ -223,7 +223,7 @@ mod tests {
     fn failure(number: usize) -> Failure {
         let source: Repository = "quay.io/team/app".parse().expect("it is a repository");
         let image = source.name.clone();
-        Failure { image, tag: number.to_string().into(), source, error: "it is not there".into() }
+        Failure { image, tag: number.to_string().into(), source, error: "manifest unknown".into() }
     }
 
     const PACKING: Packing = Packing { tasks: 10, images: usize::MAX, bytes: GIB / 2, manifests_per_second: 10 };
@@ -245,7 +245,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(50))]
         #[test]
-        fn every_image_is_in_exactly_one_batch_and_every_limit_is_kept(
+        fn every_image_is_in_one_batch_and_no_batch_exceeds_a_limit(
             repositories in proptest::collection::vec((0_usize..120, 0_u64..2_000, 1_usize..200), 0..20),
             tasks in 1_usize..30,
             images in 1_usize..100,
@@ -282,7 +282,7 @@ mod tests {
                 let count: usize = batch.repositories.iter().map(|copy| copy.images.len()).sum();
                 let rows = batch.present.len() + batch.obsolete.len();
                 prop_assert!(count <= images && batch.failures.len() <= FAILURES && rows <= ROWS);
-                prop_assert!(count + batch.failures.len() + rows > 0, "none is empty");
+                prop_assert!(count + batch.failures.len() + rows > 0, "no batch is empty");
                 let destinations: HashSet<_> = batch.repositories.iter().map(|copy| &copy.destination).collect();
                 prop_assert_eq!(destinations.len(), batch.repositories.len(), "each repository once");
                 let json = serde_json::to_string(&task::encode(&batch.repositories)).expect("a string is JSON");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_failures_fits_through_the_state_machine_however_long_they_are() {
+    fn a_batch_of_long_failures_is_within_the_limit_of_step_functions() {
         for text in ["\u{1b}", "😀", "\"", "ü"] {
             let long = ListingFailure::new(&text.repeat(1_000), &text.repeat(1_000));
             let long = Failure { tag: long.name, error: long.error, ..failure(1) };
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_of_one_registry() {
+    fn a_batch_has_images_of_one_registry() {
         let of = |registry: &str, name: &str| {
             let (copy, images) = repository(name, 2, 1 << 20);
             let source = format!("{registry}/{name}").parse().expect(name);
@@ -319,19 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn a_little_work_is_one_task() {
+    fn little_work_is_packed_into_one_batch() {
         assert_eq!(packed(vec![repository("a", 3, 1 << 20), repository("b", 2, 1 << 20)], 10).len(), 1);
     }
 
     #[test]
-    fn much_work_keeps_every_task_busy_and_evenly_loaded() {
+    fn much_work_is_distributed_evenly_to_all_tasks() {
         let batches = packed((0..40).map(|n| repository(&format!("app-{n}"), 2, GIB / 2)).collect(), 10);
         assert_eq!(batches.len(), 10);
         assert!(batches.iter().all(|batch| batch.bytes == 4 * GIB));
     }
 
     #[test]
-    fn a_repository_is_split_only_where_it_is_too_much_for_one_task() {
+    fn a_repository_is_split_only_if_it_is_too_large_for_one_task() {
         let batches = packed(vec![repository("large", 10, GIB), repository("small", 2, GIB / 4)], 4);
         let is_small = |copy: &RepositoryCopy| copy.image.as_str() == "small";
         assert_eq!(batches.iter().filter(|batch| batch.repositories.iter().any(is_small)).count(), 1);
@@ -339,18 +339,18 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_run_at_once_share_the_manifests_that_the_destination_takes() {
+    fn tasks_that_run_at_once_share_the_destinations_quota_of_manifests() {
         let pace = |repositories, tasks| {
             let copies = (0..repositories).map(|n| repository(&format!("app-{n}"), 1, GIB)).collect();
             let packing = Packing { tasks, manifests_per_second: 4, ..PACKING };
             pack(Work { copies, ..Work::default() }, &packing).next().expect("there is work").pace
         };
-        assert_eq!(pace(1, 10), 250, "a task that is alone");
-        assert_eq!(pace(30, 10), 2_500, "ten of thirty");
+        assert_eq!(pace(1, 10), 250, "a single task");
+        assert_eq!(pace(30, 10), 2_500, "ten tasks at once");
     }
 
     #[test]
-    fn nothing_to_copy_is_no_batch() {
+    fn no_work_is_no_batch() {
         assert_eq!(packed(Vec::new(), 10), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Compares the source with the destination, repository by repository: what a run copies, and what fails.
+//! Compares the source with the destination: what a run copies, and what fails.
 
 use std::collections::HashMap;
 
@@ -15,24 +15,23 @@ use crate::batches::Work;
 use crate::config::Config;
 use crate::difference::{self, Difference};
 use crate::dry_run::Decision;
-use crate::failing::Failing;
+use crate::failing::FailingRows;
 use crate::source::{
-    Listing, ListingFailure, RepositoryRequest, Source, SourceImage, check_collisions, defer, for_each,
+    Listing, ListingFailure, RepositoryRequest, Source, SourceImage, check_collisions, for_each,
+    refuse_above_pull_limit,
 };
 
 /// How many repositories of the destination are listed at once.
 const CONCURRENCY: usize = 16;
 
-/// A comparison of source and destination.
 pub struct Comparison<'a> {
     pub config: &'a Config,
     pub source: &'a Source<'a>,
     pub destination: &'a Registry,
     /// The destination's host.
     pub host: &'a RegistryHost,
-    /// The rows that say `Error`.
-    pub failing: &'a Failing,
-    /// Whether to report the decision on each image: in a dry run.
+    pub failing_rows: &'a FailingRows,
+    /// Whether to report the decision about each image, for a dry run.
     pub explain: bool,
 }
 
@@ -40,13 +39,12 @@ pub struct Comparison<'a> {
 #[derive(Default)]
 pub struct RunDiff {
     repositories: Vec<RepositoryDiff>,
-    /// Failing rows of images that are no longer wanted.
+    /// Failing rows of images that are no longer selected.
     obsolete: Vec<Row>,
     pub summary: Summary,
     pub decisions: Vec<Decision>,
 }
 
-/// The difference for one repository.
 struct RepositoryDiff {
     request: RepositoryRequest,
     unchanged: usize,
@@ -57,18 +55,21 @@ struct RepositoryDiff {
     obsolete: Vec<Row>,
     excluded: usize,
     decisions: Vec<Decision>,
-    failure: Option<Error>,
+    /// Why the repository cannot be listed.
+    error: Option<Error>,
 }
 
 impl Comparison<'_> {
-    /// Lists the selected repositories, or all of them, and compares each with the destination.
+    /// Lists the selected repositories, or all of them, and compares each with the destination. A repository that cannot be
+    /// listed is a failure. If none can be listed, this is an error.
     pub async fn run(&self, selection: Option<Selection>) -> Result<RunDiff> {
         let Config { options, naming, allowed, .. } = self.config;
         let prefix = self.config.prefix.as_ref();
-        let (mut requests, left_out) =
+        let (mut requests, excluded) =
             self.source.requests(selection, allowed, &options.rules, *naming, prefix).await?;
         if prefix.is_some() {
-            // Where a registry is copied into itself, its copies are no sources: each run would copy them a level deeper.
+            // If a registry is copied into itself, its copies are not sources. Otherwise, each run would copy them again below
+            // the prefix.
             requests.retain(|request| {
                 !is_same_registry(&request.repository.registry, self.host)
                     || !naming::has_prefix(prefix, &request.repository.name)
@@ -77,42 +78,44 @@ impl Comparison<'_> {
         check_collisions(&requests)?;
         let slots = Semaphore::new(CONCURRENCY);
         let mut repositories = for_each(requests, async |request| self.compare(request, &slots).await).await?;
-        // They come in the order in which their listings ended; a plan should not depend on that.
+        // They are in the order in which their listings ended. The plan does not depend on this order.
         repositories.sort_by(|a, b| a.request.destination.cmp(&b.request.destination));
         if !repositories.is_empty()
-            && repositories.iter().all(|it| it.failure.is_some())
-            && let Some(failure) = repositories.iter_mut().find_map(|it| it.failure.take())
+            && repositories.iter().all(|it| it.error.is_some())
+            && let Some(error) = repositories.iter_mut().find_map(|it| it.error.take())
         {
-            return Err(failure);
+            return Err(error);
         }
         self.refuse_immutable(&mut repositories).await?;
         if let Source::Public(registries) = self.source
             && let Some(allowed) = registries.pulls_left()
         {
             let mut left = allowed;
-            for one in &mut repositories {
-                one.refuse(|request, image| defer(request, image, allowed, &mut left));
+            for repository in &mut repositories {
+                repository.refuse(|request, image| refuse_above_pull_limit(request, image, allowed, &mut left));
             }
         }
 
-        let images = repositories.iter().map(|one| &one.request.name).collect();
-        let mut diff = RunDiff { obsolete: self.failing.of_others(&images), ..RunDiff::default() };
+        let images = repositories.iter().map(|repository| &repository.request.name).collect();
+        let mut diff = RunDiff { obsolete: self.failing_rows.of_others(&images), ..RunDiff::default() };
         if self.explain {
-            diff.decisions.extend(left_out.into_iter().map(|(it, rule)| Decision::left_out(&it, rule)));
+            let excluded =
+                excluded.into_iter().map(|(repository, rule)| Decision::excluded_repository(&repository, rule));
+            diff.decisions.extend(excluded);
         }
         let summary = &mut diff.summary;
-        for one in &mut repositories {
-            summary.unchanged += one.unchanged;
-            summary.excluded += one.excluded;
-            summary.to_copy += one.missing.len() + one.failures.len();
-            summary.bytes = one.missing.iter().map(|image| image.bytes).fold(summary.bytes, u64::saturating_add);
-            diff.obsolete.append(&mut one.obsolete);
-            diff.decisions.append(&mut one.decisions);
+        for RepositoryDiff { request, unchanged, missing, failures, obsolete, excluded, decisions, .. } in
+            &mut repositories
+        {
+            summary.unchanged += *unchanged;
+            summary.excluded += *excluded;
+            summary.to_copy += missing.len() + failures.len();
+            summary.bytes = missing.iter().map(|image| image.bytes).fold(summary.bytes, u64::saturating_add);
+            diff.obsolete.append(obsolete);
+            diff.decisions.append(decisions);
             if self.explain {
-                let copies = one.missing.iter().map(|image| Decision::copy(&one.request, self.host, image));
-                diff.decisions.extend(copies);
-                let failures = one.failures.iter().map(|failed| Decision::failed(&one.request, failed));
-                diff.decisions.extend(failures);
+                diff.decisions.extend(missing.iter().map(|image| Decision::copy(request, self.host, image)));
+                diff.decisions.extend(failures.iter().map(|failed| Decision::failed(request, failed)));
             }
         }
         summary.listed = summary.unchanged + summary.excluded + summary.to_copy;
@@ -122,27 +125,28 @@ impl Comparison<'_> {
 
     async fn compare(&self, request: RepositoryRequest, slots: &Semaphore) -> Result<RepositoryDiff> {
         let options = &self.config.options;
-        let there = async {
+        let existing = async {
             let _slot = slots.acquire().await;
             self.destination.images(&request.destination).await
         };
-        let (listing, there) = future::join(self.source.list(&request, options), there).await;
-        let (mut listing, there) = match there {
-            Ok(there) => (listing, there.unwrap_or_default()),
+        let (listing, existing) = future::join(self.source.list(&request, options), existing).await;
+        let (mut listing, existing) = match existing {
+            Ok(existing) => (listing, existing.unwrap_or_default()),
             Err(error) => (Listing::failed(error), Vec::new()),
         };
-        let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &there);
+        let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &existing);
         let (mut missing, mut failures) = match self.source.finish(&request, missing, options).await {
             Ok(finished) => finished,
             Err(error) => (Vec::new(), vec![ListingFailure::unlistable(&error.to_string())]),
         };
         missing.sort_by(|a, b| (a.tag.is_none(), &a.tag, &a.digest).cmp(&(b.tag.is_none(), &b.tag, &b.digest)));
         failures.append(&mut listing.failures);
-        // One row says why.
+        // Each name has one row.
         failures.sort();
         failures.dedup_by(|a, b| a.name == b.name);
-        let is_archived = |image: &SourceImage| there.iter().any(|it| it.is_archived && it.digest == image.digest);
-        let (present, obsolete) = self.failing.healed(&request.name, &unchanged, is_archived, &missing, &failures);
+        let is_archived = |image: &SourceImage| existing.iter().any(|it| it.is_archived && it.digest == image.digest);
+        let (present, obsolete) =
+            self.failing_rows.outdated(&request.name, &unchanged, is_archived, &missing, &failures);
         let mut decisions = Vec::new();
         if self.explain {
             decisions.extend(unchanged.iter().map(|image| Decision::unchanged(&request, self.host, image)));
@@ -156,34 +160,35 @@ impl Comparison<'_> {
             obsolete,
             excluded: listing.excluded.len(),
             decisions,
-            failure: listing.failure,
+            error: listing.error,
             request,
         })
     }
 
-    /// Finds tags that would have to be moved, and cannot.
+    /// Makes failures of images whose tags cannot be moved.
     async fn refuse_immutable(&self, repositories: &mut [RepositoryDiff]) -> Result<()> {
-        let moves = |it: &&RepositoryDiff| it.missing.iter().any(|image| image.replaces.is_some());
-        let names: Vec<_> = repositories.iter().filter(moves).map(|it| it.request.destination.clone()).collect();
+        let has_moved_tags = |it: &&RepositoryDiff| it.missing.iter().any(|image| image.replaces.is_some());
+        let moved = repositories.iter().filter(has_moved_tags);
+        let names: Vec<_> = moved.map(|it| it.request.destination.clone()).collect();
         let immutable: HashMap<_, _> = match self.destination.immutable(&names).await {
             Ok(immutable) => immutable,
-            // A credential that may copy, and not look: then the task finds out.
+            // The credential can have only the permissions to copy. Then the copies of these tags fail in the task.
             Err(error) if error.kind() == Kind::Denied => {
-                tracing::warn!(%error, "which tags are immutable is not known");
+                tracing::warn!(%error, "cannot read which tags are immutable");
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        for one in repositories {
-            let Some(immutable) = immutable.get(&one.request.destination) else { continue };
-            one.refuse(|_, image| difference::refuse_immutable(image, immutable));
+        for repository in repositories {
+            let Some(immutable) = immutable.get(&repository.request.destination) else { continue };
+            repository.refuse(|_, image| difference::refuse_immutable(image, immutable));
         }
         Ok(())
     }
 }
 
 impl RunDiff {
-    /// The work of the run, to be packed into batches. The images go to the registry `host`.
+    /// The work of the run. `host` is the destination's.
     pub fn into_work(self, host: &RegistryHost) -> Work {
         let mut work = Work { obsolete: self.obsolete, ..Work::default() };
         for RepositoryDiff { request, missing, failures, present, .. } in self.repositories {
@@ -206,14 +211,14 @@ impl RunDiff {
 }
 
 impl RepositoryDiff {
-    /// Makes failures of the missing images for which `why` finds a reason.
-    fn refuse(&mut self, mut why: impl FnMut(&RepositoryRequest, &SourceImage) -> Option<ListingFailure>) {
+    /// Makes failures of the missing images for which `failure` returns one.
+    fn refuse(&mut self, mut failure: impl FnMut(&RepositoryRequest, &SourceImage) -> Option<ListingFailure>) {
         let Self { request, missing, failures, .. } = self;
         missing.retain(|image| {
-            let failed = why(request, image);
-            let remains = failed.is_none();
-            failures.extend(failed);
-            remains
+            let failure = failure(request, image);
+            let can_be_copied = failure.is_none();
+            failures.extend(failure);
+            can_be_copied
         });
     }
 }
@@ -256,7 +261,7 @@ mod tests {
     const HERE: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
     const THERE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
 
-    /// A repository's images, in pages as ECR has them.
+    /// The images of a repository, in ECR's pages.
     fn images(repository: &'static str, images: &[ImageDetail]) -> Vec<Rule> {
         let pages: Vec<Vec<ImageDetail>> = match images.len() {
             0 => vec![Vec::new()],
@@ -332,8 +337,8 @@ mod tests {
     async fn run(config: &Config, list: Option<&str>, source: &Source<'_>, there: &Registry) -> Result<RunDiff> {
         let selection = list.map(|list| selection::parse([("the list", list)], source.host()).expect("it is a list"));
         let host = THERE.parse().expect("it is a host");
-        let failing = Failing::default();
-        Comparison { config, source, destination: there, host: &host, failing: &failing, explain: true }
+        let failing_rows = FailingRows::default();
+        Comparison { config, source, destination: there, host: &host, failing_rows: &failing_rows, explain: true }
             .run(selection)
             .await
     }
@@ -342,7 +347,7 @@ mod tests {
         run(&config(&[]), None, source, &registry(there.iter().copied())).await.expect("both can be listed")
     }
 
-    /// What is copied, as `source → destination`, the hosts left out.
+    /// The copies as `source → destination`, without hosts.
     fn copies(diff: &RunDiff) -> Vec<String> {
         let of_repository = |one: &RepositoryDiff| {
             let destination =
@@ -361,7 +366,7 @@ mod tests {
         format!("{source}@{} → {destination}", of(content))
     }
 
-    /// What fails, by repository.
+    /// The failures as `(repository, name, error)`.
     fn failures(diff: &RunDiff) -> Vec<(&str, &str, &str)> {
         diff.repositories
             .iter()
@@ -380,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_destination_lacks_is_planned_by_digest_behind_the_prefix() {
+    async fn a_missing_image_is_copied_by_digest_to_its_name_with_the_prefix() {
         let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
         let there = no_repository();
         let diff = compared(&source(images.iter().chain([&repositories])), &[&there]).await;
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_page_on_both_sides_is_read_at_full_size() {
+    async fn every_page_of_images_is_read_at_source_and_destination() {
         for count in [0, 1, 100, 101, 999, 1_000, 1_001, 2_000, 2_001] {
             let all: Vec<_> = (0..count).map(|number| image(&number.to_string(), Some(&number.to_string()))).collect();
             let repositories = repositories(&["app"]);
@@ -451,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_that_cannot_be_listed_costs_no_other_one() {
+    async fn a_repository_that_cannot_be_listed_does_not_affect_others() {
         let (repositories, closed) = (repositories(&["closed", "open"]), denied("closed"));
         let open = images("open", &[image("1", Some("1"))]);
         let there = no_repository();
@@ -459,11 +464,11 @@ mod tests {
         assert_eq!(copies(&diff), [copy("1", "open", "to/open:1")]);
         let [("closed", "ALL_TAGS", error)] = failures(&diff)[..] else { panic!("one is closed") };
         assert!(error.contains("ecr:DescribeImages on closed failed: AccessDenied"), "{error}");
-        assert_eq!((diff.summary.listed, diff.summary.to_copy), (2, 2), "a failure counts as wanted");
+        assert_eq!((diff.summary.listed, diff.summary.to_copy), (2, 2), "a failure counts");
     }
 
     #[tokio::test]
-    async fn a_source_that_cannot_be_listed_at_all_fails_the_run() {
+    async fn a_run_fails_if_no_repository_can_be_listed() {
         let (repositories, a, b) = (repositories(&["a", "b"]), denied("a"), denied("b"));
         let there = registry([&no_repository()]);
         let error = run(&config(&[]), None, &source([&repositories, &a, &b]), &there).await.err().expect("both failed");
@@ -471,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_that_cannot_be_listed_at_the_destination_costs_no_other_one() {
+    async fn a_repository_that_cannot_be_listed_at_the_destination_does_not_affect_others() {
         let repositories = repositories(&["app", "open"]);
         let all = vec![image("1", Some("1"))];
         let (app, open) = (images("app", &all), images("open", &all));
@@ -488,12 +493,12 @@ mod tests {
         let (repositories, images) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
         let there = registry([&denied("to/app")]);
         let source = source(images.iter().chain([&repositories]));
-        let error = run(&config(&[]), None, &source, &there).await.err().expect("nothing is known");
+        let error = run(&config(&[]), None, &source, &there).await.err().expect("it cannot be listed");
         assert!(error.to_string().starts_with("ecr:DescribeImages on to/app failed"), "{error}");
     }
 
     #[tokio::test]
-    async fn an_untagged_image_is_copied_by_itself_unless_it_comes_with_an_index() {
+    async fn an_untagged_image_is_copied_unless_it_belongs_to_an_index() {
         let repositories = repositories(&["app"]);
         let all = vec![index("index", Some("1")), image("child", None), image("alone", None)];
         let images = images("app", &all);
@@ -505,7 +510,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn for_one_platform_each_index_is_its_image_for_it_and_none_of_the_others_comes_along() {
+    async fn for_one_platform_only_that_image_of_an_index_is_copied() {
         let manifest = manifest(
             "index",
             &serde_json::json!({ "manifests": [
@@ -550,7 +555,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tag_that_leads_elsewhere_is_changed_unless_it_is_immutable() {
+    async fn a_tag_with_another_digest_is_changed_unless_it_is_immutable() {
         let repositories = repositories(&["app"]);
         let here = images("app", &[image("new", Some("1")), image("same", Some("2"))]);
         let there = images("to/app", &[image("old", Some("1")), image("same", Some("2"))]);
@@ -566,7 +571,7 @@ mod tests {
                     DescribeRepositoriesOutput::builder().repositories(repository).build()
                 });
             let diff = compared(&source, &there.iter().chain([&asked]).collect::<Vec<_>>()).await;
-            let expected = format!("immutable at the destination, and leads to {} there", of("old"));
+            let expected = format!("immutable at the destination, and points to {}.", of("old"));
             assert_eq!(failures(&diff).iter().any(|(_, _, error)| error.contains(&expected)), reason == "failed");
             let name = if reason == "failed" { "app:1".to_owned() } else { format!("app@{}", of("new")) };
             let mut expected = vec![(name, reason.to_owned()), (format!("app@{}", of("same")), "unchanged".to_owned())];
@@ -576,7 +581,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nothing_changed_there_is_one_call_for_each_side_and_repository_and_no_copy() {
+    async fn an_unchanged_repository_takes_one_call_at_source_and_destination_and_no_copy() {
         let repositories = repositories(&["app"]);
         let all = || vec![image("1", Some("1")), index("2", Some("2")), image("3", None)];
         let (here, there) = (images("app", &all()), images("to/app", &all()));
@@ -587,7 +592,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_rules_leave_out_is_counted_and_told_with_the_rule() {
+    async fn excluded_images_are_counted_and_reported_with_the_rule() {
         let repositories = repositories(&["app", "test"]);
         let images = images("app", &[image("1", Some("1")), image("2", Some("2-beta"))]);
         let config = config(&[("EXCLUDE_TAGS", "*beta*"), ("EXCLUDE_REPOSITORIES", "test")]);
@@ -614,11 +619,12 @@ mod tests {
         let list = format!("app:1.*,{HERE}/app:3.0");
         let diff = run(&config(&[]), Some(&list), &source(&images), &there).await.expect("both can be listed");
         assert_eq!(copies(&diff), [copy("1", "app", "to/app:1.0")]);
-        assert_eq!(failures(&diff), [("app", "3.0", "the source has no such image: manifest unknown")]);
+        let error = "The image does not exist at the source (manifest unknown).";
+        assert_eq!(failures(&diff), [("app", "3.0", error)]);
     }
 
     #[tokio::test]
-    async fn a_source_that_is_not_allowed_is_refused_where_it_is_named_and_left_out_of_all() {
+    async fn a_source_that_is_not_allowed_is_an_error_in_a_list_and_excluded_from_all() {
         let (repositories, images) = (repositories(&["app", "secret"]), images("app", &[image("1", Some("1"))]));
         let config = config(&[("ALLOWED_SOURCES", "*/app")]);
         let (source, there) = (source(images.iter().chain([&repositories])), registry([&no_repository()]));

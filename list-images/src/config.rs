@@ -1,4 +1,4 @@
-//! What the stack's parameters ask for.
+//! The parameters of list-images.
 
 use shared::Result;
 use shared::allowed::Allowed;
@@ -14,51 +14,45 @@ use crate::source::Options;
 /// The configuration of list-images.
 #[derive(Debug)]
 pub struct Config {
-    /// Where images come from.
-    pub source: SourceConfig,
-    /// Which sources may be read.
-    pub allowed: Allowed,
-    /// Which images are copied.
-    pub scope: Scope,
-    /// Whether an execution's input may name other images.
-    pub allows_input_images: bool,
-    /// What is asked of every listing.
-    pub options: Options,
-    /// The registry that they go to.
-    pub destination: RegistryConfig,
-    /// What is put in front of each repository's name there.
-    pub prefix: Option<RepositoryName>,
-    /// What repositories are called there.
-    pub naming: Naming,
-    /// The fewest images that the source must have.
-    pub min_images: usize,
-    /// The most images that a run copies; `None` for any number.
-    pub max_images: Option<u64>,
-    /// The most bytes that a run copies, as far as sizes are known; `None` for any number.
-    pub max_bytes: Option<u64>,
-    /// The bucket for the plan.
-    pub plan_bucket: String,
-    /// The ARN of the state machine whose executions wait for each other; `None` if nothing does.
-    pub state_machine: Option<String>,
-    /// The table with a row for each image; `None` if there is none to correct.
-    pub image_table: Option<String>,
-    /// How they are packed into batches.
-    pub packing: Packing,
+    pub(crate) source: SourceConfig,
+    pub(crate) allowed: Allowed,
+    pub(crate) scope: Scope,
+    /// Whether an execution's input can select other images.
+    pub(crate) allows_input_images: bool,
+    pub(crate) options: Options,
+    pub(crate) destination: RegistryConfig,
+    /// The prefix of all repositories at the destination.
+    pub(crate) prefix: Option<RepositoryName>,
+    pub(crate) naming: Naming,
+    /// 0 for no limit.
+    pub(crate) min_images: usize,
+    /// `None` for no limit.
+    pub(crate) max_images: Option<u64>,
+    /// `None` for no limit. Only known sizes count.
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) plan_bucket: String,
+    /// The ARN of the state machine, one of whose executions runs at a time; `None` to run them all.
+    pub(crate) state_machine: Option<String>,
+    /// `None` to leave outdated rows unchanged.
+    pub(crate) image_table: Option<String>,
+    pub(crate) packing: Packing,
 }
 
-/// Which images of the source.
+/// The images that a run copies.
 #[derive(Debug)]
-pub enum Scope {
-    /// All of them.
+pub(crate) enum Scope {
     All,
-    /// Those in the list that this parameter of the Parameter Store holds, and those below its path.
+    /// The image list in this parameter of the Parameter Store, and in those below its path.
     Selected(String),
-    /// None, unless an execution's input says so: a registry that is not ECR cannot be listed as a whole.
+    /// Only those in an execution's input, because a registry other than ECR cannot be listed as a whole.
     Nothing,
 }
 
 impl Config {
     /// Reads the configuration.
+    ///
+    /// # Errors
+    /// If a variable is missing or invalid, or contradicts another one.
     pub fn read(environment: &Environment) -> Result<Self> {
         let source = SourceConfig::read(environment)?;
         let rules = Rules::read(environment)?;
@@ -66,8 +60,8 @@ impl Config {
         let scope = match (all, &source) {
             (true, SourceConfig::Ecr(_)) => Scope::All,
             (true, SourceConfig::Public(_)) => Scope::Nothing,
-            (false, _) if rules.choose_repositories() => {
-                let problem = "includeRepositories and excludeRepositories are for ALL repositories. Leave them blank";
+            (false, _) if rules.select_repositories() => {
+                let problem = "includeRepositories and excludeRepositories require ALL. Leave them blank.";
                 return Err(config::invalid("SRC_LIST", "SELECTED", problem));
             }
             (false, _) => Scope::Selected(environment.required("SELECTED_IMAGE_PARAM")?),
@@ -79,7 +73,7 @@ impl Config {
             scope,
             allows_input_images: environment.flag("ALLOW_INPUT_IMAGES", true)?,
             options: Options {
-                // Signatures come with their images where these are checked, and what else refers to them is not signed.
+                // If signatures are checked, the task copies them with their images, and other referrers are not signed.
                 include_untagged: environment.flag("INCLUDE_UNTAGGED", true)? && !rules.signed,
                 platform: platform(environment)?,
                 rules,
@@ -106,7 +100,7 @@ impl Config {
     }
 }
 
-/// `PLATFORMS`: `all`, `system` for the one that the tasks run on, or a platform.
+/// `PLATFORMS`: `all`, `system` for the platform of the tasks, or one platform.
 fn platform(environment: &Environment) -> Result<Option<Platform>> {
     match environment.optional("PLATFORMS") {
         None | Some("all") => Ok(None),
@@ -139,31 +133,31 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_limit() {
+    fn a_limit_of_zero_is_no_limit() {
         let config = read(&[("MAX_IMAGES", "0"), ("MAX_BYTES", "1000")]).expect("it is complete");
         assert_eq!((config.max_images, config.max_bytes), (None, Some(1_000)));
     }
 
     #[test]
-    fn where_signatures_are_checked_they_come_with_their_images_and_not_by_themselves() {
+    fn if_signatures_are_checked_untagged_images_are_not_included() {
         let config = read(&[("REQUIRES_SIGNATURES", "true")]).expect("it is complete");
         assert!(!config.options.include_untagged);
     }
 
     #[test]
-    fn a_platform_may_be_named_or_be_that_of_the_tasks() {
+    fn the_platform_is_all_a_named_one_or_that_of_the_tasks() {
         let platform = |value: &str| {
             read(&[("PLATFORMS", value), ("TASK_ARCHITECTURE", "arm64")]).map(|config| config.options.platform)
         };
         assert_eq!(platform("all").expect("it is complete"), None);
-        let named = platform("linux/arm/v7").expect("it is complete").expect("it is one");
+        let named = platform("linux/arm/v7").expect("it is complete").expect("it is valid");
         assert_eq!(named.to_string(), "linux/arm/v7");
-        let system = platform("system").expect("it is complete").expect("it is one");
+        let system = platform("system").expect("it is complete").expect("it is valid");
         assert_eq!(system.to_string(), "linux/arm64");
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn the_error_of_an_invalid_parameter_has_its_name_and_value() {
         for (variable, parameter, value, problem) in [
             ("PLATFORMS", "platforms", "arm64", "expected all, system or a platform"),
             ("NAMING", "naming", "flat", "expected plain or registry"),
@@ -177,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn selected_needs_a_list_and_no_patterns_for_repositories() {
+    fn selected_requires_a_list_and_excludes_rules_for_repositories() {
         let error = read(&[("SRC_LIST", "SELECTED")]).expect_err("there is no list");
         assert!(error.to_string().starts_with("SELECTED_IMAGE_PARAM"), "{error}");
         let patterns = [("SRC_LIST", "SELECTED"), ("SELECTED_IMAGE_PARAM", "/p"), ("INCLUDE_REPOSITORIES", "a/")];

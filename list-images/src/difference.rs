@@ -1,4 +1,4 @@
-//! What of a listing the destination does not have yet.
+//! Compares the listing of a repository with the destination.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,45 +8,46 @@ use shared::reference::{Digest, Tag};
 
 use crate::source::{ListingFailure, SourceImage};
 
-/// A listing, compared with the destination.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// What the destination has already, tag and digest alike.
+    /// The destination has the same digest for the tag.
     pub unchanged: Vec<SourceImage>,
-    /// What it lacks, or has another image for.
+    /// The destination does not have the tag, or has another digest for it.
     pub missing: Vec<SourceImage>,
 }
 
-/// Compares a listing with what the destination's repository holds; a repository that does not exist holds nothing.
+/// `destination` are the images of the repository at the destination: none if it does not exist.
 pub fn compare(listed: Vec<SourceImage>, destination: &[Image]) -> Difference {
     let digests: HashSet<Digest> = destination.iter().map(|image| image.digest).collect();
     let tags: HashMap<&Tag, Digest> =
         destination.iter().flat_map(|image| image.tags.iter().map(|tag| (tag, image.digest))).collect();
     let mut difference = Difference::default();
     for mut image in listed {
-        let there = match &image.tag {
+        let existing = match &image.tag {
             Some(tag) => tags.get(tag).copied(),
             None => digests.get(&image.digest).copied(),
         };
-        if there == Some(image.digest) {
+        if existing == Some(image.digest) {
             difference.unchanged.push(image);
         } else {
-            image.replaces = there;
+            image.replaces = existing;
             difference.missing.push(image);
         }
     }
     difference
 }
 
-/// The failure of an image whose tag would have to be moved, and cannot.
+/// The failure of an image whose tag exists at the destination, and is immutable.
 pub fn refuse_immutable(image: &SourceImage, immutable: &Immutable) -> Option<ListingFailure> {
-    let (Some(tag), Some(there)) = (&image.tag, image.replaces) else { return None };
-    let hint = "delete it there to have it copied";
-    let error = || format!("the tag is immutable at the destination, and leads to {there} there; {hint}");
-    immutable.contains(tag).then(|| image.failed(&error()))
+    let (Some(tag), Some(existing)) = (&image.tag, image.replaces) else { return None };
+    immutable.contains(tag).then(|| {
+        image.failed(&format!(
+            "The tag is immutable at the destination, and points to {existing}. To copy the image, delete the tag there."
+        ))
+    })
 }
 
-/// An image of the plan.
+/// The image in the plan.
 pub fn planned(image: &SourceImage) -> plan::Image {
     plan::Image {
         digest: image.digest,
@@ -69,7 +70,7 @@ mod tests {
         SourceImage::new(tag.map(|tag| tag.parse().expect(tag)), digest(content))
     }
 
-    fn there(content: &str, tags: &[&str]) -> Image {
+    fn existing(content: &str, tags: &[&str]) -> Image {
         Image {
             digest: digest(content),
             tags: tags.iter().map(|tag| tag.parse().expect(tag)).collect(),
@@ -82,15 +83,15 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_archived_at_the_destination_is_there() {
-        let archived = Image { is_archived: true, ..there("1", &["1"]) };
+    fn an_image_that_is_archived_at_the_destination_is_unchanged() {
+        let archived = Image { is_archived: true, ..existing("1", &["1"]) };
         let difference = compare(vec![listed(Some("1"), "1")], &[archived]);
         assert_eq!(difference, Difference { unchanged: vec![listed(Some("1"), "1")], missing: vec![] });
     }
 
     #[test]
-    fn unchanged_means_that_the_tag_leads_to_the_digest() {
-        let destination = [there("1", &["1", "latest"]), there("3", &[])];
+    fn an_image_is_unchanged_if_its_tag_points_to_its_digest() {
+        let destination = [existing("1", &["1", "latest"]), existing("3", &[])];
         let difference = compare(
             vec![
                 listed(Some("1"), "1"),

@@ -1,8 +1,6 @@
-//! A client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec/blob/main/spec.md): what
-//! registries hold, to the last page.
-//!
-//! A registry may answer anything. Each answer is limited in size, number and time, and is parsed into types that hold
-//! nothing else; a registry that exceeds a limit fails by itself.
+//! A client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec/blob/main/spec.md). Registries
+//! are not trusted: size, number and time of their responses are limited, and exceeding a limit is an error of this registry
+//! only.
 
 mod address;
 mod auth;
@@ -29,49 +27,46 @@ use shared::{Error, Result};
 use tokio::sync::{OnceCell, Semaphore};
 
 use self::auth::Challenge;
-use self::http::{Answer, Failure, text};
+use self::http::{Answer, Failure, header};
 use self::pages::{Pages, link};
 
-/// Requests to one registry at a time; registries limit how fast one client may ask.
+/// Requests to one registry at once.
 const CONCURRENCY: usize = 16;
 
-/// The tags asked for in one page.
+/// The tags of a page.
 const PAGE: usize = 1_000;
 
-/// The time that one registry gets for all that it is asked. The function has 15 minutes, and all registries are asked at the
-/// same time.
+/// The time limit of one registry for all requests. The function has 15 minutes, and queries all registries at the same time.
 const TIME: Duration = Duration::from_secs(180);
 
-/// The most bytes of a manifest, as registries
-/// [must take them](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests), and of a page of
-/// a list.
+/// The most bytes of a manifest, as
+/// [specified](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests), and of a page.
 const ANSWER: usize = 4 << 20;
 
-/// The most large answers that are read at a time, of all registries; of one registry, one.
+/// The most large responses that are read at once. Each registry has at most one of them.
 const LARGE_ANSWERS: usize = 6;
 
-/// The longest address of a next page.
+/// The most bytes of the URL of a next page.
 const LINK_LENGTH: usize = 4 << 10;
 
 /// The most tags of a repository.
 const TAGS: usize = 100_000;
 
-/// The most images that refer to one image.
+/// The most referrers of an image.
 const REFERRERS: usize = 1_000;
 
-/// The most characters of what is not a tag.
-const MENTIONED: usize = 100;
+/// The most characters of an invalid tag in a message.
+const INVALID_TAG: usize = 100;
 
-/// The most addresses that one request is led to.
+/// The most redirects of a request.
 const REDIRECTS: usize = 5;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.docker.distribution.manifest.v2+json";
 
-/// A client for all registries; it remembers how each wants to be asked.
+/// A client for all registries.
 pub struct Client {
-    /// How many pulls Docker Hub still allows to the user that it is asked as, as it said last.
     pulls_left: Mutex<Option<u64>>,
     http: reqwest::Client,
     hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
@@ -81,18 +76,18 @@ pub struct Client {
     time: Duration,
 }
 
-/// A registry.
+/// The state of a registry.
 struct Host {
     challenge: OnceCell<Challenge>,
     slots: Semaphore,
-    /// Held by the one large answer of this registry that is read.
+    /// For the large response that is being read.
     large: Arc<Semaphore>,
-    /// The bytes that it has sent.
+    /// The bytes of all responses.
     sent: AtomicUsize,
-    /// Until when it is asked; set by the first request.
+    /// Set by the first request.
     deadline: OnceLock<Instant>,
-    /// Set once it has said that it does not.
-    knows_no_referrers: AtomicBool,
+    /// The registry does not have the referrers API.
+    has_no_referrers: AtomicBool,
 }
 
 impl Default for Host {
@@ -103,32 +98,29 @@ impl Default for Host {
             large: Arc::new(Semaphore::new(1)),
             sent: AtomicUsize::new(0),
             deadline: OnceLock::new(),
-            knows_no_referrers: AtomicBool::new(false),
+            has_no_referrers: AtomicBool::new(false),
         }
     }
 }
 
-/// An image that a registry has.
+/// The answer to a HEAD of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its digest.
     pub digest: Digest,
-    /// Whether it is an index.
     pub is_index: bool,
 }
 
-/// A page of a tag list, as far as it could be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TagList {
-    /// The tags, in order.
+    /// Sorted.
     pub tags: Vec<Tag>,
-    /// How many more there are that are not tags, and the first of these.
+    /// The number of invalid tags, and the first of them.
     pub invalid: Option<(usize, Excerpt)>,
 }
 
 impl Client {
-    /// A client that asks over TLS, and only public addresses: what a registry leads to must not be the function's own
-    /// surroundings.
+    /// A client that only sends requests over TLS to public addresses. A registry cannot redirect it to the network of the
+    /// function.
     pub fn new() -> Result<Self> {
         let builder = reqwest::Client::builder().https_only(true).dns_resolver(address::PublicOnly);
         Self::with("https", builder, ExponentialBuilder::default().with_jitter())
@@ -141,7 +133,7 @@ impl Client {
             .timeout(Duration::from_secs(30))
             .redirect(address::redirects(scheme, REDIRECTS))
             .build()
-            .map_err(|error| Failure::from(error).about("the HTTP client"))?;
+            .map_err(|error| Failure::from(error).into_error("the HTTP client"))?;
         Ok(Self {
             pulls_left: Mutex::default(),
             http,
@@ -153,15 +145,14 @@ impl Client {
         })
     }
 
-    /// How many pulls the user has left, as Docker Hub's
-    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/) says; `None` for a user without a limit, and
-    /// where there is no user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this
-    /// function.
+    /// The user's remaining pulls, from Docker Hub's latest
+    /// [`RateLimit-Remaining`](https://docs.docker.com/docker-hub/usage/pulls/); `None` for a user without a limit, and without
+    /// a user. Docker Hub counts anonymous pulls by address, and the tasks have other addresses than this function.
     pub fn pulls_left(&self) -> Option<u64> {
         *self.pulls_left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a repository, with a login where there is one.
+    /// Logs in for requests to a repository.
     pub async fn open(&self, repository: &Repository, login: Option<Login>) -> Result<Session<'_>> {
         let host = self.host(&repository.registry);
         let authority =
@@ -169,7 +160,8 @@ impl Client {
         let base = Url::parse(&format!("{}://{authority}/v2/", self.scheme));
         let is_public = |url: &Url| self.scheme != "https" || address::is_public(url);
         let base = base.ok().filter(is_public).ok_or_else(|| {
-            Failure::of(StatusCode::MISDIRECTED_REQUEST, "it is not a public address").about(&repository.to_string())
+            Failure::new(StatusCode::MISDIRECTED_REQUEST, "the registry's address is not public.")
+                .into_error(&repository.to_string())
         })?;
         let session = Session {
             client: self,
@@ -179,7 +171,7 @@ impl Client {
             login,
             authorization: Mutex::default(),
         };
-        session.log_in().await.map_err(|failure| failure.about(&repository.to_string()))?;
+        session.log_in().await.map_err(|failure| failure.into_error(&repository.to_string()))?;
         Ok(session)
     }
 
@@ -189,7 +181,7 @@ impl Client {
     }
 }
 
-/// A repository that is being asked.
+/// Requests to one repository.
 pub struct Session<'a> {
     client: &'a Client,
     host: Arc<Host>,
@@ -200,7 +192,7 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// All tags; `None` where there is no such repository, or it does not show its tags.
+    /// All tags, or an error; `None` if the repository does not exist, or listing its tags is denied.
     pub async fn tags(&self) -> Result<Option<TagList>> {
         #[derive(Deserialize)]
         struct Page {
@@ -213,7 +205,7 @@ impl Session<'_> {
         let mut pages = Pages::new("tag list");
         let mut next = Some(first.clone());
         while let Some(url) = next {
-            pages.visit(&url).map_err(|message| self.refused(&message))?;
+            pages.visit(&url).map_err(|message| self.unusable(&message))?;
             let answer = match self.get(Method::GET, &url, "application/json", ANSWER).await {
                 Ok(answer) => answer,
                 Err(failure) if failure.is_absence() && tags.is_empty() => return Ok(None),
@@ -225,14 +217,13 @@ impl Session<'_> {
             for text in page {
                 match Tag::try_from(text) {
                     Ok(tag) => drop(tags.insert(tag)),
-                    Err(error) => drop(invalid.insert(error.text().cut(MENTIONED))),
+                    Err(error) => drop(invalid.insert(error.text().cut(INVALID_TAG))),
                 }
             }
             if tags.len() + invalid.len() > TAGS {
-                return Err(self.refused(&format!("it has more than the {TAGS} tags that are allowed")));
+                return Err(self.unusable(&format!("the repository exceeds the limit of {TAGS} tags.")));
             }
-            // A page that is full, and does not say what comes next, may not be the last one of a registry that has never
-            // heard of Link.
+            // A registry that does not support Link can have another page after a full page.
             let more = || {
                 let last = last.filter(|_| length >= PAGE && tags.len() > known)?;
                 Some(self.url("tags/list", &[("n", &PAGE.to_string()), ("last", &last)]))
@@ -244,48 +235,50 @@ impl Session<'_> {
         Ok(Some(TagList { tags: tags.into_iter().collect(), invalid }))
     }
 
-    /// What a tag or a digest leads to.
+    /// The image of a tag or a digest.
     pub async fn head(&self, reference: &str) -> Result<Head> {
         let url = self.url(&format!("manifests/{reference}"), &[]);
         let answer = match self.get(Method::HEAD, &url, MANIFESTS, ANSWER).await {
             Ok(answer) => Some(answer),
-            // There is no body that would say why.
+            // The answer to a HEAD has no message. The GET below gets it.
             Err(failure) if failure.is_absence() => None,
             Err(failure) => return Err(self.failed(failure)),
         };
-        // Only Docker Hub's is a limit of Docker Hub.
         if self.repository.registry.is_docker_hub()
             && self.login.is_some()
-            && let Some(left) = answer.as_ref().and_then(|answer| text(&answer.headers, "ratelimit-remaining"))
+            && let Some(left) = answer.as_ref().and_then(|answer| header(&answer.headers, "ratelimit-remaining"))
         {
-            // 76;w=21600 is 76 within that many seconds.
+            // `76;w=21600` is 76 pulls in 21,600 seconds.
             let left = left.split(';').next().and_then(|left| left.parse().ok());
             *self.client.pulls_left.lock().unwrap_or_else(PoisonError::into_inner) = left;
         }
         let is_an_index =
-            |answer: &Answer| text(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| is_index(&it));
+            |answer: &Answer| header(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| is_index(&it));
         if let Some(answer) = answer
-            && let Some(digest) = text(&answer.headers, "docker-content-digest")
+            && let Some(digest) = header(&answer.headers, "docker-content-digest")
         {
-            let digest = digest.parse().map_err(|error| self.refused(&format!("{reference}: {error}")))?;
+            let digest = digest
+                .parse()
+                .map_err(|error| self.unusable(&format!("the digest of {reference} is invalid: {error}.")))?;
             return Ok(Head { digest, is_index: is_an_index(&answer) });
         }
-        // The header is not mandatory: then the digest is that of the manifest itself.
+        // The header is optional. Without it, the digest is calculated.
         let answer = self.get(Method::GET, &url, MANIFESTS, ANSWER).await.map_err(|failure| self.failed(failure))?;
         Ok(Head { digest: Digest::of(&answer.body), is_index: is_an_index(&answer) })
     }
 
-    /// The manifest with this digest.
+    /// The manifest with this digest, which is checked.
     pub async fn manifest(&self, digest: Digest) -> Result<Manifest> {
         let url = self.url(&format!("manifests/{digest}"), &[]);
         let answer = self.get(Method::GET, &url, MANIFESTS, ANSWER).await.map_err(|failure| self.failed(failure))?;
         if Digest::of(&answer.body) != digest {
-            return Err(self.refused(&format!("what it sends for {digest} has another digest")));
+            return Err(self.unusable(&format!("the content of {digest} has another digest.")));
         }
-        Manifest::parse(&answer.body).map_err(|error| self.refused(&format!("the manifest {digest} is wrong: {error}")))
+        Manifest::parse(&answer.body)
+            .map_err(|error| self.unusable(&format!("the manifest {digest} is invalid: {error}")))
     }
 
-    /// The digests of the images that refer to `digest`, as the registry says; none where it does not know of referrers.
+    /// The referrers of an image; none if the registry does not have the referrers API.
     pub async fn referrers(&self, digest: Digest) -> Result<Vec<Digest>> {
         #[derive(Deserialize)]
         struct Referrer {
@@ -297,21 +290,21 @@ impl Session<'_> {
             manifests: Vec<Referrer>,
         }
         let mut referrers = Vec::new();
-        if self.host.knows_no_referrers.load(Ordering::Relaxed) {
+        if self.host.has_no_referrers.load(Ordering::Relaxed) {
             return Ok(referrers);
         }
         let mut pages = Pages::new("list of referrers");
         let mut next = Some(self.url(&format!("referrers/{digest}"), &[]));
         while let Some(url) = next {
-            pages.visit(&url).map_err(|message| self.refused(&message))?;
+            pages.visit(&url).map_err(|message| self.unusable(&message))?;
             let answer = match self.get(Method::GET, &url, "application/vnd.oci.image.index.v1+json", ANSWER).await {
                 Ok(answer) => answer,
                 Err(failure) => match failure.status {
-                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers), and of
-                    // some registries the others, says that it does not know of referrers: they are in a tag then, which is
-                    // copied with the image, as those of cosign are.
+                    // The registry does not have the referrers API. It returns
+                    // [404](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers); some
+                    // return 400 or 406. Referrers are then in tags, like those of cosign.
                     Some(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::NOT_ACCEPTABLE) => {
-                        self.host.knows_no_referrers.store(true, Ordering::Relaxed);
+                        self.host.has_no_referrers.store(true, Ordering::Relaxed);
                         return Ok(referrers);
                     }
                     Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Ok(referrers),
@@ -319,16 +312,15 @@ impl Session<'_> {
                 },
             };
             next = link(&answer.headers).map(|link| self.on_host(&url, &link)).transpose()?;
-            // Some answer with a page for people.
-            if !text(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| it.contains("json"))
+            // Some registries without this API return an HTML page.
+            if !header(&answer.headers, CONTENT_TYPE.as_str()).is_some_and(|it| it.contains("json"))
                 && !answer.body.starts_with(b"{")
             {
                 return Ok(referrers);
             }
             referrers.extend(self.json::<Index>(&answer)?.manifests.into_iter().map(|image| image.digest));
             if referrers.len() > REFERRERS {
-                let message = format!("more than the {REFERRERS} images that are allowed refer to {digest}");
-                return Err(self.refused(&message));
+                return Err(self.unusable(&format!("{digest} exceeds the limit of {REFERRERS} referrers.")));
             }
         }
         Ok(referrers)
@@ -343,30 +335,30 @@ impl Session<'_> {
         url
     }
 
-    /// The address of the next page, which must be the same registry's: it gets our login.
+    /// The URL of the next page. It must be on the same host, because it gets the login.
     fn on_host(&self, page: &Url, link: &str) -> Result<Url> {
         if link.len() > LINK_LENGTH {
-            return Err(self.refused(&format!("the address of its next page has more than {LINK_LENGTH} bytes")));
+            return Err(self.unusable(&format!("the URL of the next page exceeds the limit of {LINK_LENGTH} bytes.")));
         }
-        let next =
-            page.join(link).map_err(|error| self.refused(&format!("its next page {link} is no address: {error}")))?;
+        let next = page
+            .join(link)
+            .map_err(|error| self.unusable(&format!("the URL of the next page, {link:?}, is invalid: {error}")))?;
         if next.origin() == self.base.origin() {
             return Ok(next);
         }
-        Err(self.refused(&format!("its next page is on another host: {next}")))
+        Err(self.unusable(&format!("the next page is on another host: {next}")))
     }
 
-    /// The error of an answer that cannot be used.
-    pub fn refused(&self, message: &str) -> Error {
-        self.failed(Failure::of(StatusCode::OK, message))
+    /// The error of a response that cannot be used.
+    pub fn unusable(&self, message: &str) -> Error {
+        self.failed(Failure::new(StatusCode::OK, message))
     }
 
     fn failed(&self, failure: Failure) -> Error {
-        failure.about(&self.repository.to_string())
+        failure.into_error(&self.repository.to_string())
     }
 
     fn json<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T> {
-        serde_json::from_slice(&answer.body)
-            .map_err(|error| self.refused(&format!("its answer is not as specified: {error}")))
+        serde_json::from_slice(&answer.body).map_err(|error| self.unusable(&format!("invalid response: {error}")))
     }
 }

@@ -1,4 +1,4 @@
-//! One execution's listing: source − destination = plan.
+//! Lists the source for one execution, compares it with the destination, and writes the plan.
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::primitives::ByteStream;
@@ -17,13 +17,13 @@ use shared::{Error, Result};
 use crate::comparison::Comparison;
 use crate::config::Config;
 use crate::distribution::Client;
-use crate::failing::Failing;
+use crate::failing::FailingRows;
 use crate::input::{self, Input};
 use crate::source::{Registries, Source};
 use crate::turn::{self, Turn};
 use crate::{batches, dry_run};
 
-/// What the state machine sends.
+/// The state machine's request.
 #[derive(Debug, Deserialize)]
 pub struct Request {
     /// The execution's name.
@@ -33,20 +33,16 @@ pub struct Request {
     pub input: Value,
 }
 
-/// The clients of AWS's services, made once.
+/// The clients of AWS's services.
 pub struct Clients {
-    /// For the plan.
-    pub s3: aws_sdk_s3::Client,
-    /// For the rows that say `Error`.
-    pub dynamodb: aws_sdk_dynamodb::Client,
-    /// For the other executions.
-    pub sfn: aws_sdk_sfn::Client,
-    /// For credentials, and for the list of selected images.
-    pub stores: Stores,
+    s3: aws_sdk_s3::Client,
+    dynamodb: aws_sdk_dynamodb::Client,
+    sfn: aws_sdk_sfn::Client,
+    stores: Stores,
 }
 
 impl Clients {
-    /// Makes them all.
+    /// Clients with the Lambda's role.
     pub fn new(aws: &SdkConfig) -> Self {
         Self {
             s3: aws_sdk_s3::Client::new(aws),
@@ -58,29 +54,33 @@ impl Clients {
 }
 
 /// Lists the source, compares it with the destination, and writes the plan.
+///
+/// # Errors
+/// If a parameter, a credential or the image list is invalid, if nothing can be listed, or if the plan cannot be written. A
+/// single repository that cannot be listed is a failure in the plan.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
     match whose_turn(config, clients, request, &input).await? {
         Turn::Now => {}
         Turn::LeftTo(execution) => {
-            tracing::info!(execution, "left to an execution that waits");
+            tracing::info!(execution, "a waiting execution copies the same images");
             return Ok(Summary { left_to: Some(execution), ..Summary::default() });
         }
         Turn::Wait(wait) => {
-            tracing::info!(execution = wait.execution, "waiting for an execution that is active");
+            tracing::info!(execution = wait.execution, "waiting for an active execution");
             return Ok(Summary { wait: Some(wait), ..Summary::default() });
         }
     }
-    let (failing, source, (destination, host)) = future::try_join3(
-        read_failing(config, clients, &input),
+    let (failing_rows, source, (destination, host)) = future::try_join3(
+        read_failing_rows(config, clients, &input),
         connect_source(config, aws, clients),
         connect(&config.destination, aws, clients),
     )
     .await?;
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     let (source, destination, explain) = (&source, &destination, input.dry_run);
-    let comparison = Comparison { config, source, destination, host: &host, failing: &failing, explain };
+    let comparison = Comparison { config, source, destination, host: &host, failing_rows: &failing_rows, explain };
     let mut diff = comparison.run(selection).await?;
     let mut summary = std::mem::take(&mut diff.summary);
     if summary.listed < config.min_images {
@@ -113,7 +113,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     Ok(summary)
 }
 
-/// Emits the counts of a run that copies: a dry run, or an execution that waits, has listed nothing that counts.
+/// Emits the counts of a run as metrics, unless it is a dry run or waits for another execution.
 pub fn emit_metrics(environment: &Environment, summary: &Summary) {
     if summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
         return;
@@ -134,13 +134,13 @@ async fn whose_turn(config: &Config, clients: &Clients, request: &Request, input
     }
 }
 
-/// The rows that say `Error`. A run of other images knows nothing of them.
-async fn read_failing(config: &Config, clients: &Clients, input: &Input) -> Result<Failing> {
+/// A run of other images cannot decide which rows are outdated, so it reads none.
+async fn read_failing_rows(config: &Config, clients: &Clients, input: &Input) -> Result<FailingRows> {
     match &config.image_table {
         Some(table) if !input.dry_run && input.src_image_list.is_none() => {
-            Failing::read(&clients.dynamodb, table).await
+            FailingRows::read(&clients.dynamodb, table).await
         }
-        _ => Ok(Failing::default()),
+        _ => Ok(FailingRows::default()),
     }
 }
 
@@ -157,14 +157,14 @@ async fn connect_source<'a>(config: &Config, aws: &'a SdkConfig, clients: &Clien
     }
 }
 
-/// An ECR registry, and its host.
+/// Connects to an ECR registry, and gets its host.
 async fn connect(registry: &RegistryConfig, aws: &SdkConfig, clients: &Clients) -> Result<(Registry, RegistryHost)> {
     let registry = Registry::connect(aws, &clients.stores, registry).await?;
     let host = registry.login().await?.host;
     Ok((registry, host))
 }
 
-/// Whoever may push to the source decides how much there is to copy.
+/// A person who can push to the source decides how much a run copies. `maxImages` and `maxBytes` limit that.
 fn check_size(config: &Config, summary: &Summary) -> Result<()> {
     for (unit, found, parameter, limit) in [
         ("images", summary.to_copy as u64, "maxImages", config.max_images),
@@ -196,7 +196,8 @@ async fn write(
     Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), version })
 }
 
-/// A JSON array. Each item is dropped as soon as it is written: the two together would be the most memory of a run.
+/// Serialises a JSON array. Each item is dropped when it is serialised, because all items and the JSON together need too much
+/// memory.
 fn json_array(items: impl IntoIterator<Item: Serialize>) -> Vec<u8> {
     let mut json = vec![b'['];
     for item in items {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_would_copy_more_than_it_may_fails_before_it_copies_anything() {
+    fn a_run_that_would_exceed_max_images_or_max_bytes_fails() {
         let summary = Summary { to_copy: 3, bytes: 1_000, ..Summary::default() };
         for (variable, value, refused) in [
             ("MAX_IMAGES", "3", false),
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_plan_is_a_json_array_under_the_executions_name() {
+    async fn the_plan_is_an_object_with_the_executions_name() {
         let rule = mock!(aws_sdk_s3::Client::put_object)
             .match_requests(|request| request.bucket() == Some("bucket") && request.key() == Some("plans/run.json"))
             .then_output(|| PutObjectOutput::builder().version_id("v1").build());

@@ -1,4 +1,4 @@
-//! What an execution's input asks for, and the list of selected images.
+//! The input of an execution, and the selected images.
 
 use aws_sdk_ssm::Client;
 use serde::Deserialize;
@@ -9,45 +9,44 @@ use shared::{Error, Result};
 
 use crate::config::{Config, Scope};
 
-/// What the input of an execution may ask for, for that run.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Input {
-    /// Instead of the images that the stack selects: a list of the same form.
+    /// An image list that replaces the stack's selection.
     pub src_image_list: Option<String>,
-    /// To write what would be copied, and why, and to copy nothing.
+    /// Report what a run would copy, and copy nothing.
     pub dry_run: bool,
-    /// The console suggests one.
+    /// The console suggests an input with this field.
     #[serde(alias = "Comment")]
     comment: Value,
-    /// That images were pushed; the state machine has waited for those that follow.
+    /// A pushed image started the execution. Only the state machine uses this.
     pushed: Value,
 }
 
 impl Input {
-    /// Reads an execution's input. An event of EventBridge, which starts most executions, asks for nothing.
+    /// Parses an execution's input. An event of EventBridge, which starts most executions, is the default input. Unknown fields
+    /// are errors, so that a misspelled `dryRun` does not start a copy.
     pub fn parse(input: &Value) -> Result<Self> {
-        let asks = ["srcImageList", "dryRun"].iter().any(|field| input.get(field).is_some());
-        // With a field of ours it is nobody's event, and the state machine has taken it for an input.
-        if input.is_null() || input.get("detail-type").is_some() && !asks {
+        let has_field = ["srcImageList", "dryRun"].iter().any(|field| input.get(field).is_some());
+        // The state machine does not treat an input with these fields as an event.
+        if input.is_null() || input.get("detail-type").is_some() && !has_field {
             return Ok(Self::default());
         }
         serde_json::from_value(input.clone()).map_err(|error| Error::Configuration {
-            parameter: "the execution's input".into(),
+            parameter: "The execution's input".into(),
             value: input.to_string(),
             problem: format!(
-                r#"{error}; expected JSON like {{"srcImageList": "nginx:1.27", "dryRun": true}}, or {{}}"#
+                r#"expected {{}}, or JSON like {{"srcImageList": "nginx:1.27", "dryRun": true}}: {error}"#
             ),
         })
     }
 
-    /// Checks that it is known which images are wanted, and that the input may say so.
+    /// Checks that images are selected, and that the input is allowed to select them.
     pub fn check(&self, config: &Config) -> Result<()> {
         if self.src_image_list.is_some() && !config.allows_input_images {
             return Err(Error::NotAllowed {
                 subject: "srcImageList in the execution's input".into(),
-                problem: "the stack's parameter allowInputImages is false, so a run copies what the stack selects"
-                    .into(),
+                problem: "allowInputImages is false, so only the stack's parameters select images.".into(),
             });
         }
         if self.src_image_list.is_some() || !matches!(config.scope, Scope::Nothing) {
@@ -56,12 +55,13 @@ impl Input {
         Err(Error::Configuration {
             parameter: "srcList".into(),
             value: "ALL".into(),
-            problem: "only an ECR registry can be copied as a whole: choose SELECTED and give a list of images".into(),
+            problem: "only an ECR registry can be copied as a whole. Set srcList to SELECTED, and list images in srcImageList."
+                .into(),
         })
     }
 }
 
-/// The images that are selected, or `None` for all.
+/// The selected images, or `None` for all.
 pub async fn select(
     config: &Config,
     input: &Input,
@@ -92,13 +92,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_input_may_select_images_and_ask_for_a_dry_run() {
-        let input = Input::parse(&json!({ "srcImageList": "nginx:1.27", "dryRun": true })).expect("it is one");
+    fn the_input_can_select_images_and_request_a_dry_run() {
+        let input = Input::parse(&json!({ "srcImageList": "nginx:1.27", "dryRun": true })).expect("it is valid");
         assert_eq!((input.src_image_list.as_deref(), input.dry_run), (Some("nginx:1.27"), true));
     }
 
     #[test]
-    fn what_starts_an_execution_by_itself_asks_for_nothing() {
+    fn an_event_and_a_suggested_input_are_the_default_input() {
         for input in [
             Value::Null,
             json!({}),
@@ -106,19 +106,19 @@ mod tests {
             json!({ "pushed": true }),
             json!({ "version": "0", "detail-type": "Scheduled Event", "source": "aws.events", "detail": {} }),
         ] {
-            let input = Input::parse(&input).expect("it is no wish");
+            let input = Input::parse(&input).expect("it is valid");
             assert_eq!((input.src_image_list, input.dry_run), (None, false));
         }
     }
 
     #[test]
-    fn a_misspelled_wish_is_an_error_that_names_it() {
+    fn an_invalid_input_is_an_error_with_the_field() {
         for (input, problem) in [
             (json!({ "dryrun": true }), "unknown field `dryrun`"),
             (json!({ "dryRun": "yes" }), "invalid type"),
             (json!("nginx:1.27"), "invalid type"),
         ] {
-            let error = Input::parse(&input).expect_err("it is none");
+            let error = Input::parse(&input).expect_err("it is invalid");
             assert!(error.to_string().contains(problem), "{error}");
             assert_eq!(error.name(), "InvalidConfiguration");
         }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_registry_that_is_not_ecr_is_refused_unless_the_input_selects_images() {
+    fn all_images_of_a_registry_other_than_ecr_are_an_error_unless_the_input_selects_images() {
         let environment = [("SOURCE_TYPE", "Public"), ("SRC_LIST", "ALL"), ("PLAN_BUCKET", "bucket")];
         let config = Config::read(&environment.into_iter().collect()).expect("it is complete");
         let error = Input::default().check(&config).expect_err("it would list nothing");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_names_images_is_refused_where_the_stack_does_not_allow_it() {
+    fn an_input_that_selects_images_is_refused_if_the_stack_does_not_allow_it() {
         let environment = [
             ("SOURCE_TYPE", "Public"),
             ("SRC_LIST", "SELECTED"),
@@ -187,18 +187,19 @@ mod tests {
         let error = input.check(&config).expect_err("not even in a dry run");
         assert_eq!(error.name(), "NotAllowed");
         assert!(error.to_string().contains("allowInputImages"), "{error}");
-        Input { dry_run: true, ..Input::default() }.check(&config).expect("it names no image");
+        Input { dry_run: true, ..Input::default() }.check(&config).expect("it selects no images");
     }
 
     #[test]
-    fn no_input_says_when_a_run_begins() {
-        Input::parse(&json!({ "notBefore": "2099-01-01T00:00:00Z" })).expect_err("it would stall all that follow");
-        Input::parse(&json!({ "pushed": true })).expect("it waits for a fixed time");
-        Input::parse(&json!({ "detail-type": 1, "dryRun": true })).expect_err("it would copy, and wait for nobody");
+    fn an_input_cannot_delay_other_executions() {
+        Input::parse(&json!({ "notBefore": "2099-01-01T00:00:00Z" })).expect_err("it is unknown");
+        Input::parse(&json!({ "pushed": true })).expect("the state machine waits for a fixed time");
+        Input::parse(&json!({ "detail-type": 1, "dryRun": true }))
+            .expect_err("it is an event with a field of an input");
     }
 
     #[test]
-    fn the_guides_inputs_are_inputs() {
+    fn the_guides_inputs_are_valid() {
         let guide = include_str!("../../docs/selecting.md");
         let examples: Vec<_> = guide.split("```input\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert_eq!(examples.len(), 2);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_parameters_below_the_path_are_one_list() {
+    async fn the_list_includes_all_parameters_below_the_path() {
         let (list, more) =
             (held("quay.io/a/a:1"), below(&[("/list/10", "quay.io/a/c:1"), ("/list/2", "quay.io/a/b:1")]));
         assert_eq!(selected("/list", &[&list, &more]).await.expect("they are lists"), ["a/a", "a/b", "a/c"]);
@@ -217,25 +218,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_no_path_has_nothing_below() {
+    async fn a_name_that_is_not_a_path_is_a_single_parameter() {
         assert_eq!(selected("list", &[&held("quay.io/a/a:1")]).await.expect("it is a list"), ["a/a"]);
     }
 
     #[tokio::test]
-    async fn a_wrong_entry_is_named_with_the_parameter_that_holds_it() {
+    async fn the_error_of_an_invalid_entry_has_the_name_of_its_parameter() {
         let (list, more) = (held("nginx"), below(&[("/list/10", "a:1,B:1"), ("/list/2", "a:2")]));
-        let error = selected("/list", &[&list, &more]).await.expect_err("it is no reference");
+        let error = selected("/list", &[&list, &more]).await.expect_err("it is not a reference");
         assert!(error.to_string().starts_with(r#""B:1" (entry 2 of /list/10): "#), "{error}");
     }
 
     #[tokio::test]
-    async fn a_parameter_that_is_missing_is_an_error_that_names_it() {
-        let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("there is none");
+    async fn a_missing_parameter_is_an_error_with_its_name() {
+        let error = selected("/list", &[&missing(), &below(&[])]).await.expect_err("it does not exist");
         assert!(error.to_string().starts_with(r#""/list": the Parameter Store has no parameter"#), "{error}");
     }
 
     #[tokio::test]
-    async fn the_input_comes_before_the_list() {
+    async fn the_list_in_the_input_replaces_that_of_the_stack() {
         let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&missing()]);
         let input = Input { src_image_list: Some("quay.io/x/y:1".into()), ..Input::default() };
         let selection = select(&config("/list"), &input, &ssm, None).await.expect("it is a list").expect("it selects");

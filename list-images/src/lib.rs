@@ -1,6 +1,4 @@
-//! Decides what a run must copy, and writes the plan: what the source has, without what the destination has.
-//!
-//! [`handler::list`] is the work of one execution; `main.rs` runs it as a Lambda.
+//! Decides what a run copies: it compares the source with the destination, and writes the plan. See [`handler::list`].
 
 pub mod batches;
 mod comparison;
@@ -12,5 +10,7 @@ mod failing;
 pub mod handler;
 mod input;
 mod rules;
-pub mod source;
+mod source;
 mod turn;
+
+pub use source::SourceImage;

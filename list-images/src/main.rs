@@ -1,4 +1,4 @@
-//! Lambda: decides what a run must copy, and writes the plan.
+//! Lambda: decides what a run copies, and writes the plan.
 
 use aws_config::retry::RetryConfig;
 use lambda_runtime::{Error, tracing};
@@ -7,19 +7,18 @@ use list_images::handler::{self, Clients, Request};
 use shared::config::Environment;
 use shared::lambda::{parse, serve};
 
-/// How often a call is tried before it has failed.
+/// Attempts of each AWS call. ECR throttles the listing of large registries.
 const ATTEMPTS: u32 = 10;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let environment = Environment::of_process();
-    // ECR throttles its listings; a large registry needs more calls than it allows at once.
     let aws = aws_config::from_env().retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS)).load().await;
     let clients = Clients::new(&aws);
     serve(async |payload| {
         let request: Request = parse(payload)?;
-        // Read here, so that a wrong parameter fails the execution with its name, and not the start of the function.
+        // Parameters are read here, because an error before `serve` would not reach the state machine.
         let summary = handler::list(&Config::read(&environment)?, &aws, &clients, &request).await?;
         handler::emit_metrics(&environment, &summary);
         Ok(summary)

@@ -1,4 +1,4 @@
-//! What is left out, whatever is selected: repositories and tags by pattern.
+//! The rules that exclude repositories and tags.
 
 use glob::Pattern;
 use shared::Result;
@@ -6,16 +6,13 @@ use shared::config::{Environment, invalid};
 use shared::reference::Tag;
 use shared::tags::subject;
 
-/// The stack-wide rules.
 #[derive(Debug, Default)]
 pub struct Rules {
-    /// Only these repositories are copied, where all are listed; empty for all.
+    /// Empty for all.
     include_repositories: Patterns,
-    /// These are not.
     exclude_repositories: Patterns,
-    /// Tags that are never copied.
     exclude_tags: Patterns,
-    /// Whether the copying task checks signatures: then it brings those of an image with it.
+    /// Whether the copying task checks signatures. It copies the signatures of an image with the image.
     pub signed: bool,
 }
 
@@ -23,15 +20,15 @@ pub struct Rules {
 struct Patterns(Vec<Pattern>);
 
 impl Rules {
-    /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A pattern for
-    /// repositories that ends in a slash stands for all below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
+    /// `INCLUDE_REPOSITORIES`, `EXCLUDE_REPOSITORIES` and `EXCLUDE_TAGS`: globs, separated by commas. A glob for repositories
+    /// that ends in a slash matches all repositories below it. `REQUIRES_SIGNATURES`: whether the task checks signatures.
     pub fn read(environment: &Environment) -> Result<Self> {
         let read = |variable: &str| {
             let value = environment.optional(variable).unwrap_or_default();
             let patterns = environment.items(variable).map(|text| {
                 let below = if text.ends_with('/') && variable != "EXCLUDE_TAGS" { "*" } else { "" };
                 Pattern::new(&format!("{text}{below}"))
-                    .map_err(|error| invalid(variable, value, &format!("{text} is not a glob: {}", error.msg)))
+                    .map_err(|error| invalid(variable, value, &format!("invalid glob {text:?}: {}", error.msg)))
             });
             patterns.collect::<Result<_>>().map(Patterns)
         };
@@ -43,12 +40,12 @@ impl Rules {
         })
     }
 
-    /// Whether there are any for repositories.
-    pub fn choose_repositories(&self) -> bool {
+    /// Whether a rule selects repositories.
+    pub fn select_repositories(&self) -> bool {
         !(self.include_repositories.0.is_empty() && self.exclude_repositories.0.is_empty())
     }
 
-    /// The rule by which a repository is left out, if one does.
+    /// The rule that excludes a repository.
     pub fn excluding_repository(&self, name: &str) -> Option<String> {
         match self.exclude_repositories.matching(name) {
             Some(pattern) => Some(format!("excludeRepositories {pattern}")),
@@ -58,10 +55,10 @@ impl Rules {
         }
     }
 
-    /// The rule by which a tag is left out, if one does.
+    /// The rule that excludes a tag.
     pub fn excluding_tag(&self, tag: &Tag) -> Option<String> {
         if self.signed && subject(tag).is_some() {
-            return Some("signaturePolicy: it is not signed itself, and a signature comes with its image".into());
+            return Some("signaturePolicy: signatures are copied with their image".into());
         }
         self.exclude_tags.matching(tag.as_str()).map(|pattern| format!("excludeTags {pattern}"))
     }
@@ -82,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn repositories_are_included_and_excluded_by_glob_and_by_prefix() {
+    fn repositories_are_included_and_excluded_by_glob_and_by_folder() {
         let rules =
             rules(&[("INCLUDE_REPOSITORIES", "team-a/, shared-*"), ("EXCLUDE_REPOSITORIES", "*/test,shared-x")])
                 .expect("they are globs");
@@ -100,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_excluded_by_the_daily_rule_of_container_mirror() {
+    fn tags_are_excluded_by_glob() {
         let rules =
             rules(&[("EXCLUDE_TAGS", "*alpha*,*beta*,*windowsservercore*,*nanoserver*")]).expect("they are globs");
         for tag in ["1.0-alpha", "v2beta1", "8.0-windowsservercore-ltsc2022", "nanoserver"] {
@@ -110,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_nothing_is_left_out() {
-        let rules = rules(&[]).expect("there is none");
-        assert!(!rules.choose_repositories());
+    fn without_rules_nothing_is_excluded() {
+        let rules = rules(&[]).expect("all are optional");
+        assert!(!rules.select_repositories());
         let signature = format!("sha256-{}.sig", "a".repeat(64)).parse().expect("it is a tag");
         assert_eq!((rules.excluding_repository("a"), rules.excluding_tag(&signature)), (None, None));
         let signed = self::rules(&[("REQUIRES_SIGNATURES", "true")]).expect("it is a flag");
@@ -120,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_is_none_is_an_error_that_names_it() {
+    fn an_invalid_glob_is_an_error_with_the_glob() {
         let error = rules(&[("EXCLUDE_TAGS", "*-rc, [a")]).expect_err("a bracket is open");
-        assert!(error.to_string().starts_with(r#"excludeTags is "*-rc, [a": [a is not a glob"#), "{error}");
+        assert!(error.to_string().starts_with(r#"excludeTags is "*-rc, [a": invalid glob "[a": "#), "{error}");
     }
 }

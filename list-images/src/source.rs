@@ -1,4 +1,4 @@
-//! What the source holds of what the run wants: repositories, and the images listed in each.
+//! Lists the selected repositories and images at the source.
 
 mod ecr;
 mod public;
@@ -19,148 +19,137 @@ use shared::{Error, Result};
 pub use self::public::Registries;
 use crate::rules::Rules;
 
-/// How many repositories are listed at once. More would only meet ECR's limits sooner, and take more memory.
+/// How many repositories are listed at once. More repositories need more memory, and ECR throttles them.
 const CONCURRENCY: usize = 16;
 
-/// The most registries of a list: all of them are asked at the same time.
+/// The most registries of an image list. All registries are queried at the same time.
 const REGISTRIES: usize = 100;
 
 /// A repository that the run copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryRequest {
-    /// Where it is.
     pub repository: Repository,
     /// Its name in the table.
     pub name: RepositoryName,
-    /// Its name at the destination: the same, behind the prefix.
+    /// Its name at the destination: the prefix and `name`.
     pub destination: RepositoryName,
-    /// What of it.
     pub wanted: Wanted,
 }
 
-/// What is asked of every listing.
 #[derive(Debug)]
 pub struct Options {
-    /// Whether images without a tag come along: those of an ECR repository that is copied as a whole, and what refers to
-    /// an image, such as its signature.
+    /// Whether untagged images are copied: those of an ECR repository that is copied as a whole, and referrers of selected
+    /// images, such as signatures.
     pub include_untagged: bool,
-    /// The one platform that is copied; `None` for all.
+    /// `None` for all platforms.
     pub platform: Option<Platform>,
-    /// What is left out.
     pub rules: Rules,
 }
 
-/// An image that is to be at the destination.
+/// An image at the source that the run selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceImage {
-    /// The tag; `None` for an untagged image.
+    /// `None` for an untagged image.
     pub tag: Option<Tag>,
     /// The digest.
     pub digest: Digest,
-    /// The compressed size; 0 where it is not known.
+    /// The compressed size; 0 if it is unknown.
     pub bytes: u64,
     /// Whether it is an index.
     pub is_index: bool,
-    /// How many images it has, if it is one; 0 where that is not known.
+    /// The number of images in an index; 0 if it is unknown.
     pub images: u32,
-    /// What it refers to, as the source says: it comes along with that image.
+    /// The image that this one refers to, according to the registry.
     pub subject: Option<Digest>,
-    /// The digest that the destination's tag leads to instead, once they have been compared.
+    /// The digest that the destination's tag points to, if it is another one.
     pub replaces: Option<Digest>,
-    /// Whether the source has archived it: it cannot be copied, and may be at the destination.
+    /// Whether it is archived at the source, and cannot be pulled.
     pub is_archived: bool,
 }
 
 impl SourceImage {
-    /// An image of which no more is known.
+    /// An image with a tag and a digest only.
     pub fn new(tag: Option<Tag>, digest: Digest) -> Self {
         Self { tag, digest, bytes: 0, is_index: false, images: 0, subject: None, replaces: None, is_archived: false }
     }
 
-    /// Why it cannot be copied.
-    pub fn failed(&self, error: &str) -> ListingFailure {
+    pub(crate) fn failed(&self, error: &str) -> ListingFailure {
         ListingFailure::of(self.tag.as_ref(), Some(self.digest), error)
     }
 }
 
-/// Something that is wanted and cannot be copied.
+/// A selected image or pattern that cannot be copied.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListingFailure {
     /// The tag, the digest, or the pattern.
     pub name: Excerpt,
-    /// What is wrong.
     pub error: Excerpt,
 }
 
-/// The most characters of the name of what fails; tags have 128.
+/// The most characters of a failure's name. Tags have up to 128.
 const NAME: usize = 200;
 
-/// What stands for all that refers to a repository's images. Like the next one it has a space, which no tag has.
+/// The name of the failure to list referrers. Tags cannot have a space.
 const REFERRERS: &str = "all referrers";
 
-/// What stands for the failures of a repository that are too many to be told one by one.
+/// The name of all failures above [`FAILURES`].
 const MORE: &str = "more failures";
 
 impl ListingFailure {
-    /// Whatever `name` stands for fails.
     pub fn new(name: &str, error: &str) -> Self {
         Self { name: Excerpt::within(name, NAME), error: error.into() }
     }
 
-    /// An image fails, by its tag, or by its digest where it has none.
+    /// The failure of an image. Its name is the tag, or the digest of an untagged image.
     pub fn of(tag: Option<&Tag>, digest: Option<Digest>, error: &str) -> Self {
         let digest = || digest.map_or_else(String::new, |digest| digest.to_string());
         Self::new(&tag.map_or_else(digest, ToString::to_string), error)
     }
 
-    /// All of a repository fails: its images cannot be listed.
+    /// The failure of a whole repository.
     pub fn unlistable(error: &str) -> Self {
-        Self::new(ALL_TAGS, &format!("its images cannot be listed: {error}"))
+        Self::new(ALL_TAGS, &format!("The repository cannot be listed: {error}"))
     }
 
-    /// What refers to its images, such as their signatures, cannot be listed.
-    pub fn companions(error: &Error) -> Self {
-        Self::new(REFERRERS, &format!("what refers to its images cannot be listed: {error}"))
+    /// The failure to list the referrers of images.
+    pub fn referrers(error: &Error) -> Self {
+        Self::new(REFERRERS, &format!("Signatures and other referrers cannot be listed: {error}"))
     }
 
-    /// Whether there may be more images, which could not be listed.
+    /// Whether the repository can have more images, which are not listed.
     pub fn hides_others(&self) -> bool {
         [ALL_TAGS, REFERRERS, MORE].contains(&self.name.as_str())
     }
 }
 
-/// An image that a rule leaves out.
+/// A tag that a rule excludes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excluded {
-    /// Its tag.
     pub tag: Tag,
-    /// The rule.
     pub rule: String,
 }
 
 /// The listing of a repository.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// What is to be at the destination.
+    /// The selected images.
     pub images: Vec<SourceImage>,
-    /// What cannot be copied.
+    /// What is selected and cannot be copied.
     pub failures: Vec<ListingFailure>,
-    /// What a rule left out.
     pub excluded: Vec<Excluded>,
-    /// Why the repository could not be listed. It costs no other one.
-    pub failure: Option<Error>,
+    /// Why the repository cannot be listed.
+    pub error: Option<Error>,
 }
 
-/// The most failures of a repository that are told one by one.
+/// The most failures of a repository that are recorded separately.
 const FAILURES: usize = 1_000;
 
 impl Listing {
-    /// Stands for a repository that could not be listed.
+    /// A repository that cannot be listed.
     pub fn failed(error: Error) -> Self {
-        Self { failures: vec![ListingFailure::unlistable(&error.to_string())], failure: Some(error), ..Self::default() }
+        Self { failures: vec![ListingFailure::unlistable(&error.to_string())], error: Some(error), ..Self::default() }
     }
 
-    /// Adds images, and those that fail.
     pub fn add(&mut self, images: impl IntoIterator<Item = Result<SourceImage, ListingFailure>>) {
         for image in images {
             match image {
@@ -170,12 +159,13 @@ impl Listing {
         }
     }
 
-    /// Adds what fails, unless there is very much of it already: then only that there is more.
+    /// Adds a failure. Above [`FAILURES`], one failure stands for all others.
     pub fn fail(&mut self, failed: ListingFailure) {
         match self.failures.len() {
             0..FAILURES => self.failures.push(failed),
             FAILURES => {
-                self.failures.push(ListingFailure::new(MORE, "more of its images fail than are listed one by one"));
+                let error = format!("The repository has more than {FAILURES} failures. The others are not recorded.");
+                self.failures.push(ListingFailure::new(MORE, &error));
             }
             _ => {}
         }
@@ -184,14 +174,12 @@ impl Listing {
 
 /// The registries that images come from.
 pub enum Source<'a> {
-    /// One ECR registry, and its host.
     Ecr(Registry, RegistryHost),
-    /// Any others.
     Public(Box<Registries<'a>>),
 }
 
 impl Source<'_> {
-    /// The host of the one registry that everything comes from, if there is one.
+    /// The host of an ECR source.
     pub fn host(&self) -> Option<&RegistryHost> {
         match self {
             Self::Ecr(_, host) => Some(host),
@@ -199,8 +187,8 @@ impl Source<'_> {
         }
     }
 
-    /// The repositories to copy from, those that the selection names or all that there are, and those that a rule leaves
-    /// out, with the rule.
+    /// The selected repositories, or all of them, and those that a rule excludes, with the rule. It is an error if a selected
+    /// repository is not allowed, or if ECR does not allow its name at the destination.
     pub async fn requests(
         &self,
         selection: Option<Selection>,
@@ -214,7 +202,7 @@ impl Source<'_> {
             (_, Some(selection)) => {
                 let registries: BTreeSet<_> = selection.keys().map(|repository| &repository.registry).collect();
                 if let Some(registry) = registries.into_iter().nth(REGISTRIES) {
-                    let problem = format!("the list names more than the {REGISTRIES} registries that are allowed");
+                    let problem = format!("the image list exceeds the limit of {REGISTRIES} registries.");
                     return Err(Error::Selection { entry: registry.as_str().into(), place: None, problem });
                 }
                 for repository in selection.keys() {
@@ -250,8 +238,7 @@ impl Source<'_> {
         Ok((selection.into_iter().map(request).collect::<Result<_>>()?, excluded))
     }
 
-    /// The images of one repository that the run wants. What is wrong with one of them, or with the repository, is told
-    /// in its place: it costs no other image.
+    /// Lists the selected images of a repository. Errors become failures in the listing, so that they do not affect others.
     pub async fn list(&self, request: &RepositoryRequest, options: &Options) -> Listing {
         let listing = match self {
             Self::Ecr(registry, _) => ecr::list(registry, request, options).await,
@@ -260,8 +247,8 @@ impl Source<'_> {
         listing.unwrap_or_else(Listing::failed)
     }
 
-    /// Finishes a listing of what the destination lacks: takes out untagged images that come along with an index, fills in
-    /// sizes and numbers of images that listing did not tell, and looks whether what came along belongs to its image.
+    /// Completes the images that the destination does not have: it removes untagged images that belong to an index, adds sizes
+    /// and numbers of images that the listing did not have, and checks the subjects of referrers.
     pub async fn finish(
         &self,
         request: &RepositoryRequest,
@@ -272,7 +259,7 @@ impl Source<'_> {
             Self::Ecr(registry, _) => {
                 let (archived, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|image| image.is_archived);
                 let failures = archived.iter().map(|image| image.failed(ecr::CANNOT_PULL)).collect();
-                // For a single platform, that has been done already.
+                // For a single platform, indexes are already replaced.
                 let is_done = options.platform.is_some();
                 let images = if is_done { missing } else { ecr::with_indexes(registry, request, missing).await? };
                 Ok((images, failures))
@@ -285,12 +272,12 @@ impl Source<'_> {
 /// What can be copied, and what cannot.
 pub type Finished = (Vec<SourceImage>, Vec<ListingFailure>);
 
-/// How many images an index is reckoned to have where nobody tells.
+/// The assumed number of images in an index, if it is unknown.
 const IMAGES_OF_INDEX: u32 = 4;
 
 impl SourceImage {
-    /// How many manifests it comes with: its own, and those of an index's images.
-    pub fn manifests(&self) -> u32 {
+    /// The number of manifests: its own, and those of an index's images.
+    pub(crate) fn manifests(&self) -> u32 {
         match (self.is_index, self.images) {
             (false, _) => 1,
             (true, 0) => 1 + IMAGES_OF_INDEX,
@@ -299,9 +286,13 @@ impl SourceImage {
     }
 }
 
-/// The image of `request` that Docker Hub would not let us pull any more, of `left` pulls that it allows: it would only fail.
-/// Otherwise there are fewer left.
-pub fn defer(request: &RepositoryRequest, image: &SourceImage, allowed: u64, left: &mut u64) -> Option<ListingFailure> {
+/// The failure of an image that exceeds Docker Hub's pull limit: `allowed` pulls, of which the run has not used `left` yet.
+pub fn refuse_above_pull_limit(
+    request: &RepositoryRequest,
+    image: &SourceImage,
+    allowed: u64,
+    left: &mut u64,
+) -> Option<ListingFailure> {
     if !request.repository.registry.is_docker_hub() {
         return None;
     }
@@ -312,13 +303,12 @@ pub fn defer(request: &RepositoryRequest, image: &SourceImage, allowed: u64, lef
     }
     *left = 0;
     Some(image.failed(&format!(
-        "deferred to a later run: Docker Hub allows {allowed} more pulls to the user in srcCredential for now, and the run needs \
-         more; a user with a subscription has no limit"
+        "Deferred to a later run: Docker Hub allows the user in srcCredential {allowed} more pulls now, and this run needs more. \
+         A user with a subscription has no limit."
     )))
 }
 
-/// Runs `work` for all of `repositories`, [`CONCURRENCY`] of a registry at a time. Registries do not wait for each other:
-/// one that takes all its time costs the others none of theirs.
+/// Runs `work` for all repositories, [`CONCURRENCY`] of a registry at once. A slow registry does not delay others.
 pub async fn for_each<T, W>(
     repositories: Vec<RepositoryRequest>,
     work: impl Fn(RepositoryRequest) -> W,
@@ -330,13 +320,13 @@ where
     for request in repositories {
         registries.entry(request.repository.registry.clone()).or_default().push(request);
     }
-    let of_registry =
+    let for_registry =
         |requests| stream::iter(requests).map(&work).buffer_unordered(CONCURRENCY).try_collect::<Vec<T>>();
-    let done = future::try_join_all(registries.into_values().map(of_registry)).await?;
+    let done = future::try_join_all(registries.into_values().map(for_registry)).await?;
     Ok(done.into_iter().flatten().collect())
 }
 
-/// Two repositories whose images would be in one at the destination.
+/// Checks that no two repositories have the same name at the destination.
 pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
     let mut sources: HashMap<&RepositoryName, &Repository> = HashMap::new();
     for request in requests {
@@ -345,8 +335,7 @@ pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
                 entry: Excerpt::new(&request.repository.to_string()),
                 place: None,
                 problem: format!(
-                    "it would have the same name at the destination, {}, as {other}; leave one of them out, or choose another \
-                     naming",
+                    "its name at the destination, {}, is also that of {other}. Remove one of them, or change naming.",
                     request.destination
                 ),
             });
@@ -355,11 +344,11 @@ pub fn check_collisions(requests: &[RepositoryRequest]) -> Result<()> {
     Ok(())
 }
 
-/// Why patterns leave out what the source has archived.
+/// The rule for archived images that a pattern matches.
 const ARCHIVED: &str = "archived at the source";
 
-/// What of `available` the request's patterns choose and its names add; images that a rule leaves out, and patterns that
-/// choose nothing, are told. Patterns choose nothing that is `archived`.
+/// The selected images of a repository with the tags `available`. The listing has the tags that a rule excludes, and a failure
+/// for each pattern that matches nothing. Patterns do not select `archived` tags.
 fn choose(
     wanted: &Wanted,
     available: &[Available<'_>],
@@ -368,18 +357,18 @@ fn choose(
 ) -> (Vec<NamedImage>, Listing) {
     let mut listing = Listing::default();
     let mut chosen: BTreeSet<NamedImage> = BTreeSet::new();
-    // What is excluded is none of the newest. It is told only of what would have been chosen.
+    // Rules apply before `newest`. Only excluded tags that a pattern matches are reported.
     let rule = |tag: &Tag| rules.excluding_tag(tag).or_else(|| archived.contains(tag).then(|| ARCHIVED.to_owned()));
-    let (out, rest): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rule(it.tag).is_some());
+    let (not_allowed, allowed): (Vec<_>, Vec<_>) = available.iter().copied().partition(|it| rule(it.tag).is_some());
     let mut excluded: BTreeSet<&Tag> = BTreeSet::new();
     for pattern in &wanted.patterns {
-        let tags = pattern.select(&rest);
-        let left_out = pattern.without_limit().select(&out);
-        if tags.is_empty() && left_out.is_empty() && !pattern.is_everything() {
-            let error = format!("no tag of {} matches", available.len());
+        let tags = pattern.select(&allowed);
+        let excluded_tags = pattern.without_limit().select(&not_allowed);
+        if tags.is_empty() && excluded_tags.is_empty() && !pattern.is_everything() {
+            let error = format!("No tag matches this pattern. Number of tags in the repository: {}.", available.len());
             listing.failures.push(ListingFailure::new(pattern.as_str(), &error));
         }
-        excluded.extend(left_out);
+        excluded.extend(excluded_tags);
         chosen.extend(tags.into_iter().map(|tag| NamedImage { tag: Some(tag.clone()), digest: None }));
     }
     for image in &wanted.images {
@@ -387,7 +376,7 @@ fn choose(
             excluded.insert(tag);
             continue;
         }
-        // The same tag with a digest is a request for that image.
+        // An entry with a tag and a digest takes precedence over the tag.
         if image.digest.is_some() && image.tag.is_some() {
             chosen.remove(&NamedImage { tag: image.tag.clone(), digest: None });
         }
@@ -396,18 +385,18 @@ fn choose(
         }
         chosen.insert(image.clone());
     }
-    let told = |tag: &Tag| Some(Excluded { tag: tag.clone(), rule: rule(tag)? });
-    listing.excluded.extend(excluded.into_iter().filter_map(told));
+    let with_rule = |tag: &Tag| Some(Excluded { tag: tag.clone(), rule: rule(tag)? });
+    listing.excluded.extend(excluded.into_iter().filter_map(with_rule));
     (chosen.into_iter().collect(), listing)
 }
 
-/// The image of an index that runs on `platform`.
+/// The image of an index for `platform`.
 fn on_platform(index: &Manifest, platform: &Platform) -> Result<Descriptor, String> {
-    let of = |image: &Descriptor| image.platform.clone();
-    let image = index.manifests.iter().find(|image| of(image).is_some_and(|it| platform.accepts(&it)));
-    image.cloned().ok_or_else(|| {
-        let has: Vec<_> = index.manifests.iter().filter_map(of).map(|it| it.to_string()).collect();
-        format!("it has no image for {platform}, only for {}", has.join(", "))
+    let is_accepted = |image: &&Descriptor| image.platform.as_ref().is_some_and(|it| platform.accepts(it));
+    index.manifests.iter().find(is_accepted).cloned().ok_or_else(|| {
+        let platforms = index.manifests.iter().filter_map(|image| image.platform.as_ref());
+        let platforms: Vec<_> = platforms.map(ToString::to_string).collect();
+        format!("The index has no image for {platform}. Its platforms: {}.", platforms.join(", "))
     })
 }
 
@@ -426,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sources_that_would_land_on_one_destination_are_an_error_that_names_both() {
+    fn two_sources_with_the_same_destination_are_an_error_with_both() {
         for (list, first, second) in [
             ("gcr.io/p/app:1,us.gcr.io/p/app:1", "gcr.io/p/app", "us.gcr.io/p/app"),
             ("gcr.io/p/app:1,us.gcr.io/p/app:2", "gcr.io/p/app", "us.gcr.io/p/app"),
@@ -440,20 +429,24 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_hub_would_not_let_us_pull_is_deferred() {
+    fn images_above_docker_hubs_pull_limit_are_deferred() {
         let requests = requests("nginx,redis,quay.io/coreos/etcd", Naming::Plain);
         let image = |is_index| SourceImage { is_index, ..SourceImage::new(None, Digest::of(b"")) };
         let images = [image(true), image(false), image(false)];
         let mut left = 5;
-        let deferred: Vec<_> =
-            requests.iter().zip(&images).map(|(request, image)| defer(request, image, 5, &mut left)).collect();
-        let which: Vec<_> = deferred.iter().map(Option::is_some).collect();
-        assert_eq!(which, [false, true, false], "the index takes them all, and the third is not Docker Hub's");
-        assert!(deferred[1].as_ref().is_some_and(|it| it.error.as_str().contains("allows 5 more pulls")));
+        let mut failure = |(request, image)| refuse_above_pull_limit(request, image, 5, &mut left);
+        let deferred: Vec<_> = requests.iter().zip(&images).map(&mut failure).collect();
+        let is_deferred: Vec<_> = deferred.iter().map(Option::is_some).collect();
+        assert_eq!(is_deferred, [false, true, false], "the index needs all pulls, and the third is not on Docker Hub");
+        assert!(
+            deferred[1]
+                .as_ref()
+                .is_some_and(|it| it.error.as_str().contains("allows the user in srcCredential 5 more pulls"))
+        );
     }
 
     #[tokio::test]
-    async fn what_the_source_has_archived_and_the_destination_lacks_fails_and_is_not_copied() {
+    async fn an_image_that_is_archived_at_the_source_and_missing_at_the_destination_fails() {
         let ecr = aws_smithy_mocks::mock_client!(aws_sdk_ecr, aws_smithy_mocks::RuleMode::MatchAny, []);
         let requests = requests("ecr.example/app:1,ecr.example/app:2", Naming::Plain);
         let source = Source::Ecr(Registry::new(ecr, None), requests[0].repository.registry.clone());
@@ -461,7 +454,7 @@ mod tests {
             let tag: Tag = tag.parse().expect(tag);
             SourceImage { is_archived, ..SourceImage::new(Some(tag.clone()), Digest::of(tag.as_str().as_bytes())) }
         };
-        for platform in [None, Some("linux/arm64".parse().expect("it is one"))] {
+        for platform in [None, Some("linux/arm64".parse().expect("it is valid"))] {
             let options = Options { include_untagged: true, platform, rules: Rules::default() };
             let missing = vec![image("1", false), image("2", true)];
             let (images, failures) = source.finish(&requests[0], missing, &options).await.expect("there is no index");
@@ -483,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_excluded_is_left_out_and_told_whoever_wants_it() {
+    fn excluded_tags_are_reported_with_their_rule() {
         let tags = ["1.0", "1.1", "1.2-beta", "2.0-beta"];
         let (named, listing) = chosen("app:1.* newest 2,app:3-beta,app:3", "*beta*", &tags);
         assert_eq!(named, ["1.0", "1.1", "3"]);
@@ -493,21 +486,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_chooses_nothing_is_told() {
+    fn a_pattern_that_matches_no_tag_is_a_failure() {
         let (named, listing) = chosen("app:9.*,app:1.*", "", &["1.0"]);
         assert_eq!(named, ["1.0"]);
-        assert_eq!(listing.failures, [ListingFailure::new("9.*", "no tag of 1 matches")]);
+        let error = "No tag matches this pattern. Number of tags in the repository: 1.";
+        assert_eq!(listing.failures, [ListingFailure::new("9.*", error)]);
     }
 
     #[test]
-    fn a_tag_is_chosen_once_and_with_the_digest_that_was_asked_for() {
+    fn a_tag_is_selected_once_and_with_the_digest_in_the_list() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let (named, _) = chosen(&format!("app:ALL_TAGS,app:1.0,app:1.*,app:1.1@{digest}"), "", &["1.0", "1.1"]);
         assert_eq!(named, ["1.0".to_owned(), format!("1.1@{digest}")]);
     }
 
     #[test]
-    fn the_image_of_a_platform_is_found_or_the_others_are_named() {
+    fn the_image_of_a_platform_is_found_or_the_error_has_the_other_platforms() {
         let (amd, arm) = (Digest::of(b"amd"), Digest::of(b"arm"));
         let index = Manifest::parse(
             serde_json::json!({ "manifests": [
@@ -518,14 +512,14 @@ mod tests {
             .as_bytes(),
         )
         .expect("it is an index");
-        let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is one"));
+        let find = |platform: &str| on_platform(&index, &platform.parse().expect("it is valid"));
         assert_eq!(find("linux/arm64").expect("it has one").digest, arm);
-        let error = find("linux/s390x").expect_err("it has none");
-        assert_eq!(error, "it has no image for linux/s390x, only for linux/amd64, linux/arm64/v8");
+        let error = find("linux/s390x").expect_err("it has no image for it");
+        assert_eq!(error, "The index has no image for linux/s390x. Its platforms: linux/amd64, linux/arm64/v8.");
     }
 
     #[tokio::test]
-    async fn a_registry_that_does_not_answer_keeps_no_other_one_waiting() {
+    async fn a_registry_that_does_not_answer_does_not_delay_others() {
         let silent: Vec<_> = (0..CONCURRENCY + 1).map(|number| format!("silent.example/a{number}")).collect();
         let requests = requests(&format!("{},honest.example/b", silent.join(",")), Naming::Plain);
         let work = async |request: RepositoryRequest| {

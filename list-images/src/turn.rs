@@ -1,4 +1,4 @@
-//! Whose turn it is: of the executions of one state machine, one at a time lists and copies.
+//! Decides which execution of the state machine runs: one at a time lists and copies.
 
 use std::time::SystemTime;
 
@@ -11,23 +11,22 @@ use shared::{Error, Result};
 
 use crate::input::Input;
 
-/// What an execution that may start does.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It goes ahead.
+    /// The execution runs.
     Now,
-    /// It ends at once, since the execution with this ARN is still waiting, and will copy all that this one would.
+    /// The execution ends: the waiting execution with this ARN copies everything that it would copy.
     LeftTo(String),
-    /// It asks again later, because an earlier execution is active.
+    /// The execution checks again later: an earlier one is active.
     Wait(Wait),
 }
 
-/// The shortest pause, and the longest, in seconds. A round of the state machine adds nine events to the history, which may have
-/// [25,000](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html); with these, 30 days add some 20,000.
+/// The shortest and the longest pause, in seconds. Each check adds nine events to the history, which has
+/// [at most 25,000](https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html). 30 days add about 20,000.
 const PAUSES: (i64, i64) = (60, 1_200);
 
-/// Finds out whether the execution `name` may start. The earliest one runs; the others wait, except one that has nothing to add
-/// to an earlier one that waits. Dry runs neither wait nor are waited for.
+/// Decides whether the execution `name` runs now. The earliest one runs. The others wait, unless one that already waits copies
+/// the same images. Dry runs do not wait, and other executions do not wait for them.
 pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) -> Result<Turn> {
     if input.dry_run {
         return Ok(Turn::Now);
@@ -38,13 +37,13 @@ pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) 
         let arn = execution.execution_arn();
         let described = sfn.describe_execution().execution_arn(arn).send().await;
         let described = described.map_err(Error::aws("states:DescribeExecution", arn))?;
-        let theirs: Value = described.input().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-        // An input that cannot be used fails its execution: nothing is left to that one.
-        let theirs = Input::parse(&theirs).ok();
-        if theirs.as_ref().is_some_and(|it| it.dry_run) || *described.status() != ExecutionStatus::Running {
+        let other: Value = described.input().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        // An execution with an invalid input will fail.
+        let other = Input::parse(&other).ok();
+        if other.as_ref().is_some_and(|it| it.dry_run) || *described.status() != ExecutionStatus::Running {
             continue;
         }
-        let copies_the_same = input.src_image_list.is_none() && theirs.is_some_and(|it| it.src_image_list.is_none());
+        let copies_the_same = input.src_image_list.is_none() && other.is_some_and(|it| it.src_image_list.is_none());
         if active.is_some() && copies_the_same {
             return Ok(Turn::LeftTo(arn.to_owned()));
         }
@@ -54,14 +53,14 @@ pub async fn take(sfn: &Client, state_machine: &str, name: &str, input: &Input) 
     Ok(active.map_or(Turn::Now, |execution| Turn::Wait(Wait { execution, seconds: pause(waited) })))
 }
 
-/// How long the next pause is, after so many seconds: who has waited for long can wait a little longer.
+/// The next pause of an execution that has waited for this time, both in seconds.
 fn pause(waited: i64) -> i64 {
     (waited / 50).clamp(PAUSES.0, PAUSES.1)
 }
 
-/// The running executions that were started before `name`, the earliest first, and when that was started. The listing is
-/// ["eventually consistent"](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html): an
-/// execution that is not in it yet is the latest.
+/// The running executions that were started before `name`, the earliest first, and the time when `name` was started. The list is
+/// [eventually consistent](https://docs.aws.amazon.com/step-functions/latest/apireference/API_ListExecutions.html). If `name` is
+/// not listed yet, it counts as the latest.
 async fn earlier(sfn: &Client, state_machine: &str, name: &str) -> Result<(Vec<ExecutionListItem>, Option<DateTime>)> {
     let running = sfn.list_executions().state_machine_arn(state_machine).status_filter(ExecutionStatus::Running);
     let mut pages = running.into_paginator().send();
@@ -85,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// Asks for `this`, with running executions in the order in which they were started, each with its name and input.
+    /// The turn of `this`. `running` are the names and inputs of executions in the order in which they were started.
     async fn turn(running: &[(&'static str, Value)], this: &str, input: &Value) -> Result<Turn> {
         let item = |(second, (name, _)): (usize, &(&str, Value))| {
             let item =
@@ -109,7 +108,7 @@ mod tests {
             output.build().expect("it is complete")
         });
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&listed, &described]);
-        take(&sfn, "arn:machine", this, &Input::parse(input).expect("it is one")).await
+        take(&sfn, "arn:machine", this, &Input::parse(input).expect("it is valid")).await
     }
 
     fn waits_for(turn: Result<Turn>) -> String {
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_earliest_runs_the_second_waits_and_a_third_leaves_it_to_the_second() {
+    async fn the_first_runs_the_second_waits_and_the_third_ends() {
         let all = [("b", json!({})), ("a", json!({ "pushed": true })), ("c", json!({}))];
         assert_eq!(turn(&all, "b", &all[0].1).await.expect("it runs"), Turn::Now);
         assert_eq!(waits_for(turn(&all, "a", &all[1].1).await), "arn:b");
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_left_to_an_execution_that_copies_other_images_and_such_a_one_leaves_nothing() {
+    async fn an_execution_waits_if_the_waiting_one_copies_other_images() {
         let other = json!({ "srcImageList": "nginx:1" });
         let all = [("a", json!({})), ("b", other.clone()), ("c", json!({})), ("d", other.clone())];
         assert_eq!(waits_for(turn(&all, "c", &json!({})).await), "arn:a");
@@ -136,24 +135,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_left_to_an_execution_that_will_fail() {
+    async fn an_execution_waits_if_the_waiting_one_will_fail() {
         let all = [("a", json!({})), ("b", json!({ "typo": 1 })), ("c", json!({}))];
         assert_eq!(waits_for(turn(&all, "c", &json!({})).await), "arn:a");
     }
 
     #[test]
-    fn waiting_as_long_as_an_execution_may_run_leaves_room_in_its_history() {
+    fn the_history_has_room_for_the_longest_wait() {
         let (mut waited, mut rounds) = (0, 0);
         while waited < 2_592_000 {
             waited += pause(waited);
             rounds += 1;
         }
-        assert!((1_000..2_600).contains(&rounds), "{rounds} rounds of 9 events");
+        assert!((1_000..2_600).contains(&rounds), "{rounds} checks with 9 events each");
         assert_eq!((pause(0), pause(6_000), pause(1_000_000)), (60, 120, 1_200));
     }
 
     #[tokio::test]
-    async fn a_dry_run_does_not_wait_and_is_not_waited_for() {
+    async fn a_dry_run_does_not_wait_and_does_not_block_others() {
         let dry = json!({ "dryRun": true });
         let all = [("a", dry.clone()), ("b", json!({})), ("c", dry.clone())];
         assert_eq!(turn(&all, "b", &json!({})).await.expect("it runs"), Turn::Now);
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_execution_that_is_not_listed_yet_is_the_latest() {
+    async fn an_execution_that_is_not_listed_yet_counts_as_the_latest() {
         assert_eq!(turn(&[], "a", &json!({})).await.expect("it runs"), Turn::Now);
         assert_eq!(waits_for(turn(&[("b", json!({}))], "a", &json!({})).await), "arn:b");
     }

@@ -13,7 +13,8 @@ pub struct Config {
     pub execution_table: String,
 }
 
-/// To send a notification. It is separate from [`Config`], so that a parameter that fails a run does not also fail the notification.
+/// To send a notification. It is separate from [`Config`], so that a parameter that fails a run does not also fail the
+/// notification.
 #[derive(Debug)]
 pub struct NoticeConfig {
     pub stack: String,

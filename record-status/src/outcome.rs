@@ -77,8 +77,8 @@ impl Caught {
     }
 }
 
-/// Parses launch-task's report. The destination is checked in any case, so an invalid report is not fatal: it is logged, and becomes
-/// the error of each image that the destination does not have.
+/// Parses launch-task's report. The destination is checked in any case, so an invalid report is not fatal: it is logged, and
+/// becomes the error of each image that the destination does not have.
 fn report(report: Value) -> Report {
     serde_json::from_value(report).unwrap_or_else(|error| {
         tracing::error!(%error, "cannot parse the report of launch-task");

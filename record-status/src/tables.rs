@@ -71,8 +71,8 @@ impl<'a> Tables<'a> {
         Self { dynamodb, config }
     }
 
-    /// Writes the rows of a batch's images, corrects and deletes outdated `Error` rows, and adds the batch to the execution's counts.
-    /// A batch that is recorded again does not count again.
+    /// Writes the rows of a batch's images, corrects and deletes outdated `Error` rows, and adds the batch to the execution's
+    /// counts. A batch that is recorded again does not count again.
     pub async fn record(&self, request: &Request, outcomes: &Outcomes) -> Result<Recorded> {
         let log = &request.report.log;
         let Outcomes { counted, present } = outcomes;
@@ -105,8 +105,8 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Writes the row of an image. Attempts are counted across executions. A batch that is recorded again, and an image that the
-    /// destination already had, are not counted.
+    /// Writes the row of an image. Attempts are counted across executions. A batch that is recorded again, and an image that
+    /// the destination already had, are not counted.
     async fn row(&self, request: &Request, log: Option<&Log>, outcome: &Outcome, is_attempt: bool) -> Result<()> {
         let mut values = HashMap::from([
             ("MultiArchOption", text(&self.config.platforms)),

@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_prefix_is_a_repository_name_and_slashes_around_it_are_removed() {
         let read = |value: &str| prefix(&environment(&[("DEST_PREFIX", value)]));
-        assert_eq!(read("/mirror/hub/").expect("it is one").expect("it is not blank").as_str(), "mirror/hub");
+        assert_eq!(read("/mirror/hub/").expect("it is valid").expect("it is not blank").as_str(), "mirror/hub");
         assert_eq!(read(" ").expect("it is blank"), None);
         assert!(
             read("Mirror").expect_err("it has a capital letter").to_string().starts_with(r#"destPrefix is "Mirror""#)

@@ -33,8 +33,8 @@ impl<'a> SourceLogins<'a> {
         Ok(Self { base, source })
     }
 
-    /// The login to the registry at `host`; `None` for anonymous requests. Private ECR registries always require a login: it is that
-    /// of the access key or role of the credential, otherwise that of the Lambda's role.
+    /// The login to the registry at `host`; `None` for anonymous requests. Private ECR registries always require a login: it is
+    /// that of the access key or role of the credential, otherwise that of the Lambda's role.
     ///
     /// # Errors
     /// If ECR returns no token, or one for another registry.
@@ -60,8 +60,8 @@ impl<'a> SourceLogins<'a> {
     }
 }
 
-/// The identity for registries other than ECR. A user without a registry is assigned to the only registry of the *deployed* list, so
-/// the input of an execution cannot choose who gets the password.
+/// The identity for registries other than ECR. A user without a registry is assigned to the only registry of the *deployed*
+/// list, so the input of an execution cannot choose who gets the password.
 async fn identity(stores: &Stores, config: &PublicConfig) -> Result<Identity> {
     let identity = stores.identity(config.credential.as_ref()).await?;
     let (Identity::Users(users @ Users::WithoutRegistry(_)), Some(list)) = (&identity, &config.list) else {

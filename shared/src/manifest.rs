@@ -212,7 +212,7 @@ mod tests {
         for text in ["", "arm64", "linux/", "linux/arm/v7/x", "Linux/arm64", "linux/arm64,linux/amd64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
-        let platform = |text: &str| text.parse::<Platform>().expect("it is one");
+        let platform = |text: &str| text.parse::<Platform>().expect("it is valid");
         assert!(platform("linux/arm64").accepts(&platform("linux/arm64/v8")));
         assert!(!platform("linux/arm/v6").accepts(&platform("linux/arm/v7")));
         assert!(!platform("linux/arm64").accepts(&platform("windows/arm64")));

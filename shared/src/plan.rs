@@ -1,5 +1,5 @@
-//! The plan of a run. list-images writes it to S3 as a JSON array of [`Batch`]. The state machine passes each batch to launch-task,
-//! and then to record-status.
+//! The plan of a run. list-images writes it to S3 as a JSON array of [`Batch`]. The state machine passes each batch to
+//! launch-task, and then to record-status.
 
 use serde::{Deserialize, Serialize};
 
@@ -169,8 +169,8 @@ pub struct Object {
     /// The object's key.
     pub key: String,
     /// The version that this run wrote. The state machine reads this version, even if somebody writes another one. It is
-    /// [`null`](https://docs.aws.amazon.com/AmazonS3/latest/userguide/AddingObjectstoVersionSuspendedBuckets.html) if the bucket
-    /// keeps no versions, as in the first minutes of a new bucket.
+    /// [`null`](https://docs.aws.amazon.com/AmazonS3/latest/userguide/AddingObjectstoVersionSuspendedBuckets.html) if the
+    /// bucket keeps no versions, as in the first minutes of a new bucket.
     pub version: String,
 }
 

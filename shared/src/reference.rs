@@ -1,5 +1,5 @@
-//! Types for the names of registries, repositories and images. They can only hold valid names: parsing and deserialising check the
-//! grammars of the
+//! Types for the names of registries, repositories and images. They can only hold valid names: parsing and deserialising check
+//! the grammars of the
 //! [distribution specification](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests).
 
 use std::fmt;
@@ -98,8 +98,8 @@ name!(
 );
 
 name!(
-    /// A repository's name in its registry, such as `library/nginx`: up to 255 characters, in parts separated by slashes. A part
-    /// has lowercase letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
+    /// A repository's name in its registry, such as `library/nginx`: up to 255 characters, in parts separated by slashes. A
+    /// part has lowercase letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
     RepositoryName,
     is_repository_name,
     "a repository name: lowercase letters and digits, separated by ., _, - or /"
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn a_digest_is_sha256_in_lowercase() {
         let text = format!("sha256:{}", "0a".repeat(32));
-        assert_eq!(text.parse::<Digest>().expect("it is one").to_string(), text);
+        assert_eq!(text.parse::<Digest>().expect("it is valid").to_string(), text);
         assert_eq!(
             Digest::of(b"{}").to_string(),
             "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"

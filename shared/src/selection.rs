@@ -11,8 +11,8 @@ use crate::tags::{ALL_TAGS, Tags};
 use crate::{Error, Result};
 
 /// The form of an entry, for errors.
-const EXPECTED: &str = "Expected [registry[:port]/]repository[:tag][@digest]. Instead of a tag, it can have ALL_TAGS, a glob such as \
-                        1.27.*, or a version range such as ^1.27 or >=1.20 <2, and each of these can end in newest N.";
+const EXPECTED: &str = "Expected [registry[:port]/]repository[:tag][@digest]. Instead of a tag, it can have ALL_TAGS, a glob \
+                        such as 1.27.*, or a version range such as ^1.27 or >=1.20 <2, and each of these can end in newest N.";
 
 /// The selected repositories.
 pub type Selection = BTreeMap<Repository, Wanted>;
@@ -122,8 +122,8 @@ fn parse_entry(entry: &str, source: Option<&RegistryHost>) -> Result<(Repository
     Ok((repository, Wanted { patterns, ..Wanted::default() }))
 }
 
-/// Splits an entry into the name and the tag or pattern. A colon before the last slash belongs to a port, and one after an `@` to a
-/// digest.
+/// Splits an entry into the name and the tag or pattern. A colon before the last slash belongs to a port, and one after an `@`
+/// to a digest.
 fn split(reference: &str) -> (&str, Option<&str>) {
     let last = reference.rfind('/').map_or(0, |slash| slash + 1);
     match reference[last..].split_once([':', '@']) {
@@ -156,8 +156,8 @@ fn without_host<'a>(text: &'a str, source: &RegistryHost) -> Result<&'a str, Str
     }
 }
 
-/// Reads the parts of an image list, each with its name: the parameter of the Parameter Store, and all parameters below its path. A
-/// parameter has at most 4 KB.
+/// Reads the parts of an image list, each with its name: the parameter of the Parameter Store, and all parameters below its
+/// path. A parameter has at most 4 KB.
 ///
 /// # Errors
 /// If there are none, or they cannot be read.

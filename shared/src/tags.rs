@@ -128,8 +128,8 @@ impl Tags {
         }
     }
 
-    /// The newer tag is greater: by version in a version range, otherwise by the time of the push, and then by name, where 1.10 is
-    /// greater than 1.9.
+    /// The newer tag is greater: by version in a version range, otherwise by the time of the push, and then by name, where 1.10
+    /// is greater than 1.9.
     fn compare(&self, a: &Available<'_>, b: &Available<'_>) -> Ordering {
         let by_name = alphanumeric_sort::compare_str(a.tag.as_str(), b.tag.as_str());
         if let Kind::Range(..) = self.kind {

@@ -1,5 +1,5 @@
-//! The protocol of the copying task. Its script, in the template's task definition, reads the variable [`COPIES`], and logs one line
-//! for each image.
+//! The protocol of the copying task. Its script, in the template's task definition, reads the variable [`COPIES`], and logs one
+//! line for each image.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,15 +22,15 @@ pub const TASK_TOKEN: &str = "TASK_TOKEN";
 /// The variable with the minimum of milliseconds per manifest: [`Batch::pace`](crate::plan::Batch::pace).
 pub const PACE: &str = "PACE";
 
-/// The variable with the batch's repositories that cannot be written: a JSON array of [`Refusal`]. launch-task reads it when the task
-/// has stopped. The script ignores it.
+/// The variable with the batch's repositories that cannot be written: a JSON array of [`Refusal`]. launch-task reads it when
+/// the task has stopped. The script ignores it.
 pub const REFUSALS: &str = "REFUSALS";
 
 /// The characters that [`COPIES`] and [`REFUSALS`] can use in the JSON of RunTask's overrides.
 ///
-/// The overrides have [at most 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html). The token
-/// uses [up to 2,048](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html) of these, and the
-/// JSON around them fewer than 300.
+/// The overrides have [at most 8,192](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html). The
+/// token uses [up to 2,048](https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html) of these,
+/// and the JSON around them fewer than 300.
 pub const COPIES_LIMIT: usize = 5_800;
 
 /// Stands for the tag of an untagged image. No tag begins with it.
@@ -157,8 +157,8 @@ pub struct CopyReport {
 }
 
 impl CopyReport {
-    /// Parses a line of the script: `Done`, the destination and the seconds; or `Error`, the same, and skopeo's output. They are
-    /// separated by tabs. `None` if the line begins with neither.
+    /// Parses a line of the script: `Done`, the destination and the seconds; or `Error`, the same, and skopeo's output. They
+    /// are separated by tabs. `None` if the line begins with neither.
     ///
     /// # Errors
     /// The line, if the rest of it is invalid.

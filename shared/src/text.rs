@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Text of at most [`Excerpt::LIMIT`] characters in at most twice as many bytes. Characters that move a cursor, end a line or change
-/// the direction of writing are escaped, as `\n` or `\u{1b}`.
+/// Text of at most [`Excerpt::LIMIT`] characters in at most twice as many bytes. Characters that move a cursor, end a line or
+/// change the direction of writing are escaped, as `\n` or `\u{1b}`.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Excerpt(String);

@@ -535,8 +535,8 @@ fn command() -> [String; 2] {
     blocks.map(text).collect::<Vec<String>>().try_into().expect("the command has two parts")
 }
 
-/// The expected calls for a value of `COPIES`: skopeo's last two arguments for each image, sorted; or the number of the first line
-/// that [`encode`] does not write. The order of the images is not checked, since the script does not check it.
+/// The expected calls for a value of `COPIES`: skopeo's last two arguments for each image, sorted; or the number of the first
+/// line that [`encode`] does not write. The order of the images is not checked, since the script does not check it.
 fn parse(text: &[u8]) -> Result<Vec<[String; 2]>, usize> {
     let mut copies: Vec<RepositoryCopy> = Vec::new();
     let mut calls = Vec::new();

@@ -1,5 +1,5 @@
-//! Which addresses a registry may lead to: those on the internet, over TLS. What is private, loopback or link-local is the
-//! function's own surroundings, its runtime's API among them.
+//! Only public addresses, over TLS, are allowed for registries and their redirects. Private, loopback and link-local addresses
+//! belong to the function's network and to Lambda's runtime API.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,13 +9,13 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 
-/// Resolves names, and leaves out addresses that are not public.
+/// Resolves host names to public addresses only.
 pub struct PublicOnly;
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The port is that of the request, whatever it is here.
+            // The request sets the port.
             let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let public: Vec<SocketAddr> = addresses.filter(|address| is_public_address(address.ip())).collect();
             if public.is_empty() {
@@ -26,46 +26,46 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// The most hosts that one host may redirect to: each takes a connection, which stays open for a while.
+/// The most hosts that one host can redirect to. Each connection stays open for some time.
 const HOSTS: usize = 10;
 
-/// Follows up to `limit` redirects of a request to addresses of this scheme. They end where they first lead to another host:
-/// behind that, the HTTP client would send the login again.
+/// Follows up to `limit` redirects of a request to URLs with this scheme. A redirect from another host is not followed, because
+/// the HTTP client would send the login again.
 pub fn redirects(scheme: &'static str, limit: usize) -> Policy {
-    let led: Mutex<HashMap<String, HashSet<String>>> = Mutex::default();
+    let targets: Mutex<HashMap<String, HashSet<String>>> = Mutex::default();
     Policy::custom(move |attempt| {
         let previous = attempt.previous();
         if previous.len() > limit {
-            return attempt.error(format!("it redirects more than {limit} times"));
+            return attempt.error(format!("more than {limit} redirects"));
         }
         if !is_allowed(scheme, attempt.url()) {
-            let message = format!("it redirects to {}, which is not a public {scheme} address", attempt.url());
+            let message = format!("redirect to {}, which is not a public {scheme} URL", attempt.url());
             return attempt.error(message);
         }
         let (Some(first), Some(last)) = (previous.first(), previous.last()) else { return attempt.follow() };
         if last.origin() != first.origin() {
-            return attempt.error("it redirects from another host than its own");
+            return attempt.error("redirect from another host");
         }
         let host = |url: &Url| url.host_str().unwrap_or_default().to_owned();
-        let mut led = led.lock().unwrap_or_else(PoisonError::into_inner);
-        let hosts = led.entry(host(first)).or_default();
+        let mut targets = targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = targets.entry(host(first)).or_default();
         hosts.insert(host(attempt.url()));
         if hosts.len() > HOSTS {
-            drop(led);
-            return attempt.error(format!("it redirects to more than {HOSTS} hosts"));
+            drop(targets);
+            return attempt.error(format!("redirects to more than {HOSTS} hosts"));
         }
-        drop(led);
+        drop(targets);
         attempt.follow()
     })
 }
 
-/// Whether a registry that is asked by `scheme` may lead to an address.
+/// Whether a registry with this scheme can use this URL.
 pub fn is_allowed(scheme: &str, url: &Url) -> bool {
-    // The tests' registries have no certificates, and are on this machine.
+    // Tests use http and this machine.
     url.scheme() == scheme && (scheme != "https" || is_public(url))
 }
 
-/// Whether an address is, or may resolve to, a public one. Names are looked at when they are resolved.
+/// Whether a URL has a public address, or a name. Names are checked when they are resolved.
 pub fn is_public(url: &Url) -> bool {
     match url.host_str() {
         None => false,
@@ -76,7 +76,7 @@ pub fn is_public(url: &Url) -> bool {
     }
 }
 
-/// Whether an address is on the internet, by IANA's registries of special-purpose addresses
+/// Whether an address is public, according to IANA's registries of special-purpose addresses
 /// ([IPv4](https://www.iana.org/assignments/iana-ipv4-special-registry),
 /// [IPv6](https://www.iana.org/assignments/iana-ipv6-special-registry)).
 fn is_public_address(address: IpAddr) -> bool {
@@ -106,7 +106,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         // Global unicast, without 6to4 and Teredo, which wrap other addresses.
         [0x2002, ..] | [0x2001, 0, ..] => false,
         [first, ..] if first & 0xe000 == 0x2000 => true,
-        // What NAT64 translates, which it does with public addresses.
+        // NAT64, which translates public addresses.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))),
         _ => false,
     }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_on_the_internet_are_public() {
+    fn private_and_special_addresses_are_not_public() {
         for text in
             ["https://quay.io/v2/", "https://1.1.1.1/", "https://[2606:4700::1111]/", "https://[64:ff9b::101:101]/"]
         {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_to_this_machine_is_not_resolved() {
+    async fn a_name_with_a_loopback_address_is_not_resolved() {
         let error = PublicOnly.resolve("localhost".parse().expect("it is a name")).await.err().expect("it is loopback");
         assert_eq!(error.to_string(), "localhost has no public address");
     }

@@ -1,5 +1,5 @@
-//! Logging in, as a registry wants it: not at all, with a password, or with a
-//! [token](https://distribution.github.io/distribution/spec/auth/token/) that is got with it.
+//! Authentication, as the registry requires it: none, a password, or a
+//! [token](https://distribution.github.io/distribution/spec/auth/token/).
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use shared::ecr::Login;
 
-use super::http::{Failure, place};
+use super::http::{Failure, host_and_path};
 use super::{Session, address};
 
 /// The most bytes of a token.
 const TOKEN: usize = 64 << 10;
 
-/// A token that is younger has not expired: who is refused with it has no access.
+/// The minimum lifetime of a token. A request that is denied earlier is not retried with a new token.
 const TOKEN_LIVES: Duration = Duration::from_secs(60);
 
-/// How a registry wants to be logged in to.
+/// The authentication that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Challenge {
     None,
@@ -32,7 +32,7 @@ impl Session<'_> {
         authorization.as_ref().is_some_and(|(_, since)| since.elapsed() > TOKEN_LIVES)
     }
 
-    /// Gets what requests are authorized with, as the registry wants it.
+    /// Sets the header that authorizes requests.
     pub(super) async fn log_in(&self) -> Result<(), Failure> {
         let challenge = self.host.challenge.get_or_try_init(|| self.challenge()).await?;
         let basic = |login: &Login| authorization("Basic", &login.token);
@@ -61,8 +61,10 @@ impl Session<'_> {
                         self.client.read(&self.host, request.send().await?, TOKEN).await
                     })
                     .await?;
-                let token: Token = serde_json::from_slice(&answer.body)
-                    .map_err(|error| Failure::of(StatusCode::OK, &format!("{}: not a token: {error}", place(&url))))?;
+                let token: Token = serde_json::from_slice(&answer.body).map_err(|error| {
+                    let message = format!("{} returned an invalid token: {error}", host_and_path(&url));
+                    Failure::new(StatusCode::OK, &message)
+                })?;
                 let token = token.token.or(token.access_token).unwrap_or_default();
                 (!token.is_empty()).then(|| authorization("Bearer", &token)).transpose()?
             }
@@ -86,7 +88,7 @@ impl Session<'_> {
         let response = match response {
             Ok(response) => response,
             Err(failure) if failure.is_transient() || failure.is_limit() => return Err(failure),
-            // Some hide this page; the repository's own answer will tell.
+            // Some registries do not have this page. If they require a login, the next request fails.
             Err(_) => return Ok(Challenge::None),
         };
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
@@ -103,14 +105,14 @@ impl Session<'_> {
         if let Some(bearer) = bearer {
             let realm = parameter(bearer, "realm").unwrap_or_default();
             return match Url::parse(&realm) {
-                // The password goes there.
+                // It gets the password.
                 Ok(url) if address::is_allowed(self.client.scheme, &url) => {
                     Ok(Challenge::Bearer { realm: url, service: parameter(bearer, "service") })
                 }
                 _ => {
                     let scheme = self.client.scheme;
-                    let message = format!("it hands out tokens at {realm:?}, which is not a public {scheme} address");
-                    Err(Failure::of(StatusCode::MISDIRECTED_REQUEST, &message))
+                    let message = format!("its token URL {realm:?} is not a public {scheme} URL.");
+                    Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, &message))
                 }
             };
         }
@@ -120,8 +122,9 @@ impl Session<'_> {
 }
 
 fn authorization(scheme: &str, token: &str) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::try_from(format!("{scheme} {token}"))
-        .map_err(|_| Failure::of(StatusCode::UNAUTHORIZED, "its token has characters that a header cannot carry"))?;
+    let mut value = HeaderValue::try_from(format!("{scheme} {token}")).map_err(|_| {
+        Failure::new(StatusCode::UNAUTHORIZED, "its token has characters that are invalid in a header.")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -1,6 +1,5 @@
-//! Requests, and their answers within limits: in size, number and time.
+//! HTTP requests with retries, and limits for size, number and time of the responses.
 
-use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,37 +8,36 @@ use backon::Retryable;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
-use shared::Error;
 use shared::text::Excerpt;
+use shared::{Error, root_cause};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 
 use super::{Client, Host, Session};
 
-/// No answer tells to wait for longer than this; the run would take too long.
+/// The longest `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The most bytes of an error.
+/// The most bytes of an error response.
 const PROBLEM: usize = 64 << 10;
 
-/// Most answers are smaller. Of larger ones only [`LARGE_ANSWERS`](super::LARGE_ANSWERS) are read at a time: what registries send
-/// must fit into the function's memory.
+/// Larger responses need a permit, so that only [`LARGE_ANSWERS`](super::LARGE_ANSWERS) of them are in memory.
 const LARGE: usize = 64 << 10;
 
-/// The most bytes that one registry sends in a run.
+/// The most bytes of all responses of one registry in a run.
 pub(super) const ALL_ANSWERS: usize = 256 << 20;
 
-/// An answer that was read to its end.
+/// A complete response.
 pub struct Answer {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     _permits: Permits,
 }
 
-/// Held while a large body is in memory: the registry's own, and one of all.
+/// The permits for a large body: that of its registry, and one of all registries.
 type Permits = Vec<OwnedSemaphorePermit>;
 
-/// What went wrong with one request.
+/// Why a request failed.
 #[derive(Debug)]
 pub struct Failure {
     pub status: Option<StatusCode>,
@@ -48,8 +46,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// An answer with this status that cannot be used.
-    pub fn of(status: StatusCode, message: &str) -> Self {
+    pub fn new(status: StatusCode, message: &str) -> Self {
         Self { status: Some(status), message: Excerpt::new(message), retry_after: None }
     }
 
@@ -57,7 +54,7 @@ impl Failure {
         self.status.is_none_or(|status| status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
     }
 
-    /// Whether the registry exceeded a limit, or led to where it must not.
+    /// Whether the registry exceeds a limit, or redirects to an address that is not allowed.
     pub fn is_limit(&self) -> bool {
         const LIMITS: [StatusCode; 3] =
             [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::MISDIRECTED_REQUEST];
@@ -68,7 +65,7 @@ impl Failure {
         matches!(self.status, Some(StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
 
-    pub fn about(self, subject: &str) -> Error {
+    pub fn into_error(self, subject: &str) -> Error {
         Error::Registry {
             subject: subject.to_owned(),
             status: self.status.map(|status| status.as_u16()),
@@ -79,20 +76,16 @@ impl Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        let url = error.url().map(|url| format!("{}{}", url.host_str().unwrap_or_default(), url.path()));
-        let mut cause: &dyn StdError = &error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        let message = Excerpt::new(&format!("{}: {cause}", url.unwrap_or_default()));
-        // Where it was led to will be the same the next time.
+        let url = error.url().map(host_and_path).unwrap_or_default();
+        let message = Excerpt::new(&format!("{url}: {}", root_cause(&error)));
+        // A retry would get the same redirect.
         let status = error.is_redirect().then_some(StatusCode::MISDIRECTED_REQUEST);
         Self { status, message, retry_after: None }
     }
 }
 
 impl Client {
-    /// Reads an answer of `host`, if it is a good one and has at most `limit` bytes.
+    /// Reads a successful response of at most `limit` bytes.
     pub(super) async fn read(&self, host: &Host, response: Response, limit: usize) -> Result<Answer, Failure> {
         let status = response.status();
         if !status.is_success() {
@@ -103,17 +96,17 @@ impl Client {
         Ok(Answer { headers, body, _permits })
     }
 
-    /// The body of a response. A large one waits for its turn.
     async fn body(&self, host: &Host, mut response: Response, limit: usize) -> Result<(Vec<u8>, Permits), Failure> {
         let (mut body, mut permits) = (Vec::new(), Permits::new());
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > limit {
-                let message = format!("{} sends more than the {limit} bytes that are allowed", place(response.url()));
-                return Err(Failure::of(StatusCode::PAYLOAD_TOO_LARGE, &message));
+                let url = host_and_path(response.url());
+                let message = format!("the response of {url} exceeds the limit of {limit} bytes.");
+                return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, &message));
             }
             if host.sent.fetch_add(chunk.len(), Ordering::Relaxed) > ALL_ANSWERS {
-                let message = format!("the registry sends more than the {ALL_ANSWERS} bytes that are allowed in a run");
-                return Err(Failure::of(StatusCode::PAYLOAD_TOO_LARGE, &message));
+                let message = format!("the registry exceeds the limit of {ALL_ANSWERS} bytes per run.");
+                return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, &message));
             }
             if permits.is_empty() && body.len() + chunk.len() > LARGE {
                 for semaphore in [&host.large, &self.large] {
@@ -125,7 +118,7 @@ impl Client {
         Ok((body, permits))
     }
 
-    /// What a registry says is wrong. Of a long answer, only that it is one.
+    /// Reads an error response. If it is too long, only its status is used.
     pub(super) async fn problem(&self, host: &Host, response: Response) -> Failure {
         #[derive(Default, Deserialize)]
         struct Problem {
@@ -137,16 +130,16 @@ impl Client {
             #[serde(default)]
             errors: Vec<Problem>,
         }
-        let (status, place) = (response.status(), place(response.url()));
-        let retry_after = text(response.headers(), RETRY_AFTER.as_str());
+        let (status, url) = (response.status(), host_and_path(response.url()));
+        let retry_after = header(response.headers(), RETRY_AFTER.as_str());
         let body = self.body(host, response, PROBLEM).await.map(|(body, _)| body).unwrap_or_default();
         let problems: Problems = serde_json::from_slice(&body).unwrap_or_default();
-        let words = problems.errors.into_iter().next().and_then(|problem| problem.message.or(problem.code));
+        let message = problems.errors.into_iter().next().and_then(|problem| problem.message.or(problem.code));
         Failure {
             status: Some(status),
-            message: Excerpt::new(&match words {
-                Some(words) => format!("{place} answers {status}: {words}"),
-                None => format!("{place} answers {status}"),
+            message: Excerpt::new(&match message {
+                Some(message) => format!("{url} returned {status}: {message}"),
+                None => format!("{url} returned {status}"),
             }),
             retry_after: retry_after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
         }
@@ -154,8 +147,7 @@ impl Client {
 }
 
 impl Session<'_> {
-    /// Asks, as often as it takes: again with a new token where the old one has expired, and again a little later where
-    /// the registry is busy.
+    /// Sends a request, with a new token if the old one has expired, and with retries.
     pub(super) async fn get(&self, method: Method, url: &Url, accept: &str, limit: usize) -> Result<Answer, Failure> {
         let attempt = || async {
             let _slot = self.host.slots.acquire().await;
@@ -179,7 +171,7 @@ impl Session<'_> {
         Ok(request.send().await?)
     }
 
-    /// Tries until it succeeds, fails for good, or the registry's time is up.
+    /// Retries transient failures until the registry's time limit.
     pub(super) async fn retried<T, F>(&self, attempt: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -189,25 +181,24 @@ impl Session<'_> {
             .retry(self.client.retry)
             .when(Failure::is_transient)
             .notify(|failure, _| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.message.clone()))
-            .adjust(|failure, wait| wait.map(|wait| failure.retry_after.map_or(wait, |told| told.min(LONGEST_WAIT))));
+            .adjust(|failure, wait| Some(failure.retry_after.map_or(wait?, |after| after.min(LONGEST_WAIT))));
         let time = self.client.time;
         let deadline = *self.host.deadline.get_or_init(|| Instant::now() + time);
         let in_time = async { if Instant::now() < deadline { attempts.await } else { std::future::pending().await } };
         timeout_at(deadline.into(), in_time).await.unwrap_or_else(|_elapsed| {
             let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let last = last.map(|last| format!("; the last failure: {last}")).unwrap_or_default();
-            let message =
-                format!("the registry takes longer than the {} seconds that are allowed{last}", time.as_secs());
-            Err(Failure::of(StatusCode::REQUEST_TIMEOUT, &message))
+            let last = last.map(|last| format!(" The last failure: {last}")).unwrap_or_default();
+            let message = format!("the registry exceeds the limit of {} seconds per run.{last}", time.as_secs());
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, &message))
         })
     }
 }
 
-/// Host and path of an address, for messages.
-pub fn place(url: &Url) -> String {
+/// A URL without its query, for messages.
+pub fn host_and_path(url: &Url) -> String {
     format!("{}{}", url.host_str().unwrap_or_default(), url.path())
 }
 
-pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|text| text.trim().to_owned())
 }

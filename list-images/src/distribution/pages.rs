@@ -1,4 +1,4 @@
-//! The pages of a list, each of which names the next.
+//! The pages of a list.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, LINK};
 
 /// The most pages of a list.
-pub const PAGES: usize = 1_000;
+const PAGES: usize = 1_000;
 
-/// The pages of a list that were read.
+/// The pages that were read.
 pub struct Pages {
     list: &'static str,
     seen: BTreeSet<Url>,
@@ -19,19 +19,19 @@ impl Pages {
         Self { list, seen: BTreeSet::new() }
     }
 
-    /// Enters a page.
+    /// Adds a page. A page that was already read, and too many pages, are errors.
     pub fn visit(&mut self, page: &Url) -> Result<(), String> {
         if !self.seen.insert(page.clone()) {
-            return Err(format!("the pages of its {} go in circles", self.list));
+            return Err(format!("the pages of the {} form a loop.", self.list));
         }
         if self.seen.len() > PAGES {
-            return Err(format!("its {} has more than the {PAGES} pages that are allowed", self.list));
+            return Err(format!("the {} exceeds the limit of {PAGES} pages.", self.list));
         }
         Ok(())
     }
 }
 
-/// The address of the next page: `Link: </v2/…>; rel="next"`.
+/// The URL of the next page: `Link: </v2/…>; rel="next"`.
 pub fn link(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(LINK)

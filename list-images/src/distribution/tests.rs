@@ -1,4 +1,4 @@
-//! Against a registry that says what it is told to.
+//! Tests with registries whose responses the tests define.
 
 use axum::Router;
 use axum::body::Body;
@@ -12,13 +12,13 @@ use reqwest::header::{AUTHORIZATION, HOST, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use super::http::ALL_ANSWERS;
 use super::*;
 
-/// A client that asks over plain HTTP, and does not wait long before it asks again.
+/// A client that uses HTTP, and retries without a long delay.
 pub fn client() -> Client {
     let retry = ExponentialBuilder::default().with_min_delay(Duration::from_millis(1));
     Client::with("http", reqwest::Client::builder(), retry).expect("it needs no certificates")
 }
 
-/// Starts a registry; its host is what image references name it by.
+/// Starts a registry, and returns its host for image references.
 pub async fn serve(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
     let address: SocketAddr = listener.local_addr().expect("it is bound");
@@ -60,7 +60,7 @@ async fn count(session: &Session<'_>) -> Result<Option<usize>> {
     Ok(session.tags().await?.map(|list| list.tags.len()))
 }
 
-/// A registry with so many tags that says with Link what comes next.
+/// A registry with this number of tags, and with Link. Returns its host and the number of requested pages.
 async fn linking(count: usize) -> (String, Arc<AtomicUsize>) {
     let pages = Arc::<AtomicUsize>::default();
     let asked = Arc::clone(&pages);
@@ -84,17 +84,17 @@ async fn linking(count: usize) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn every_page_of_the_tags_is_read_at_full_size() {
+async fn every_page_of_tags_is_read_at_full_size() {
     for (count, pages) in [(0, 1), (1, 1), (100, 1), (101, 1), (999, 1), (1_000, 2), (1_001, 2), (2_500, 3)] {
         let (host, asked) = linking(count).await;
         assert_eq!(tags(&host).await.expect("it answers"), Some(count));
-        // A page that is exactly full asks for one more, in case the registry has never heard of Link.
+        // After a page that is exactly full, one more is requested, because the registry may not support Link.
         assert_eq!(asked.load(Ordering::Relaxed), pages, "{count}");
     }
 }
 
 #[tokio::test]
-async fn a_registry_that_knows_no_link_is_asked_by_the_last_tag() {
+async fn pages_of_a_registry_without_link_are_requested_by_the_last_tag() {
     let host = serve(|request| {
         let from = query(request, "last").and_then(|last| last.parse::<usize>().ok()).map_or(0, |last| last + 1);
         json(&page(from, 1_500_usize.saturating_sub(from).min(PAGE)))
@@ -104,15 +104,15 @@ async fn a_registry_that_knows_no_link_is_asked_by_the_last_tag() {
 }
 
 #[tokio::test]
-async fn a_registry_that_ignores_how_much_is_asked_for_is_read_once() {
+async fn a_registry_that_ignores_the_page_size_is_read_once() {
     let host = serve(|_| json(&page(0, 3_000))).await;
     assert_eq!(tags(&host).await.expect("it answers"), Some(3_000));
 }
 
 #[tokio::test]
-async fn pages_that_go_in_circles_or_to_another_host_are_errors_and_not_short_lists() {
+async fn a_loop_of_pages_and_a_page_on_another_host_are_errors() {
     for (link, problem) in [
-        ("</v2/team/app/tags/list?n=1000>; rel=\"next\"", "go in circles"),
+        ("</v2/team/app/tags/list?n=1000>; rel=\"next\"", "form a loop"),
         ("<http://elsewhere.example/v2/team/app/tags/list>; rel=\"next\"", "on another host"),
     ] {
         let host = serve(move |_| {
@@ -127,7 +127,7 @@ async fn pages_that_go_in_circles_or_to_another_host_are_errors_and_not_short_li
 }
 
 #[tokio::test]
-async fn a_page_that_fails_is_asked_for_again_and_then_an_error() {
+async fn a_page_that_fails_is_retried_and_then_an_error() {
     let (failing, asked) = (Arc::new(AtomicUsize::new(2)), Arc::<AtomicUsize>::default());
     let (left, count) = (Arc::clone(&failing), Arc::clone(&asked));
     let host = serve(move |request| {
@@ -139,7 +139,7 @@ async fn a_page_that_fails_is_asked_for_again_and_then_an_error() {
         if fails { status(429) } else { json(&page(0, 3)) }
     })
     .await;
-    assert_eq!(tags(&host).await.expect("the third time"), Some(3));
+    assert_eq!(tags(&host).await.expect("the third attempt succeeds"), Some(3));
     assert_eq!(asked.load(Ordering::Relaxed), 3);
 
     failing.store(usize::MAX, Ordering::Relaxed);
@@ -149,16 +149,16 @@ async fn a_page_that_fails_is_asked_for_again_and_then_an_error() {
 }
 
 #[tokio::test]
-async fn a_registry_that_wants_a_token_gets_the_login_where_tokens_are_and_the_token_where_images_are() {
+async fn a_login_is_sent_to_the_token_url_and_the_token_to_the_registry() {
     let host = serve(|request| {
         let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let host = request.headers()[HOST].to_str().unwrap_or_default();
         match request.uri().path() {
             "/token" => {
-                let is_asked_well = query(request, "service").as_deref() == Some("the registry")
+                let is_valid = query(request, "service").as_deref() == Some("the registry")
                     && query(request, "scope").as_deref() == Some("repository:team/app:pull")
                     && authorization == Some(&format!("Basic {}", STANDARD.encode("me:hush")));
-                if is_asked_well { json(&serde_json::json!({ "token": "t0ken" })) } else { status(403) }
+                if is_valid { json(&serde_json::json!({ "token": "t0ken" })) } else { status(403) }
             }
             _ if authorization == Some("Bearer t0ken") => json(&page(0, 1)),
             _ => {
@@ -173,14 +173,14 @@ async fn a_registry_that_wants_a_token_gets_the_login_where_tokens_are_and_the_t
     let login =
         |token: &str| Login { host: repository(&host).registry, token: STANDARD.encode(token), expires_at: None };
     let client = client();
-    let session = client.open(&repository(&host), Some(login("me:hush"))).await.expect("it may log in");
+    let session = client.open(&repository(&host), Some(login("me:hush"))).await.expect("the password is right");
     assert_eq!(count(&session).await.expect("it answers"), Some(1));
-    let refused = client.open(&repository(&host), Some(login("me:wrong"))).await.err().expect("it may not");
+    let refused = client.open(&repository(&host), Some(login("me:wrong"))).await.err().expect("the password is wrong");
     assert_eq!(refused.name(), "AccessDenied");
 }
 
 #[tokio::test]
-async fn a_registry_with_users_gets_the_login_itself() {
+async fn a_login_is_sent_to_a_registry_with_basic_authentication() {
     let host = serve(|request| {
         let is_user = request.headers().get(AUTHORIZATION).is_some_and(|it| it == "Basic bWU6aHVzaA==");
         if is_user {
@@ -205,7 +205,7 @@ fn with_header(mut answer: Answer<Body>, name: &'static str, value: &str) -> Ans
 }
 
 #[tokio::test]
-async fn a_manifest_is_named_by_the_header_or_by_its_own_digest_and_one_that_is_missing_says_so() {
+async fn the_digest_of_a_manifest_is_in_the_header_or_calculated() {
     let digest = Digest::of(b"named");
     let host = serve(move |request| {
         let answer = match request.uri().path() {
@@ -227,7 +227,7 @@ async fn a_manifest_is_named_by_the_header_or_by_its_own_digest_and_one_that_is_
     let client = client();
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
     assert_eq!(session.head("named").await.expect("it answers"), Head { digest, is_index: true });
-    assert_eq!(client.pulls_left(), None, "it is not Docker Hub that says so");
+    assert_eq!(client.pulls_left(), None, "it is not Docker Hub");
     let unnamed = session.head("unnamed").await.expect("it answers");
     assert_eq!(unnamed, Head { digest: Digest::of(b"{}"), is_index: true });
     for (tag, problem) in
@@ -239,7 +239,7 @@ async fn a_manifest_is_named_by_the_header_or_by_its_own_digest_and_one_that_is_
 }
 
 #[tokio::test]
-async fn the_pulls_that_docker_hub_allows_count_where_it_is_asked_as_a_user() {
+async fn docker_hubs_remaining_pulls_are_known_for_a_user_only() {
     let host = serve(|request| match request.uri().path() {
         "/v2/" => with_header(status(401), "www-authenticate", "Basic realm=\"r\""),
         _ => {
@@ -261,17 +261,17 @@ async fn the_pulls_that_docker_hub_allows_count_where_it_is_asked_as_a_user() {
 }
 
 #[tokio::test]
-async fn a_manifest_with_another_digest_is_refused() {
+async fn a_manifest_with_another_digest_is_an_error() {
     let host = serve(|_| Answer::new(Body::from("{}"))).await;
     let client = client();
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
-    session.manifest(Digest::of(b"{}")).await.expect("it is that");
-    let error = session.manifest(Digest::of(b"other")).await.expect_err("it is another").to_string();
+    session.manifest(Digest::of(b"{}")).await.expect("it has this digest");
+    let error = session.manifest(Digest::of(b"other")).await.expect_err("it has another digest").to_string();
     assert!(error.contains("has another digest"), "{error}");
 }
 
 #[tokio::test]
-async fn referrers_are_listed_where_the_registry_knows_them() {
+async fn referrers_are_listed_if_the_registry_has_the_api() {
     let [one, two, three] = ["1", "2", "3"].map(|content| Digest::of(content.as_bytes()));
     let host = serve(move |request| match request.uri().path() {
         path if path == format!("/v2/team/app/referrers/{one}") => {
@@ -288,7 +288,7 @@ async fn referrers_are_listed_where_the_registry_knows_them() {
 }
 
 #[tokio::test]
-async fn referrers_that_the_registry_refuses_to_list_are_an_error_and_others_are_still_asked_for() {
+async fn referrers_that_cannot_be_listed_are_an_error_and_others_are_still_requested() {
     let [refused, one] = ["refused", "1"].map(|content| Digest::of(content.as_bytes()));
     let host = serve(move |request| match request.uri().path() {
         "/v2/" => status(200),
@@ -299,12 +299,12 @@ async fn referrers_that_the_registry_refuses_to_list_are_an_error_and_others_are
     let client = client();
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
     let error = session.referrers(refused).await.expect_err("it is refused");
-    assert!(error.to_string().ends_with("answers 405 Method Not Allowed"), "{error}");
+    assert!(error.to_string().ends_with("returned 405 Method Not Allowed"), "{error}");
     assert_eq!(session.referrers(one).await.expect("it answers"), [one]);
 }
 
 #[tokio::test]
-async fn what_is_not_a_tag_is_told_apart_and_never_asked_for() {
+async fn invalid_tags_are_counted_and_never_requested() {
     let evil = "1 due[$(id)]\n> evil.example/backdoor d.example/prod";
     let host =
         serve(move |_| json(&serde_json::json!({ "tags": ["1", evil, "\u{1b}[31m", "1", "x".repeat(10_000)] }))).await;
@@ -312,13 +312,13 @@ async fn what_is_not_a_tag_is_told_apart_and_never_asked_for() {
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
     let list = session.tags().await.expect("it answers").expect("there are tags");
     assert_eq!(list.tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["1"]);
-    let (count, first) = list.invalid.expect("some are not tags");
+    let (count, first) = list.invalid.expect("some are invalid");
     assert_eq!(count, 3);
-    assert!(!first.as_str().contains('\n') && first.as_str().chars().count() <= MENTIONED, "{first}");
+    assert!(!first.as_str().contains('\n') && first.as_str().chars().count() <= INVALID_TAG, "{first}");
 }
 
-/// What a registry that answers everything in one way is refused with.
-async fn refused(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
+/// The errors of all requests to a registry that answers each of them in the same way.
+async fn errors(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send + Sync + 'static) -> String {
     let host = serve(move |request| if request.uri().path() == "/v2/" { status(200) } else { answer(request) }).await;
     let client = client();
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
@@ -329,22 +329,22 @@ async fn refused(answer: impl Fn(&Request<Body>) -> Answer<Body> + Clone + Send 
 }
 
 #[tokio::test]
-async fn a_registry_that_sends_more_than_is_allowed_is_refused_with_the_limit() {
+async fn a_response_that_is_too_large_is_an_error_with_the_limit() {
     let endless = |code: u16| {
         let chunk = Ok::<_, std::convert::Infallible>(vec![b'x'; 1 << 16]);
         let body = Body::from_stream(futures_util::stream::repeat(chunk));
         Answer::builder().status(code).body(body).expect("it is an answer")
     };
-    let errors = refused(move |_| endless(200)).await;
-    assert_eq!(errors.matches("sends more than the 4194304 bytes that are allowed").count(), 3, "{errors}");
-    let errors = refused(move |_| endless(500)).await;
-    assert_eq!(errors.matches("answers 500 Internal Server Error").count(), 3, "{errors}");
+    let too_large = errors(move |_| endless(200)).await;
+    assert_eq!(too_large.matches("exceeds the limit of 4194304 bytes").count(), 3, "{too_large}");
+    let failed = errors(move |_| endless(500)).await;
+    assert_eq!(failed.matches("returned 500 Internal Server Error").count(), 3, "{failed}");
 }
 
-/// An error that a registry has answered with.
+/// A recorded error of a registry.
 #[derive(Clone, Deserialize)]
 struct Recorded {
-    /// What was asked for: `manifests`, `tags`, or `token`.
+    /// The request: `manifests`, `tags` or `token`.
     path: String,
     status: u16,
     code: Option<String>,
@@ -363,7 +363,7 @@ impl Recorded {
 }
 
 #[tokio::test]
-async fn each_error_that_a_registry_has_answered_with_is_of_its_kind() {
+async fn each_recorded_error_of_a_registry_has_its_kind() {
     let file = include_str!("../../../shared/tests/data/errors.json");
     let mut file: serde_json::Value = serde_json::from_str(file).expect("it is JSON");
     let all: Vec<Recorded> = serde_json::from_value(file["registries"].take()).expect("they are errors");
@@ -394,8 +394,8 @@ async fn each_error_that_a_registry_has_answered_with_is_of_its_kind() {
 }
 
 #[tokio::test]
-async fn an_error_is_cut_and_escaped() {
-    let errors = refused(|_| {
+async fn an_error_is_shortened_and_escaped() {
+    let errors = errors(|_| {
         let message = format!("\u{1b}[31m{}", "x".repeat(30_000));
         let mut answer = json(&serde_json::json!({ "errors": [{ "message": message }] }));
         *answer.status_mut() = StatusCode::BAD_REQUEST;
@@ -407,18 +407,19 @@ async fn an_error_is_cut_and_escaped() {
 }
 
 #[tokio::test]
-async fn endless_lists_are_refused_with_the_limit() {
-    let errors = refused(|request| {
+async fn an_endless_list_is_an_error_with_the_limit() {
+    let too_many_pages = errors(|request| {
         let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
         let body = serde_json::json!({ "tags": [page.to_string()], "manifests": [] });
         let next = format!("<{}?page={}>; rel=\"next\"", request.uri().path(), page + 1);
         with_header(json(&body), "link", &next)
     })
     .await;
-    assert!(errors.contains("its tag list has more than the 1000 pages that are allowed"), "{errors}");
-    assert!(errors.contains("its list of referrers has more than the 1000 pages that are allowed"), "{errors}");
+    for list in ["tag list", "list of referrers"] {
+        assert!(too_many_pages.contains(&format!("the {list} exceeds the limit of 1000 pages")), "{too_many_pages}");
+    }
 
-    let errors = refused(|request| {
+    let too_many_items = errors(|request| {
         let page: usize = query(request, "page").and_then(|page| page.parse().ok()).unwrap_or_default();
         let tags: Vec<_> = (0..20_000).map(|number| format!("{page}-{number}")).collect();
         let digests: Vec<_> =
@@ -428,12 +429,13 @@ async fn endless_lists_are_refused_with_the_limit() {
         with_header(json(&body), "link", &next)
     })
     .await;
-    assert!(errors.contains("it has more than the 100000 tags that are allowed"), "{errors}");
-    assert!(errors.contains("more than the 1000 images that are allowed refer to sha256:"), "{errors}");
+    for limit in ["the repository exceeds the limit of 100000 tags", " exceeds the limit of 1000 referrers"] {
+        assert!(too_many_items.contains(limit), "{too_many_items}");
+    }
 }
 
 #[tokio::test]
-async fn a_registry_has_a_time_limit_for_all_that_it_is_asked() {
+async fn a_registry_has_a_time_limit_for_all_requests() {
     let host = serve(|request| {
         if request.uri().path() == "/v2/" {
             return status(200);
@@ -451,14 +453,14 @@ async fn a_registry_has_a_time_limit_for_all_that_it_is_asked() {
     }));
     for head in asked.await {
         let error = head.expect_err("it is never answered");
-        assert_eq!(error.name(), "RequestRefused", "it is not asked again at once");
-        assert!(error.to_string().contains("takes longer than the 0 seconds that are allowed"), "{error}");
+        assert_eq!(error.name(), "RequestRefused", "it is not retried");
+        assert!(error.to_string().contains("exceeds the limit of 0 seconds per run"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn redirects_lead_to_addresses_of_the_same_scheme_and_not_for_ever() {
-    let errors = refused(|request| {
+async fn a_redirect_to_another_scheme_and_too_many_redirects_are_errors() {
+    let errors = errors(|request| {
         let next = match request.uri().path() {
             path if path.contains("manifests") => "https://169.254.169.254/".to_owned(),
             path => format!("{path}/x"),
@@ -466,15 +468,12 @@ async fn redirects_lead_to_addresses_of_the_same_scheme_and_not_for_ever() {
         with_header(status(307), "location", &next)
     })
     .await;
-    assert!(
-        errors.contains("it redirects to https://169.254.169.254/, which is not a public http address"),
-        "{errors}"
-    );
-    assert!(errors.contains("it redirects more than 5 times"), "{errors}");
+    assert!(errors.contains("redirect to https://169.254.169.254/, which is not a public http URL"), "{errors}");
+    assert!(errors.contains("more than 5 redirects"), "{errors}");
 }
 
 #[tokio::test]
-async fn a_login_never_leaves_its_host_however_often_it_is_redirected() {
+async fn a_login_is_never_sent_to_another_host_by_redirects() {
     let shown = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&shown);
     let elsewhere = serve(move |request| {
@@ -490,38 +489,38 @@ async fn a_login_never_leaves_its_host_however_often_it_is_redirected() {
     let client = client();
     let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
     let session = client.open(&repository(&host), Some(login)).await.expect("it has answered");
-    let error = session.tags().await.expect_err("it leads nowhere").to_string();
-    assert!(error.contains("it redirects from another host than its own"), "{error}");
+    let error = session.tags().await.expect_err("the other host redirects, too").to_string();
+    assert!(error.contains("redirect from another host"), "{error}");
     assert_eq!(shown.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn a_registry_may_not_send_more_in_a_run_than_is_allowed() {
+async fn a_registry_has_a_limit_for_the_bytes_of_all_responses() {
     let host = serve(|_| json(&serde_json::json!({ "tags": ["1"] }))).await;
     let client = client();
     let session = client.open(&repository(&host), None).await.expect("it needs no login");
-    session.tags().await.expect("it is little");
+    session.tags().await.expect("it is below the limit");
     session.host.sent.store(ALL_ANSWERS + 1, Ordering::Relaxed);
-    let error = session.tags().await.expect_err("it is too much").to_string();
-    assert!(error.contains("bytes that are allowed in a run"), "{error}");
+    let error = session.tags().await.expect_err("it is above the limit").to_string();
+    assert!(error.contains("exceeds the limit of 268435456 bytes per run"), "{error}");
 }
 
 #[tokio::test]
-async fn a_registry_that_hands_out_tokens_elsewhere_gets_no_password_there() {
+async fn a_password_is_not_sent_to_a_token_url_that_is_not_public() {
     for realm in ["https://169.254.169.254/token", "file:///token", "not an address"] {
         let host =
             serve(move |_| with_header(status(401), "www-authenticate", &format!("Bearer realm=\"{realm}\""))).await;
         let login = Login { host: repository(&host).registry, token: "bWU6aHVzaA==".into(), expires_at: None };
         let error = client().open(&repository(&host), Some(login)).await.err().expect(realm).to_string();
-        assert!(error.contains("which is not a public http address") && error.contains(realm), "{error}");
+        assert!(error.contains("is not a public http URL") && error.contains(realm), "{error}");
     }
 }
 
 #[tokio::test]
-async fn over_tls_only_public_addresses_are_asked() {
+async fn only_public_addresses_are_requested() {
     let client = Client::new().expect("there are certificates");
     for host in ["127.0.0.1:9001", "localhost", "169.254.170.2", "10.0.0.1:5000"] {
         let error = client.open(&repository(host), None).await.err().expect(host).to_string();
-        assert!(error.contains("it is not a public address"), "{error}");
+        assert!(error.contains("the registry's address is not public"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The images of an ECR repository.
+//! Lists the images of an ECR repository.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -7,11 +7,11 @@ use shared::ecr::{Image, ImageId, Registry};
 use shared::manifest::Manifest;
 use shared::reference::{Digest, Tag};
 use shared::selection::NamedImage;
-use shared::tags::{Available, subject};
+use shared::tags::{ALL_TAGS, Available, subject};
 
 use super::{Listing, ListingFailure, Options, RepositoryRequest, SourceImage, choose, on_platform};
 
-/// Lists what the run wants of a repository.
+/// Lists the selected images of a repository.
 pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
     let images = registry.images(&request.repository.name).await?;
     let mut listing = listed(images.as_deref(), request, options);
@@ -21,8 +21,8 @@ pub async fn list(registry: &Registry, request: &RepositoryRequest, options: &Op
     Ok(listing)
 }
 
-/// Takes out untagged images that belong to an index which is copied anyway, and come along with it; and says how many
-/// each index has.
+/// Removes untagged images that belong to a listed index, because they are copied with it, and adds the number of images of
+/// each index.
 pub async fn with_indexes(
     registry: &Registry,
     request: &RepositoryRequest,
@@ -38,7 +38,7 @@ pub async fn with_indexes(
     Ok(missing)
 }
 
-/// Puts in place of each index its image for the platform. The others of its images are not copied by themselves.
+/// Replaces each index by its image for the platform, and removes its other images.
 async fn resolve(
     registry: &Registry,
     request: &RepositoryRequest,
@@ -69,7 +69,7 @@ async fn resolve(
     Ok(())
 }
 
-/// The manifests of those that are indexes.
+/// The manifests of the listed indexes.
 async fn indexes(
     registry: &Registry,
     request: &RepositoryRequest,
@@ -89,7 +89,7 @@ fn listed(images: Option<&[Image]>, request: &RepositoryRequest, options: &Optio
     let Some(images) = images else {
         let mut listing = Listing::default();
         if !request.wanted.patterns.is_empty() {
-            listing.failures.push(ListingFailure::unlistable(NO_REPOSITORY));
+            listing.failures.push(ListingFailure::new(ALL_TAGS, NO_REPOSITORY));
         }
         let named = request.wanted.images.iter();
         listing.failures.extend(named.map(|image| ListingFailure::of(image.tag.as_ref(), image.digest, NO_REPOSITORY)));
@@ -110,32 +110,30 @@ fn listed(images: Option<&[Image]>, request: &RepositoryRequest, options: &Optio
             None => tag.as_ref().and_then(|tag| tagged.get(tag)),
         };
         match image {
-            Some(image) => listing.images.push(one(tag, image)),
-            None => listing.failures.push(ListingFailure::of(
-                tag.as_ref(),
-                digest,
-                "the source has no such image: manifest unknown",
-            )),
+            Some(image) => listing.images.push(source_image(tag, image)),
+            None => listing.failures.push(ListingFailure::of(tag.as_ref(), digest, NO_IMAGE)),
         }
     }
     if options.include_untagged {
         if request.wanted.is_everything() {
             let untagged = images.iter().filter(|image| image.tags.is_empty() && !image.is_archived);
-            listing.images.extend(untagged.map(|image| one(None, image)));
+            listing.images.extend(untagged.map(|image| source_image(None, image)));
         } else {
-            companions(images, options, &mut listing);
+            add_referrers(images, options, &mut listing);
         }
     }
     listing
 }
 
-/// Why what the list names fails where the source has archived it.
-pub const CANNOT_PULL: &str = "the source has archived it, and archived images cannot be pulled; restore it there";
+pub const CANNOT_PULL: &str =
+    "The image is archived at the source, and cannot be pulled. To copy it, restore it there.";
 
-const NO_REPOSITORY: &str = "the source has no such repository: name unknown";
+const NO_REPOSITORY: &str = "The repository does not exist at the source (name unknown).";
 
-/// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
-fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
+const NO_IMAGE: &str = "The image does not exist at the source (manifest unknown).";
+
+/// Adds referrers of the listed images, such as signatures, SBOMs and attestations, and referrers of these.
+fn add_referrers(images: &[Image], options: &Options, listing: &mut Listing) {
     let mut known: BTreeSet<Digest> = listing.images.iter().map(|image| image.digest).collect();
     let mut listed: BTreeSet<(Option<Tag>, Digest)> =
         listing.images.iter().map(|image| (image.tag.clone(), image.digest)).collect();
@@ -150,7 +148,7 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
             }
             for tag in names {
                 if listed.insert((tag.clone(), image.digest)) {
-                    listing.images.push(one(tag, image));
+                    listing.images.push(source_image(tag, image));
                     known.insert(image.digest);
                 }
             }
@@ -161,7 +159,7 @@ fn companions(images: &[Image], options: &Options, listing: &mut Listing) {
     }
 }
 
-fn one(tag: Option<Tag>, image: &Image) -> SourceImage {
+fn source_image(tag: Option<Tag>, image: &Image) -> SourceImage {
     let Image { bytes, is_index, is_archived, .. } = *image;
     SourceImage { bytes, is_index, is_archived, ..SourceImage::new(tag, image.digest) }
 }
@@ -190,7 +188,7 @@ mod tests {
         }
     }
 
-    /// The tags, or `-`, with the digests of what is listed, and then the names of what fails.
+    /// The tags, or `-`, and digests of the listed images, and the names of failures.
     fn names(
         images: Option<&[Image]>,
         list: Option<&str>,
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn all_lists_every_tag_and_untagged_images_where_they_are_included() {
+    fn all_images_are_every_tag_and_optionally_untagged_images() {
         let images = [image("1", &["1", "latest"]), image("2", &[])];
         let expected = pairs(&[("1", digest("1")), ("latest", digest("1")), ("-", digest("2"))]);
         assert_eq!(names(Some(&images), None, true), (expected, vec![]));
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selected_image_that_the_source_lacks_fails_by_itself() {
+    fn a_selected_image_that_does_not_exist_does_not_affect_others() {
         let images = [image("1", &["1"])];
         let missing = digest("missing").to_string();
         let (listed, failed) = names(Some(&images), Some(&format!("app:1,app:2,app@{missing}")), true);
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_listed_with_the_tag_that_it_is_to_have() {
+    fn a_digest_is_listed_with_the_tag_in_its_entry() {
         let images = [image("1", &["old"])];
         let list = |entry: &str| names(Some(&images), Some(&format!("app{entry}@{}", digest("1"))), true).0;
         assert_eq!(list(":new"), pairs(&[("new", digest("1"))]));
@@ -239,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn archived_images_are_left_out_unless_they_are_named() {
+    fn archived_images_are_excluded_unless_the_list_names_them() {
         let archived = |content: &str, tags: &[&str]| Image { is_archived: true, ..image(content, tags) };
         let images = [image("1", &["1"]), archived("2", &["2"]), archived("3", &[])];
         let of_1 = pairs(&[("1", digest("1"))]);
@@ -250,12 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_that_does_not_exist_fails_by_itself() {
+    fn a_repository_that_does_not_exist_is_a_failure_for_each_entry() {
         assert_eq!(names(None, Some("app:ALL_TAGS,app:1"), true), (vec![], vec!["ALL_TAGS".into(), "1".into()]));
     }
 
     #[test]
-    fn what_refers_to_a_selected_image_comes_along_and_nothing_else() {
+    fn referrers_of_a_selected_image_are_listed_and_other_images_are_not() {
         let companion = |of: &str| format!("sha256-{}.sig", digest(of).hex());
         let refers_to = |image: Image, subject: &str| Image { subject: Some(digest(subject)), ..image };
         let images = [

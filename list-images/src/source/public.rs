@@ -1,4 +1,4 @@
-//! The images of a repository in any registry that speaks the OCI distribution API.
+//! Lists the images of a repository in any registry with the OCI distribution API.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,88 +15,85 @@ use tokio::sync::Mutex;
 use super::{Finished, Listing, ListingFailure, Options, RepositoryRequest, SourceImage, choose, on_platform};
 use crate::distribution::{Client, Head, Session, TagList};
 
-/// Images of one repository that are asked for at once. The client limits how many it asks one registry for.
+/// Images of one repository that are requested at once. The client has another limit for each registry.
 const CONCURRENCY: usize = 16;
 
-/// Images of an index that are asked for at once.
+/// Images of an index that are requested at once.
 const CHILDREN_AT_ONCE: usize = 4;
 
-/// The most layers of an image, with all its platforms.
+/// The most layers of an image with all its platforms.
 const BLOBS: usize = 10_000;
 
-/// The most images of a repository that refer to others.
-const COMPANIONS: usize = 10_000;
+/// The most referrers in a repository.
+const REFERRERS: usize = 10_000;
 
-/// All of them, and the logins to those that want one.
+/// The client for all registries, and their logins.
 pub struct Registries<'a> {
     client: Client,
     logins: SourceLogins<'a>,
-    /// Those got so far, by host: ECR's take a call.
+    /// The logins by host. Each login of ECR takes a call.
     known: Mutex<HashMap<RegistryHost, Option<Login>>>,
 }
 
 impl<'a> Registries<'a> {
-    /// Registries that are asked by `client` with `logins`.
     pub fn new(client: Client, logins: SourceLogins<'a>) -> Self {
         Self { client, logins, known: Mutex::default() }
     }
 
-    /// How many images may still be pulled from where pulls count, if that is known.
+    /// See [`Client::pulls_left`].
     pub fn pulls_left(&self) -> Option<u64> {
         self.client.pulls_left()
     }
 
-    /// Lists what the run wants of a repository, with the digests that the registry names.
+    /// Lists the selected images of a repository.
     pub async fn list(&self, request: &RepositoryRequest, options: &Options) -> Result<Listing> {
         let session = self.open(request).await?;
         let by_pattern = !request.wanted.patterns.is_empty();
-        // Of images that are named, only what belongs to them is looked for among the tags.
+        // For images that the list names, the tags are only needed to find their referrers.
         let tags = if by_pattern || options.include_untagged { session.tags().await } else { Ok(None) };
         let (tags, failure) = match tags {
             Ok(Some(TagList { tags, invalid })) => {
                 let failure = invalid.filter(|_| by_pattern).map(|(count, first)| {
-                    let message =
-                        format!("{count} of its tags are not tags, and are left out; the first of them is {first:?}");
-                    ListingFailure::new("invalid tags", &message)
+                    let error = format!("Skipped invalid tags: {count}. The first one is {first:?}.");
+                    ListingFailure::new("invalid tags", &error)
                 });
                 (tags, failure)
             }
             Ok(None) => (Vec::new(), None),
             Err(error) if by_pattern => return Err(error),
-            Err(error) => (Vec::new(), Some(ListingFailure::companions(&error))),
+            Err(error) => (Vec::new(), Some(ListingFailure::referrers(&error))),
         };
         let (chosen, mut listing) = if by_pattern && tags.is_empty() {
             let mut listing = Listing::default();
-            listing.fail(ListingFailure::unlistable("the source shows no tags of it"));
+            listing.fail(ListingFailure::unlistable(NO_TAGS));
             (request.wanted.images.iter().cloned().collect(), listing)
         } else {
             let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
             choose(&request.wanted, &available, &BTreeSet::new(), &options.rules)
         };
         failure.into_iter().for_each(|failed| listing.fail(failed));
-        heads(&session, chosen, &mut listing).await?;
+        add_digests(&session, chosen, &mut listing).await?;
         if let Some(platform) = &options.platform {
             resolve(&session, platform, &mut listing).await;
         }
         if options.include_untagged
-            && let Err(error) = companions(&session, &tags, options, &mut listing).await
+            && let Err(error) = add_referrers(&session, &tags, options, &mut listing).await
         {
-            listing.fail(ListingFailure::companions(&error));
+            listing.fail(ListingFailure::referrers(&error));
         }
         Ok(listing)
     }
 
-    /// Fills in the sizes, except on Docker Hub, where each request for one counts as a pull. Checks that a companion,
-    /// such as a signature, refers to its image.
+    /// Adds sizes and numbers of images, except on Docker Hub, and checks the subjects of referrers.
     pub async fn with_sizes(&self, request: &RepositoryRequest, images: Vec<SourceImage>) -> Result<Finished> {
-        // On Docker Hub a GET of a manifest counts as a pull, of which there are few; a HEAD does not.
-        let is_asked = |image: &SourceImage| !request.repository.registry.is_docker_hub() || image.subject.is_some();
-        if !images.iter().any(is_asked) {
+        // Docker Hub counts a GET of a manifest as a pull, but not a HEAD.
+        let is_read = |image: &SourceImage| !request.repository.registry.is_docker_hub() || image.subject.is_some();
+        if !images.iter().any(is_read) {
             return Ok((images, Vec::new()));
         }
         let session = &self.open(request).await?;
         let finish =
-            async |image: SourceImage| if is_asked(&image) { content(session, image).await } else { Ok(image) };
+            async |image: SourceImage| if is_read(&image) { with_size(session, image).await } else { Ok(image) };
         let finished: Vec<_> = stream::iter(images).map(finish).buffered(CONCURRENCY).collect().await;
         let mut listing = Listing::default();
         listing.add(finished);
@@ -119,8 +116,11 @@ impl<'a> Registries<'a> {
     }
 }
 
-/// Adds what the registry says of each image. One that it does not have, or fails to tell of, fails by itself.
-async fn heads(session: &Session<'_>, images: Vec<NamedImage>, listing: &mut Listing) -> Result<()> {
+const NO_TAGS: &str = "the registry returned no tags. The repository does not exist, is empty, or requires a login.";
+
+/// Requests the digests of images, and adds them to the listing. An image whose request fails is a failure. If the registry is
+/// unavailable for all of them, the repository cannot be listed, and this is an error.
+async fn add_digests(session: &Session<'_>, images: Vec<NamedImage>, listing: &mut Listing) -> Result<()> {
     let mut heads = stream::iter(images)
         .map(async |named| {
             let tag = || named.tag.as_ref().map_or_else(|| "latest".to_owned(), ToString::to_string);
@@ -129,24 +129,24 @@ async fn heads(session: &Session<'_>, images: Vec<NamedImage>, listing: &mut Lis
             (named, head)
         })
         .buffered(CONCURRENCY);
-    let (mut answers, mut silence) = (false, None);
+    let (mut is_available, mut first_error) = (false, None);
     while let Some((NamedImage { tag, digest }, head)) = heads.next().await {
         match head {
             Ok(Head { digest: found, is_index }) => {
-                answers = true;
+                is_available = true;
                 listing.images.push(SourceImage { is_index, ..SourceImage::new(tag, digest.unwrap_or(found)) });
             }
             Err(error) => {
-                answers |= !error.kind().is_transient();
+                is_available |= !error.kind().is_transient();
                 listing.fail(ListingFailure::of(tag.as_ref(), digest, &error.to_string()));
-                silence.get_or_insert(error);
+                first_error.get_or_insert(error);
             }
         }
     }
-    silence.filter(|_| !answers).map_or(Ok(()), Err)
+    first_error.filter(|_| !is_available).map_or(Ok(()), Err)
 }
 
-/// Puts in place of each index its image for the platform.
+/// Replaces each index by its image for the platform.
 async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listing) {
     let resolve = async |image: SourceImage| {
         if !image.is_index {
@@ -163,22 +163,23 @@ async fn resolve(session: &Session<'_>, platform: &Platform, listing: &mut Listi
     listing.add(resolved);
 }
 
-/// Adds what refers to the listed images: signatures, SBOMs, attestations; and what refers to these.
-async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
+/// Adds referrers of the listed images, such as signatures, SBOMs and attestations, and referrers of these. After an error,
+/// those that were found remain in the listing.
+async fn add_referrers(session: &Session<'_>, tags: &[Tag], options: &Options, listing: &mut Listing) -> Result<()> {
     let named: BTreeSet<Option<Tag>> = listing.images.iter().map(|image| image.tag.clone()).collect();
     let is_new = |tag: &&Tag| !named.contains(&Some((*tag).clone())) && options.rules.excluding_tag(tag).is_none();
     let mut tags: Vec<&Tag> = tags.iter().filter(|tag| subject(tag).is_some()).filter(is_new).collect();
     let mut known: BTreeSet<Digest> = BTreeSet::new();
     let mut fresh: BTreeSet<Digest> = listing.images.iter().map(|image| image.digest).collect();
-    let others = listing.images.len();
-    let mut refusal = None;
+    let selected = listing.images.len();
+    let mut first_error = None;
     while !fresh.is_empty() {
         let (of_fresh, rest) =
             tags.into_iter().partition(|tag| subject(tag).is_some_and(|digest| fresh.contains(&digest)));
         tags = rest;
         let named = Vec::<&Tag>::into_iter(of_fresh).map(|tag| NamedImage { tag: Some(tag.clone()), digest: None });
         let mut found = Listing::default();
-        heads(session, named.collect(), &mut found).await?;
+        add_digests(session, named.collect(), &mut found).await?;
         found.failures.drain(..).for_each(|failed| listing.fail(failed));
 
         let mut referrers = stream::iter(fresh.iter().copied())
@@ -187,9 +188,9 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
         let mut new = BTreeSet::new();
         while let Some((digest, referrers)) = referrers.next().await {
             let referrers = match referrers {
-                // ECR refuses some of these requests, and answers others.
+                // ECR rejects some of these requests, but not all.
                 Err(error) if !error.kind().is_transient() => {
-                    refusal.get_or_insert(error);
+                    first_error.get_or_insert(error);
                     continue;
                 }
                 referrers => referrers?,
@@ -199,10 +200,8 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
                     found.images.push(SourceImage { subject: Some(digest), ..SourceImage::new(None, referrer) });
                 }
             }
-            if listing.images.len() - others + found.images.len() > COMPANIONS {
-                return Err(
-                    session.refused(&format!("more than the {COMPANIONS} images that are allowed refer to others"))
-                );
+            if listing.images.len() - selected + found.images.len() > REFERRERS {
+                return Err(session.unusable(&format!("the repository exceeds the limit of {REFERRERS} referrers.")));
             }
         }
         drop(referrers);
@@ -215,15 +214,18 @@ async fn companions(session: &Session<'_>, tags: &[Tag], options: &Options, list
             }
         }
     }
-    refusal.map_or(Ok(()), Err)
+    first_error.map_or(Ok(()), Err)
 }
 
-/// Fills in the bytes of an image; of an index, those of all its images, and how many there are. An image
-/// of an index whose manifest cannot be read counts as 0.
-async fn content(session: &Session<'_>, image: SourceImage) -> Result<SourceImage, ListingFailure> {
+/// Adds the bytes of an image, or the bytes and number of all images of an index, and checks the subject of a referrer. An
+/// image of an index that cannot be read has 0 bytes.
+async fn with_size(session: &Session<'_>, image: SourceImage) -> Result<SourceImage, ListingFailure> {
     let manifest = match (session.manifest(image.digest).await, image.subject) {
         (Ok(manifest), Some(subject)) if manifest.subject.as_ref().map(|it| it.digest) != Some(subject) => {
-            return Err(image.failed(&format!("the registry says that it refers to {subject}, and it does not")));
+            let error = format!(
+                "The registry lists it as a referrer of {subject}, but its manifest does not refer to this image."
+            );
+            return Err(image.failed(&error));
         }
         (Ok(manifest), _) => manifest,
         (Err(error), _) => return Err(image.failed(&error.to_string())),
@@ -237,7 +239,7 @@ async fn content(session: &Session<'_>, image: SourceImage) -> Result<SourceImag
     while let Some(child) = manifests.next().await {
         blobs.add(&child);
         if blobs.count() > BLOBS {
-            return Err(image.failed(&format!("it has more than the {BLOBS} layers that are allowed")));
+            return Err(image.failed(&format!("The image exceeds the limit of {BLOBS} layers.")));
         }
     }
     Ok(SourceImage { bytes: blobs.bytes(), images: children.len().try_into().unwrap_or(u32::MAX), ..image })
@@ -272,7 +274,7 @@ mod tests {
         json!({ "manifests": [image("arm64"), image("amd64")] })
     }
 
-    /// An SBOM, which refers to the signed image.
+    /// An SBOM that refers to the signed image.
     fn sbom() -> Value {
         json!({ "subject": { "digest": of("signed") } })
     }
@@ -289,7 +291,7 @@ mod tests {
         format!("sha256-{}.sig", of("signed").hex())
     }
 
-    /// A registry with an index as 1.0 and latest, a signed image as 1.1, and an SBOM that refers to the latter.
+    /// A registry with an index (1.0 and latest), a signed image (1.1), and an SBOM of the signed image.
     fn answer(request: &Request<Body>) -> Response<Body> {
         let manifest = |content: String, kind: &str| {
             let digest = of(&content);
@@ -347,12 +349,12 @@ mod tests {
     fn options(platform: Option<&str>, exclude: &str) -> Options {
         Options {
             include_untagged: true,
-            platform: platform.map(|platform| platform.parse().expect("it is one")),
+            platform: platform.map(|platform| platform.parse().expect("it is valid")),
             rules: Rules::read(&[("EXCLUDE_TAGS", exclude)].into_iter().collect()).expect("they are globs"),
         }
     }
 
-    /// The tags, or `-`, with the digests of what is listed.
+    /// The tags, or `-`, and digests of the listed images.
     fn pairs(listing: &Listing) -> Vec<(String, Digest)> {
         let tag = |tag: &Option<Tag>| tag.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let mut pairs: Vec<_> = listing.images.iter().map(|image| (tag(&image.tag), image.digest)).collect();
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_tags_are_listed_with_what_refers_to_them_and_without_what_is_excluded() {
+    async fn all_tags_are_listed_with_referrers_and_without_excluded_tags() {
         let host = serve(answer).await;
         let listing = list(&host, "ALL_TAGS", &options(None, "*beta*")).await.expect("it can be listed");
         assert_eq!(listing.excluded.len(), 1);
@@ -387,12 +389,12 @@ mod tests {
                 (&signature(), of("signature")),
             ])
         );
-        let message = r#"1 of its tags are not tags, and are left out; the first of them is "not a tag\n""#;
+        let message = r#"Skipped invalid tags: 1. The first one is "not a tag\n"."#;
         assert_eq!(failures(&listing), [("invalid tags", message)]);
     }
 
     #[tokio::test]
-    async fn a_named_image_brings_its_signature_and_one_that_is_missing_fails_by_itself() {
+    async fn a_named_image_is_listed_with_its_signature_and_a_missing_one_does_not_affect_others() {
         let host = serve(answer).await;
         let listing = list(&host, "1.1,9.9", &options(None, "")).await.expect("it can be listed");
         assert_eq!(
@@ -400,14 +402,14 @@ mod tests {
             expected(&[("-", of_json(&sbom())), ("1.1", of("signed")), (&signature(), of("signature"))])
         );
         let [("9.9", error)] = failures(&listing)[..] else { panic!("one is missing: {listing:?}") };
-        assert!(error.contains("/v2/team/app/manifests/9.9 answers 404 Not Found"), "{error}");
+        assert!(error.contains("/v2/team/app/manifests/9.9 returned 404 Not Found"), "{error}");
         let without = Options { include_untagged: false, ..options(None, "") };
         let listing = list(&host, "1.1", &without).await.expect("it can be listed");
         assert_eq!(pairs(&listing), expected(&[("1.1", of("signed"))]));
     }
 
     #[tokio::test]
-    async fn referrers_that_a_registry_refuses_to_list_are_a_failure_of_their_own_and_cost_no_image() {
+    async fn referrers_that_cannot_be_listed_are_a_separate_failure_and_do_not_affect_images() {
         let host = serve(|request| {
             let refused = format!("/v2/team/app/referrers/{}", of_json(&index()));
             if request.uri().path() == refused { status(405) } else { answer(request) }
@@ -424,11 +426,11 @@ mod tests {
             ])
         );
         let [("all referrers", error)] = failures(&listing)[..] else { panic!("one is refused: {listing:?}") };
-        assert!(error.contains("answers 405 Method Not Allowed"), "{error}");
+        assert!(error.contains("returned 405 Method Not Allowed"), "{error}");
     }
 
     #[tokio::test]
-    async fn what_does_not_refer_to_the_image_that_it_came_with_is_not_copied() {
+    async fn a_referrer_whose_manifest_has_another_subject_is_not_copied() {
         let host = serve(answer).await;
         let request = request(&host, "1.0");
         let (images, failures) = with_registries(async |registries| {
@@ -439,11 +441,12 @@ mod tests {
         assert_eq!(images.iter().map(|image| image.digest).collect::<Vec<_>>(), [of_json(&index())]);
         let names: BTreeSet<_> = failures.iter().map(|failed| failed.name.to_string()).collect();
         assert_eq!(names, BTreeSet::from([of("{}").to_string(), of_json(&sbom()).to_string()]));
-        assert!(failures.iter().all(|failed| failed.error.as_str().ends_with("and it does not")), "{failures:?}");
+        let error = "but its manifest does not refer to this image.";
+        assert!(failures.iter().all(|failed| failed.error.as_str().ends_with(error)), "{failures:?}");
     }
 
     #[tokio::test]
-    async fn more_images_than_are_allowed_that_refer_to_others_fail_and_cost_no_image() {
+    async fn too_many_referrers_are_a_failure_and_do_not_affect_images() {
         let tags: Vec<String> = (0..12).map(|number| number.to_string()).collect();
         let host = serve(move |request| {
             let Some(rest) = request.uri().path().strip_prefix("/v2/team/app/") else { return status(200) };
@@ -465,11 +468,11 @@ mod tests {
         let listing = list(&host, "ALL_TAGS", &options(None, "")).await.expect("it can be listed");
         assert_eq!(listing.images.len(), 12);
         let [("all referrers", error)] = failures(&listing)[..] else { panic!("there are too many: {listing:?}") };
-        assert!(error.contains("more than the 10000 images that are allowed refer to others"), "{error}");
+        assert!(error.contains("the repository exceeds the limit of 10000 referrers"), "{error}");
     }
 
     #[tokio::test]
-    async fn an_index_that_names_one_image_many_times_is_read_as_if_it_did_once() {
+    async fn an_image_that_an_index_names_many_times_is_read_and_counted_once() {
         let child = json!({ "config": { "digest": of("config"), "size": 1 }, "layers": [{ "digest": of("layer"), "size": 10 }] });
         let index = json!({ "manifests": vec![json!({ "digest": of_json(&child) }); 500] });
         let (child, index) = (child.to_string(), index.to_string());
@@ -494,7 +497,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn for_one_platform_an_index_is_its_image_for_it() {
+    async fn for_one_platform_an_index_is_replaced_by_its_image() {
         let host = serve(answer).await;
         let listing = list(&host, "1.0,1.1", &options(Some("linux/arm64"), "")).await.expect("it can be listed");
         assert_eq!(
@@ -507,19 +510,20 @@ mod tests {
             ])
         );
         let listing = list(&host, "1.0", &options(Some("linux/s390x"), "")).await.expect("it can be listed");
-        let error = "it has no image for linux/s390x, only for linux/arm64, linux/amd64";
+        let error = "The index has no image for linux/s390x. Its platforms: linux/arm64, linux/amd64.";
         assert_eq!((pairs(&listing), failures(&listing)), (vec![], vec![("1.0", error)]));
     }
 
     #[tokio::test]
-    async fn a_repository_that_shows_no_tags_is_told() {
+    async fn a_repository_without_tags_is_a_failure() {
         let host = serve(|request| status(if request.uri().path() == "/v2/" { 200 } else { 404 })).await;
         let listing = list(&host, "ALL_TAGS", &options(None, "")).await.expect("it has answered");
-        assert_eq!(failures(&listing), [("ALL_TAGS", "its images cannot be listed: the source shows no tags of it")]);
+        let error = format!("The repository cannot be listed: {NO_TAGS}");
+        assert_eq!(failures(&listing), [("ALL_TAGS", error.as_str())]);
     }
 
     #[tokio::test]
-    async fn an_image_that_the_registry_fails_to_tell_of_costs_no_other_one_and_all_of_them_the_repository() {
+    async fn an_image_that_cannot_be_read_does_not_affect_others_and_if_none_can_be_read_the_repository_fails() {
         let asked = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&asked);
         let host = serve(move |request| {
@@ -533,7 +537,7 @@ mod tests {
         let listing = list(&host, "1.0,1.1", &options(None, "")).await.expect("one of them is listed");
         let [("1.0", error)] = failures(&listing)[..] else { panic!("one has failed: {listing:?}") };
         assert!(error.contains("503 Service Unavailable"), "{error}");
-        assert_eq!(asked.load(Ordering::Relaxed), 4, "a registry that fails is asked again");
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "a failed request is retried");
 
         let error = list(&host, "1.0", &options(None, "")).await.expect_err("none is listed");
         assert_eq!(error.name(), "ServiceUnavailable");

@@ -2,8 +2,8 @@
 
 use crate::reference::RegistryHost;
 
-/// The domains of each partition: of `account.dkr.ecr.region`, and of `account.dkr-ecr.region`, the documented hosts for IPv6. See
-/// [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html) and
+/// The domains of each partition: of `account.dkr.ecr.region`, and of `account.dkr-ecr.region`, the documented hosts for IPv6.
+/// See [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html) and
 /// [requests over IPv6](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html).
 const DOMAINS: [(&str, Option<&str>); 7] = [
     ("amazonaws.com", Some("on.aws")),
@@ -27,8 +27,8 @@ pub struct EcrHost<'a> {
 }
 
 impl<'a> EcrHost<'a> {
-    /// The registry at `host`; `None` unless the host is `account.dkr.ecr.region.domain` or `account.dkr-ecr.region.domain`, with
-    /// `ecr` or `ecr-fips`.
+    /// The registry at `host`; `None` unless the host is `account.dkr.ecr.region.domain` or `account.dkr-ecr.region.domain`,
+    /// with `ecr` or `ecr-fips`.
     pub fn of(host: &'a RegistryHost) -> Option<Self> {
         let (account, service) = host.as_str().split_once('.')?;
         let from_region = |prefixes: [&str; 2]| prefixes.into_iter().find_map(|prefix| service.strip_prefix(prefix));

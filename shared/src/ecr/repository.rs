@@ -153,8 +153,8 @@ impl Registry {
         Ok(true)
     }
 
-    /// The settings of a repository, for another one like it. They have no key, because a key belongs to one region and account,
-    /// and the policy only on request. `None` if the repository does not exist.
+    /// The settings of a repository, for another one like it. They have no key, because a key belongs to one region and
+    /// account, and the policy only on request. `None` if the repository does not exist.
     ///
     /// # Errors
     /// If the settings cannot be read.
