@@ -233,13 +233,16 @@ fn json(report: &Report, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_cloudwatchlogs::error::ErrorMetadata as LogErrorMetadata;
     use aws_sdk_cloudwatchlogs::operation::get_log_events::GetLogEventsOutput;
     use aws_sdk_cloudwatchlogs::types::OutputLogEvent;
+    use aws_sdk_cloudwatchlogs::types::error::ResourceNotFoundException as LogNotFound;
     use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
     use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
+    use aws_sdk_sfn::error::ErrorMetadata;
     use aws_sdk_sfn::operation::send_task_failure::{SendTaskFailureError, SendTaskFailureOutput};
-    use aws_sdk_sfn::operation::send_task_success::SendTaskSuccessOutput;
-    use aws_sdk_sfn::types::error::TaskTimedOut;
+    use aws_sdk_sfn::operation::send_task_success::{SendTaskSuccessError, SendTaskSuccessOutput};
+    use aws_sdk_sfn::types::error::{TaskDoesNotExist, TaskTimedOut};
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;
@@ -404,5 +407,93 @@ mod tests {
         for limit in [CAUSE_LIMIT, OUTPUT_LIMIT] {
             assert!(json(&forged, limit).len() <= limit);
         }
+    }
+
+    fn reason(report: Option<&str>) -> String {
+        let report: Report = serde_json::from_str(report.unwrap_or_default()).expect("it is a report");
+        report.reason.as_str().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_launch_that_starts_no_task_says_why() {
+        let success = mock!(aws_sdk_sfn::Client::send_task_success)
+            .match_requests(|request| !reason(request.output()).is_empty())
+            .then_output(|| SendTaskSuccessOutput::builder().build());
+        let failure = mock!(aws_sdk_sfn::Client::send_task_failure)
+            .match_requests(|request| !reason(request.cause()).is_empty())
+            .then_output(|| SendTaskFailureOutput::builder().build());
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success, &failure]);
+        let refusal = Refusal { repository: "d.example/closed".parse().expect("it is one"), error: "no".into() };
+        for refusals in [vec![], vec![refusal]] {
+            for_launch(&sfn, "t0ken", Ok(Launched::Nothing(refusals))).await.expect("it is answered");
+        }
+        assert_eq!((success.num_calls(), failure.num_calls()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_task_without_a_log_has_copied_nothing_and_a_log_that_must_not_be_read_is_an_error() {
+        let log = Log { group: "group".into(), stream: "stream".into() };
+        let answer = async |error: fn() -> GetLogEventsError| {
+            let page = mock!(aws_sdk_cloudwatchlogs::Client::get_log_events).then_error(error);
+            read(&mock_client!(aws_sdk_cloudwatchlogs, RuleMode::MatchAny, [&page]), &log).await
+        };
+        let missing = answer(|| GetLogEventsError::ResourceNotFoundException(LogNotFound::builder().build()));
+        assert_eq!(missing.await.expect("it never ran"), []);
+        let denied =
+            answer(|| GetLogEventsError::generic(LogErrorMetadata::builder().code("AccessDeniedException").build()));
+        assert_eq!(denied.await.expect_err("we may not").name(), "AccessDenied");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_no_longer_waits_is_no_error_and_one_that_cannot_be_told_is() {
+        let denied = || ErrorMetadata::builder().code("AccessDeniedException").build();
+        let answers: [(fn() -> SendTaskSuccessError, fn() -> SendTaskFailureError); 2] = [
+            (
+                || SendTaskSuccessError::TaskTimedOut(TaskTimedOut::builder().build()),
+                || SendTaskFailureError::TaskTimedOut(TaskTimedOut::builder().build()),
+            ),
+            (
+                || SendTaskSuccessError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
+                || SendTaskFailureError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
+            ),
+        ];
+        for (success, failure) in answers {
+            let success = mock!(aws_sdk_sfn::Client::send_task_success).then_error(success);
+            let failure = mock!(aws_sdk_sfn::Client::send_task_failure).then_error(failure);
+            let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success, &failure]);
+            succeed(&sfn, "t0ken", &Report::default()).await.expect("it has its answer");
+            fail(&sfn, "t0ken", Kind::TaskFailed, &Report::default()).await.expect("it has its answer");
+        }
+        let success =
+            mock!(aws_sdk_sfn::Client::send_task_success).then_error(move || SendTaskSuccessError::generic(denied()));
+        let failure =
+            mock!(aws_sdk_sfn::Client::send_task_failure).then_error(move || SendTaskFailureError::generic(denied()));
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success, &failure]);
+        let told = [
+            succeed(&sfn, "t0ken", &Report::default()).await,
+            fail(&sfn, "t0ken", Kind::TaskFailed, &Report::default()).await,
+        ];
+        for answer in told {
+            assert_eq!(answer.expect_err("we may not").name(), "AccessDenied");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_loses_the_ends_of_its_errors_first_and_then_as_few_images_as_it_must() {
+        let report = |count: usize| {
+            let error = Excerpt::new(&"x".repeat(Excerpt::LIMIT));
+            let repository = "d.example/b".parse().expect("it is a repository");
+            let refusal = Refusal { repository, error: error.clone() };
+            let destination = "d.example/a:1".parse().expect("it is an image");
+            let copy = CopyReport { destination, seconds: 1, error: Some(error) };
+            Report { copies: vec![copy; count], refusals: vec![refusal; count], ..Report::default() }
+        };
+        let shortened =
+            |count, limit| -> Report { serde_json::from_str(&json(&report(count), limit)).expect("it is a report") };
+        let with_short_errors = shortened(60, CAUSE_LIMIT);
+        assert_eq!((with_short_errors.copies.len(), with_short_errors.refusals.len()), (60, 60));
+        assert!(with_short_errors.refusals.iter().all(|refusal| !refusal.error.as_str().is_empty()));
+        let with_fewer_images = shortened(REPORTS, 10_000);
+        assert!(with_fewer_images.copies.len() > 50 && with_fewer_images.refusals.len() > 50);
     }
 }

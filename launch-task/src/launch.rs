@@ -547,4 +547,14 @@ mod tests {
             assert!(error.to_string().starts_with(text), "{error}");
         }
     }
+
+    #[tokio::test]
+    async fn the_first_try_is_the_one_on_spare_capacity() {
+        let spot = mock!(aws_sdk_ecs::Client::run_task)
+            .match_requests(|request| !request.capacity_provider_strategy().is_empty())
+            .then_output(|| RunTaskOutput::builder().tasks(Task::builder().task_arn("arn:task").build()).build());
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&spot]);
+        let config = TaskConfig { spot: true, ..task_config() };
+        start(&ecs, &config, &Request { retries: 0, ..request(&[]) }).await.expect("it starts");
+    }
 }

@@ -177,6 +177,7 @@ fn now() -> i64 {
 mod tests {
     use std::cell::RefCell;
 
+    use aws_sdk_secretsmanager::error::ErrorMetadata;
     use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
     use aws_sdk_secretsmanager::operation::put_secret_value::PutSecretValueOutput;
     use aws_sdk_secretsmanager::types::error::ResourceExistsException;
@@ -328,5 +329,48 @@ mod tests {
             .build();
         assert_eq!(requested(&[&get, &put], &[A, B]).await, [A, B], "each login is requested once");
         assert_eq!((get.num_calls(), put.num_calls()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn a_login_that_has_expired_long_ago_or_stays_for_longer_than_any_does_is_not_kept() {
+        let mut old = file(&[(A, "x", 0, true), (B, "x", 1_000_000_000, true)], &side());
+        old["held"][A]["until"] = json!(20_000);
+        let (get, put) = (held(old), taken(json!({ A: { "auth": "bmV3" } })));
+        assert_eq!(asked_for(&[&get, &put], &[A]).await, [A]);
+        assert_eq!(put.num_calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_password_stays_for_twelve_hours() {
+        let get = held(file(&[], &side()));
+        let put = mock!(Client::put_secret_value)
+            .match_requests(|request| {
+                let file: Value =
+                    serde_json::from_str(request.secret_string().unwrap_or_default()).expect("it is JSON");
+                let hours = file["held"][C]["until"].as_i64().map(|until| (until - now() + 1_800) / 3_600);
+                hours == Some(12)
+            })
+            .then_output(|| PutSecretValueOutput::builder().build());
+        asked_for(&[&get, &put], &[C]).await;
+        assert_eq!(put.num_calls(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_others_change_all_the_time_is_an_error_in_the_end_and_one_that_refuses_at_once() {
+        let errors: [(fn() -> PutSecretValueError, usize); 2] = [
+            (|| PutSecretValueError::ResourceExistsException(ResourceExistsException::builder().build()), ATTEMPTS),
+            (|| PutSecretValueError::generic(ErrorMetadata::builder().code("AccessDeniedException").build()), 1),
+        ];
+        for (error, attempts) in errors {
+            let (get, put) = (held(file(&[], &side())), mock!(Client::put_secret_value).then_error(error));
+            let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&get, &put]);
+            let (host, side) = (A.parse().expect(A), side());
+            let login = Login { host, token: "bmV3".into(), expires_at: Some(now() + 43_200) };
+            let wanted = BTreeMap::from([(&login.host, &side)]);
+            let log_in = async |_: &RegistryHost| Ok(Some(login.clone()));
+            let kept = keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&side), SECONDS, log_in).await;
+            assert!(kept.is_err());
+            assert_eq!(put.num_calls(), attempts);
+        }
     }
 }

@@ -206,4 +206,50 @@ mod tests {
             error.expect_err("it is not JSON").to_string().starts_with(r#"/stack/RepositoryPolicy is "allow all""#)
         );
     }
+
+    #[test]
+    fn the_source_is_asked_only_where_that_is_asked_for() {
+        for (flag, asked) in [("true", true), ("false", false)] {
+            assert_eq!(config(&[("COPY_REPOSITORY_SETTINGS", flag)]).expect("it is a flag").copies_source(), asked);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_sources_repository_does_not_have_is_as_configured() {
+        use aws_sdk_ecr::Client as Ecr;
+        use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+        use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyOutput;
+        use aws_sdk_ecr::operation::list_tags_for_resource::ListTagsForResourceOutput;
+
+        let described = mock!(Ecr::describe_repositories).then_output(|| {
+            let repository = aws_sdk_ecr::types::Repository::builder().repository_name("app").repository_arn("arn:app");
+            let repository = repository.image_tag_mutability(ImageTagMutability::Immutable);
+            DescribeRepositoriesOutput::builder().repositories(repository.build()).build()
+        });
+        let lifecycle = mock!(Ecr::get_lifecycle_policy).then_output(|| GetLifecyclePolicyOutput::builder().build());
+        let tags = mock!(Ecr::list_tags_for_resource).then_output(|| ListTagsForResourceOutput::builder().build());
+        let source =
+            Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described, &lifecycle, &tags]), None);
+        let parameter = mock!(Client::get_parameter).then_compute_output(|request| {
+            let value = serde_json::json!({ "name": request.name() }).to_string();
+            GetParameterOutput::builder().parameter(Parameter::builder().value(value).build()).build()
+        });
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&parameter]);
+        let config = config(&[
+            ("COPY_REPOSITORY_SETTINGS", "true"),
+            ("REPOSITORY_KMS_KEY", "arn:key"),
+            ("REPOSITORY_TAGS", "team=platform"),
+            ("LIFECYCLE_POLICY_PARAM", "lifecycle"),
+            ("REPOSITORY_POLICY_PARAM", "policy"),
+        ]);
+        let settings = config.expect("it is good").settings(&ssm, Some(&source), &copy("222222222222")).await;
+        let expected = RepositorySettings {
+            mutability: ImageTagMutability::Immutable,
+            kms_key: Some("arn:key".into()),
+            lifecycle_policy: Some(r#"{"name":"lifecycle"}"#.into()),
+            policy: Some(r#"{"name":"policy"}"#.into()),
+            ..RepositorySettings::default().with_tag("team", "platform")
+        };
+        assert_eq!(settings.expect("ECR answers"), expected);
+    }
 }

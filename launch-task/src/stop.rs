@@ -85,6 +85,7 @@ async fn stop(
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ecs::error::ErrorMetadata;
     use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
     use aws_sdk_ecs::operation::list_tasks::ListTasksOutput;
     use aws_sdk_ecs::operation::stop_task::StopTaskOutput;
@@ -159,5 +160,15 @@ mod tests {
         assert_ne!(of("arn:a"), of("arn:b"), "two stacks with a common cluster have executions of the same name");
         assert_ne!(started_by("arn:a", &"x".repeat(200)), started_by("arn:a", &"x".repeat(201)));
         assert!(started_by("arn:a", &"x".repeat(200)).len() <= 128);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_must_not_be_stopped_is_an_error() {
+        let (listed, described) = (listed(), described());
+        let denied = mock!(Client::stop_task)
+            .then_error(|| StopTaskError::generic(ErrorMetadata::builder().code("AccessDeniedException").build()));
+        let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &denied]);
+        let error = for_batch(&ecs, "cluster", &started_by("arn:machine", "run 1"), "2").await.expect_err("we may not");
+        assert_eq!(error.name(), "AccessDenied");
     }
 }

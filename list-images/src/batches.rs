@@ -353,4 +353,29 @@ mod tests {
     fn no_work_is_no_batch() {
         assert_eq!(packed(Vec::new(), 10), []);
     }
+
+    #[test]
+    fn a_task_is_told_as_much_as_run_task_takes_and_no_more() {
+        assert!(PACKING.allows(1, COPIES_LIMIT - BARRIER_LENGTH));
+        assert!(!PACKING.allows(1, COPIES_LIMIT - BARRIER_LENGTH + 1));
+        let (copy, images) = repository("app", 500, 0);
+        let chunks = split(&[copy], vec![images], u64::MAX, &PACKING);
+        assert!(chunks.iter().all(|chunk| PACKING.allows(chunk.images.len(), chunk.characters)));
+        assert_eq!(chunks.iter().map(|chunk| chunk.images.len()).sum::<usize>(), 500);
+    }
+
+    #[test]
+    fn a_repository_is_split_where_it_is_more_than_a_share() {
+        let (copy, images) = repository("app", 5, 100);
+        let share = 2 * weight(&images[0]);
+        let chunks = split(&[copy], vec![images], share, &PACKING);
+        assert_eq!(chunks.iter().map(|chunk| chunk.images.len()).collect::<Vec<_>>(), [2, 2, 1]);
+    }
+
+    #[test]
+    fn batches_are_numbered_from_one() {
+        let batches = packed(vec![repository("a", 2, GIB), repository("b", 2, GIB)], 2);
+        let ids: Vec<_> = batches.iter().map(|batch| batch.id.to_string()).collect();
+        assert_eq!(ids, ["1", "2"]);
+    }
 }

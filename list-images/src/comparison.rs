@@ -225,9 +225,11 @@ impl RepositoryDiff {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::operation::scan::ScanOutput;
+    use aws_sdk_dynamodb::types::AttributeValue;
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
     use aws_sdk_ecr::operation::describe_images::{DescribeImagesError, DescribeImagesOutput};
-    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+    use aws_sdk_ecr::operation::describe_repositories::{DescribeRepositoriesError, DescribeRepositoriesOutput};
     use aws_sdk_ecr::types::error::RepositoryNotFoundException;
     use aws_sdk_ecr::types::{self, Image, ImageDetail, ImageIdentifier, ImageTagMutability};
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
@@ -634,5 +636,70 @@ mod tests {
         let diff = run(&config, None, &source, &there).await.expect("both can be listed");
         assert_eq!(copies(&diff), [copy("1", "app", "to/app:1")]);
         assert!(reasons(diff).contains(&("secret".to_owned(), "excluded".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn rows_that_say_error_are_settled_by_images_that_are_there_and_deleted_where_nobody_wants_them() {
+        let row = |(image, tag): (&str, &str)| {
+            let text = |value: &str| AttributeValue::S(value.to_owned());
+            HashMap::from([("Image".to_owned(), text(image)), ("Tag".to_owned(), text(tag))])
+        };
+        let rows: Vec<_> = [("app", "there"), ("app", "archived"), ("gone", "1")].map(row).into();
+        let scanned = mock!(aws_sdk_dynamodb::Client::scan)
+            .then_output(move || ScanOutput::builder().set_items(Some(rows.clone())).build());
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&scanned]);
+        let failing = Failing::read(&dynamodb, "images").await.expect("they are read");
+
+        let mut all = [image("1", Some("there")), image("2", Some("archived"))];
+        let (repositories, here) = (repositories(&["app"]), images("app", &all));
+        all[1].image_status = Some(types::ImageStatus::Archived);
+        let there = images("to/app", &all);
+        let (config, source) = (config(&[]), source(here.iter().chain([&repositories])));
+        let (destination, host) = (registry(&there), THERE.parse().expect("it is a host"));
+        let comparison = Comparison {
+            config: &config,
+            source: &source,
+            destination: &destination,
+            host: &host,
+            failing: &failing,
+            explain: false,
+        };
+        let work = comparison.run(None).await.expect("both can be listed").into_work(&host);
+        let present: Vec<_> = work
+            .present
+            .iter()
+            .flat_map(|copy| copy.images.iter().map(|image| image.at(&copy.destination).to_string()))
+            .collect();
+        assert_eq!(present, [format!("{THERE}/to/app:there")]);
+        let mut obsolete: Vec<_> = work.obsolete.iter().map(|row| (row.image.as_str(), row.tag.as_str())).collect();
+        obsolete.sort_unstable();
+        assert_eq!(obsolete, [("app", "archived"), ("gone", "1")]);
+    }
+
+    #[tokio::test]
+    async fn a_credential_that_must_not_ask_which_tags_are_immutable_may_copy_all_the_same() {
+        let repositories = repositories(&["app"]);
+        let (here, there) = (images("app", &[image("new", Some("1"))]), images("to/app", &[image("old", Some("1"))]));
+        let source = source(here.iter().chain([&repositories]));
+        let run = async |code: &'static str| {
+            let asked = mock!(aws_sdk_ecr::Client::describe_repositories).then_error(move || {
+                let error = aws_sdk_ecr::error::ErrorMetadata::builder().code(code).build();
+                DescribeRepositoriesError::generic(error)
+            });
+            run(&config(&[]), None, &source, &registry(there.iter().chain([&asked]))).await
+        };
+        let diff = run("AccessDeniedException").await.expect("the task finds out");
+        assert_eq!(copies(&diff), [copy("new", "app", "to/app:1")]);
+        let error = run("InvalidParameterException").await.err().expect("it is not about us");
+        assert_eq!(error.name(), "RequestRefused");
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_says_why_something_cannot_be_copied() {
+        let (repositories, closed) = (repositories(&["closed", "open"]), denied("closed"));
+        let (open, there) = (images("open", &[image("1", Some("1"))]), no_repository());
+        let diff = compared(&source(open.iter().chain([&repositories, &closed])), &[&there]).await;
+        let decisions = serde_json::to_value(dry_run::report(diff.decisions)).expect("it is JSON");
+        assert!(decisions[0]["error"].as_str().is_some_and(|error| error.contains("AccessDenied")), "{decisions}");
     }
 }

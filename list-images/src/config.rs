@@ -178,4 +178,10 @@ mod tests {
         let error = read(&patterns).expect_err("they contradict each other");
         assert!(error.to_string().contains("includeRepositories"), "{error}");
     }
+
+    #[test]
+    fn what_a_task_is_worth_starting_for_is_given_in_mebibytes() {
+        let bytes = |mebibytes: &str| read(&[("MIN_MIB_PER_TASK", mebibytes)]).expect("it is complete").packing.bytes;
+        assert_eq!((bytes("3"), bytes("0")), (3 * 1_024 * 1_024, 1_024 * 1_024));
+    }
 }

@@ -212,8 +212,20 @@ fn json_array(items: impl IntoIterator<Item: Serialize>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use aws_config::{BehaviorVersion, Region};
+    use aws_sdk_dynamodb::operation::scan::ScanOutput;
+    use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
     use aws_sdk_s3::operation::put_object::PutObjectOutput;
+    use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
+    use aws_sdk_sfn::operation::list_executions::ListExecutionsOutput;
+    use aws_sdk_sfn::primitives::DateTime;
+    use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use reqwest::StatusCode;
+    use serde_json::json;
+    use shared::reference::Digest;
+
+    use crate::distribution::tests::{json as answer, serve};
 
     use super::*;
 
@@ -258,5 +270,128 @@ mod tests {
         for items in [vec![], vec![1], vec![1, 2]] {
             assert_eq!(json_array(items.clone()), serde_json::to_vec(&items).expect("it is JSON"));
         }
+    }
+
+    const HERE: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
+    const THERE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
+
+    /// An ECR that has the image `app:1` in us-west-2, and also in us-east-1 if `is_there`.
+    async fn ecr(is_there: bool) -> SdkConfig {
+        let host = serve(move |request| {
+            let header = |name: &str| request.headers()[name].to_str().unwrap_or_default();
+            let is_here = header("authorization").contains("/us-west-2/");
+            match header("x-amz-target").rsplit('.').next().unwrap_or_default() {
+                "GetAuthorizationToken" => {
+                    let endpoint = format!("https://{}", if is_here { HERE } else { THERE });
+                    let token =
+                        json!({ "proxyEndpoint": endpoint, "authorizationToken": "dDprZW4=", "expiresAt": 1_000 });
+                    answer(&json!({ "authorizationData": [token] }))
+                }
+                "DescribeRepositories" => answer(&json!({ "repositories": [{ "repositoryName": "app" }] })),
+                "DescribeImages" if is_here || is_there => {
+                    let image = json!({ "imageDigest": Digest::of(b"1"), "imageTags": ["1"], "imageSizeInBytes": 5 });
+                    answer(&json!({ "imageDetails": [image] }))
+                }
+                "DescribeImages" => {
+                    let mut answer = answer(&json!({ "__type": "RepositoryNotFoundException" }));
+                    *answer.status_mut() = StatusCode::BAD_REQUEST;
+                    answer
+                }
+                other => unreachable!("{other} is not called"),
+            }
+        })
+        .await;
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new("id", "key", None, None, "test")))
+            .region(Region::new("us-east-1"))
+            .endpoint_url(format!("http://{host}"))
+            .build()
+    }
+
+    /// Lists as the execution `this`, after the executions `running`; with how often the failing rows were read.
+    async fn listed(
+        variables: &[(&str, &str)],
+        input: Value,
+        is_there: bool,
+        running: &'static [&'static str],
+    ) -> (Result<Summary>, usize) {
+        let put = mock!(aws_sdk_s3::Client::put_object).then_output(|| PutObjectOutput::builder().build());
+        let scanned = mock!(aws_sdk_dynamodb::Client::scan).then_output(|| ScanOutput::builder().build());
+        let executions = mock!(aws_sdk_sfn::Client::list_executions).then_output(|| {
+            let item = |(second, name): (usize, &&str)| {
+                let item = ExecutionListItem::builder().execution_arn(format!("arn:{name}")).name(*name);
+                let item = item.state_machine_arn("arn:machine").status(ExecutionStatus::Running);
+                item.start_date(DateTime::from_secs(second as i64)).build().expect("it is complete")
+            };
+            let all = running.iter().enumerate().map(item).collect();
+            ListExecutionsOutput::builder().set_executions(Some(all)).build().expect("it is complete")
+        });
+        let described = mock!(aws_sdk_sfn::Client::describe_execution).then_output(|| {
+            let output = DescribeExecutionOutput::builder().execution_arn("arn").state_machine_arn("arn:machine");
+            let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0)).input("{}");
+            output.build().expect("it is complete")
+        });
+        let clients = Clients {
+            s3: mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&put]),
+            dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&scanned]),
+            sfn: mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&executions, &described]),
+            stores: Stores {
+                secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, []),
+                ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, []),
+                sts: mock_client!(aws_sdk_sts, RuleMode::MatchAny, []),
+            },
+        };
+        let config = config(&[&[("SRC_REGION", "us-west-2")], variables].concat());
+        let request = Request { execution: "this".into(), input };
+        let summary = list(&config, &ecr(is_there).await, &clients, &request).await;
+        (summary, scanned.num_calls())
+    }
+
+    fn key(object: Option<&Object>) -> Option<&str> {
+        object.map(|object| object.key.as_str())
+    }
+
+    #[tokio::test]
+    async fn a_run_writes_its_plan_a_dry_run_its_report_and_a_run_without_work_nothing() {
+        for (input, is_there, plan, report) in [
+            (json!({}), false, Some("plans/this.json"), None),
+            (json!({ "dryRun": true }), false, None, Some("dry-runs/this.json")),
+            (json!({}), true, None, None),
+        ] {
+            let summary = listed(&[], input.clone(), is_there, &[]).await.0.expect("both can be listed");
+            assert_eq!((key(summary.plan.as_ref()), key(summary.dry_run.as_ref())), (plan, report), "{input}");
+            assert_eq!((summary.listed, summary.batches), (1, usize::from(plan.is_some())), "{input}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_with_fewer_images_than_it_must_have_fails_the_run() {
+        listed(&[("MIN_IMAGES", "1")], json!({}), true, &[]).await.0.expect("it has one");
+        let error = listed(&[("MIN_IMAGES", "2")], json!({}), true, &[]).await.0.expect_err("it has one");
+        assert_eq!(error.name(), "TooFewImages");
+    }
+
+    #[tokio::test]
+    async fn failing_rows_are_read_by_a_run_that_may_settle_them_and_by_no_other() {
+        let table = [("IMAGE_TABLE", "images")];
+        for (input, reads) in [(json!({}), 1), (json!({ "dryRun": true }), 0), (json!({ "srcImageList": "app:1" }), 0)]
+        {
+            let (summary, scans) = listed(&table, input.clone(), true, &[]).await;
+            summary.expect("both can be listed");
+            assert_eq!(scans, reads, "{input}");
+        }
+        assert_eq!(listed(&[], json!({}), true, &[]).await.1, 0, "there is no table");
+    }
+
+    #[tokio::test]
+    async fn an_execution_that_must_wait_lists_nothing_and_says_for_which_one() {
+        let machine = [("STATE_MACHINE", "arn:machine")];
+        let alone = listed(&machine, json!({}), true, &["this"]).await.0.expect("it runs");
+        assert_eq!((alone.listed, alone.left_to, alone.wait), (1, None, None));
+        let second = listed(&machine, json!({}), true, &["a", "this"]).await.0.expect("it waits");
+        assert_eq!((second.listed, second.wait.map(|wait| wait.execution)), (0, Some("arn:a".into())));
+        let third = listed(&machine, json!({}), true, &["a", "b", "this"]).await.0.expect("it ends");
+        assert_eq!((third.listed, third.left_to), (0, Some("arn:b".into())));
     }
 }

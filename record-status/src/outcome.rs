@@ -386,4 +386,10 @@ mod tests {
         assert!(outcomes.counted.is_empty());
         assert_eq!(outcomes.present.iter().map(|outcome| outcome.tag.as_str()).collect::<Vec<_>>(), ["1"]);
     }
+
+    #[tokio::test]
+    async fn a_cause_that_is_no_report_is_the_reason_as_it_is() {
+        let failure = json!({"failure": {"Error": "States.Runtime", "Cause": "the payload is too large"}});
+        assert_eq!(statuses(failure).await[1], Err("States.Runtime: the payload is too large".into()));
+    }
 }

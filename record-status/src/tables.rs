@@ -293,8 +293,9 @@ mod tests {
     use std::time::Duration;
 
     use aws_sdk_dynamodb::config::retry::RetryConfig;
+    use aws_sdk_dynamodb::error::ErrorMetadata;
     use aws_sdk_dynamodb::operation::delete_item::DeleteItemOutput;
-    use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
+    use aws_sdk_dynamodb::operation::update_item::{UpdateItemInput, UpdateItemOutput};
     use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
@@ -497,5 +498,83 @@ mod tests {
         let recorded =
             Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is written");
         assert_eq!((recorded.done, updates.num_calls()), (1, 4), "the row after two retries, and the execution's item");
+    }
+
+    fn denied() -> ErrorMetadata {
+        ErrorMetadata::builder().code("AccessDeniedException").build()
+    }
+
+    /// An answer that the condition of an update does not hold.
+    fn refused() -> UpdateItemError {
+        UpdateItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build())
+    }
+
+    fn answers(is_asked: fn(&UpdateItemInput) -> bool, error: fn() -> UpdateItemError) -> Rule {
+        mock!(Client::update_item).match_requests(is_asked).then_error(error)
+    }
+
+    #[tokio::test]
+    async fn a_table_that_must_not_be_written_is_an_error_whichever_it_is() {
+        let asked: [fn(&UpdateItemInput) -> bool; 3] = [
+            |request| request.table_name() == Some("images"),
+            |request| request.update_expression().is_some_and(|it| it.contains("ADD done")),
+            |request| request.update_expression().is_some_and(|it| it.contains("failures")),
+        ];
+        for is_asked in asked {
+            let closed = answers(is_asked, || UpdateItemError::generic(denied()));
+            let (rows, executions) = (any("images"), any("executions"));
+            let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&closed, &rows, &executions]);
+            let failed = counted([outcome(Err("no"))]);
+            let error = Tables::new(&dynamodb, &config()).record(&request(), &failed).await.expect_err("we may not");
+            assert_eq!((error.name(), closed.num_calls()), ("AccessDenied", 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_execution_that_has_failures_enough_takes_no_more_and_that_is_no_error() {
+        let full = answers(|request| request.update_expression().is_some_and(|it| it.contains("failures")), refused);
+        let (rows, executions) = (any("images"), any("executions"));
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&full, &rows, &executions]);
+        let failed = counted([outcome(Err("no"))]);
+        let recorded = Tables::new(&dynamodb, &config()).record(&request(), &failed).await.expect("it is recorded");
+        assert_eq!((recorded.failed, recorded.again, full.num_calls()), (1, false, 1));
+    }
+
+    #[tokio::test]
+    async fn an_obsolete_row_that_no_longer_says_error_stays_and_one_that_must_not_be_deleted_is_an_error() {
+        let delete = async |error: fn() -> DeleteItemError| {
+            let (deleted, executions) = (mock!(Client::delete_item).then_error(error), any("executions"));
+            let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&deleted, &executions]);
+            let mut request = request();
+            request.batch.obsolete = vec![Row { image: "app".parse().expect("it is a name"), tag: "9.*".into() }];
+            Tables::new(&dynamodb, &config()).record(&request, &Outcomes::default()).await
+        };
+        let stays = delete(|| {
+            let refused = ConditionalCheckFailedException::builder().build();
+            DeleteItemError::ConditionalCheckFailedException(refused)
+        });
+        assert_eq!(stays.await.expect("it is not for us to delete"), Recorded::default());
+        let error = delete(|| DeleteItemError::generic(denied())).await.expect_err("we may not");
+        assert_eq!(error.name(), "AccessDenied");
+    }
+
+    #[tokio::test]
+    async fn a_row_says_when_it_was_written() {
+        let row = mock!(Client::update_item)
+            .match_requests(|request| {
+                let values = request.expression_attribute_values().expect("it has values");
+                let time = |name: &str| {
+                    let text = values.get(name)?.as_s().ok()?;
+                    DateTime::from_str(text, DateTimeFormat::DateTime).ok()
+                };
+                let now = DateTime::from(SystemTime::now()).secs();
+                [":UpdatedAt", ":LastDoneAt"].map(time).iter().flatten().filter(|it| now - it.secs() < 3_600).count()
+                    == 2
+            })
+            .then_output(|| UpdateItemOutput::builder().build());
+        let executions = any("executions");
+        let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&row, &executions]);
+        Tables::new(&dynamodb, &config()).record(&request(), &counted([done()])).await.expect("it is written");
+        assert_eq!(row.num_calls(), 1);
     }
 }

@@ -453,4 +453,21 @@ mod tests {
             assert!(error.to_string().starts_with(&format!("The credential {name:?} cannot be used: ")), "{error}");
         }
     }
+
+    #[tokio::test]
+    async fn an_error_names_the_field_that_is_missing() {
+        for (text, field) in [
+            (r#"{"access_key_id": "AKIA"}"#, "secret_access_key"),
+            (r#"{"secret_access_key": "hush"}"#, "access_key_id"),
+            (r#"{"username": "me"}"#, "password"),
+            (r#"{"password": "hush"}"#, "username"),
+        ] {
+            let error = held(text).await.expect_err(text).to_string();
+            let fields = ["access_key_id", "secret_access_key", "username", "password"];
+            let named: Vec<_> = fields.into_iter().filter(|name| error.contains(name)).collect();
+            assert_eq!(named, [field], "{error}");
+        }
+        let error = held("{}").await.expect_err("it holds nothing").to_string();
+        assert!(error.contains("secret_access_key") && error.contains("password"), "{error}");
+    }
 }

@@ -395,6 +395,7 @@ mod tests {
     use aws_sdk_ecr::error::ErrorMetadata;
     use aws_sdk_ecr::operation::batch_get_image::BatchGetImageOutput;
     use aws_sdk_ecr::operation::describe_images::DescribeImagesOutput;
+    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
     use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
     use aws_sdk_ecr::primitives::DateTime;
     use aws_sdk_ecr::types::error::RepositoryNotFoundException;
@@ -564,5 +565,74 @@ mod tests {
         assert_eq!(login.host.as_str(), "111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn");
         assert_eq!(login.token, "aHVzaA==");
         assert!(!format!("{login:?}").contains("aHVzaA=="));
+    }
+
+    fn refused() -> ErrorMetadata {
+        ErrorMetadata::builder().code("AccessDeniedException").message("no").build()
+    }
+
+    #[tokio::test]
+    async fn every_page_of_a_registry_is_listed() {
+        let page = |token: Option<&'static str>, name: &'static str, next: Option<&'static str>| {
+            mock!(Client::describe_repositories)
+                .match_requests(move |request| request.next_token() == token)
+                .then_output(move || {
+                    let repository = Repository::builder().repository_name(name).build();
+                    let page = DescribeRepositoriesOutput::builder().repositories(repository);
+                    page.set_next_token(next.map(Into::into)).build()
+                })
+        };
+        let (first, second) = (page(None, "app", Some("more")), page(Some("more"), "team/tool", None));
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&first, &second]);
+        let names = Registry::new(client, None).repositories().await.expect("it can be listed");
+        assert_eq!(names, [name("app"), name("team/tool")]);
+    }
+
+    #[tokio::test]
+    async fn the_arns_of_repositories_are_those_that_ecr_answers_with() {
+        let rule = mock!(Client::describe_repositories).then_output(|| {
+            let repository =
+                |name: &str| Repository::builder().repository_name(name).repository_arn(format!("arn:{name}")).build();
+            let answer = DescribeRepositoriesOutput::builder();
+            answer.repositories(repository("app")).repositories(repository("tool")).build()
+        });
+        let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&rule]), None);
+        let arns = registry.arns(&[name("app"), name("tool")]).await.expect("ECR answers");
+        assert_eq!(arns, HashMap::from([(name("app"), "arn:app".into()), (name("tool"), "arn:tool".into())]));
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_does_not_exist_has_no_images_and_no_immutable_tags_but_lacks_an_arn() {
+        let gone = || RepositoryNotFoundException::builder().build();
+        let described = mock!(Client::describe_repositories)
+            .then_error(move || DescribeRepositoriesError::RepositoryNotFoundException(gone()));
+        let looked_for =
+            mock!(Client::batch_get_image).then_error(move || BatchGetImageError::RepositoryNotFoundException(gone()));
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described, &looked_for]);
+        let (registry, names) = (Registry::new(client, None), [name("app")]);
+        let wanted = [ImageId::Digest(digest("1"))];
+        assert_eq!(registry.find(&names[0], &wanted).await.expect("it is an answer"), None);
+        assert!(registry.immutable(&names).await.expect("it is an answer").is_empty());
+        assert_eq!(registry.arns(&names).await.expect_err("it must exist").name(), "RequestRefused");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_error_and_neither_a_repository_that_does_not_exist_nor_an_expired_session() {
+        let described =
+            mock!(Client::describe_repositories).then_error(|| DescribeRepositoriesError::generic(refused()));
+        let looked_for = mock!(Client::batch_get_image).then_error(|| BatchGetImageError::generic(refused()));
+        let listed = mock!(Client::describe_images).then_error(|| DescribeImagesError::generic(refused()));
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described, &looked_for, &listed]);
+        let stored = CredentialConfig::Secret("team/key".into());
+        let (registry, app) = (Registry::new(client, None).with_stored(Some(&stored)), name("app"));
+        let errors = [
+            registry.repositories().await.map(drop),
+            registry.immutable(std::slice::from_ref(&app)).await.map(drop),
+            registry.find(&app, &[ImageId::Digest(digest("1"))]).await.map(drop),
+            registry.images(&app).await.map(drop),
+        ];
+        for error in errors {
+            assert_eq!(error.expect_err("we may not").kind(), Kind::Denied);
+        }
     }
 }

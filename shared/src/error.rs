@@ -158,3 +158,20 @@ pub fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError 
     }
     cause
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aws_sdk_ecr::error::ErrorMetadata;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_not_answered_says_what_kept_it_from_that() {
+        let timeout = SdkError::<ErrorMetadata>::timeout_error(io::Error::other("the cable is cut"));
+        let error = Error::aws("s3:PutObject", "bucket")(timeout);
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.to_string().contains("the cable is cut"), "{error}");
+    }
+}

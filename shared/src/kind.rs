@@ -157,6 +157,8 @@ impl Kind {
 mod tests {
     use std::collections::BTreeSet;
 
+    use aws_sdk_ecr::config::http::HttpResponse;
+    use aws_sdk_ecr::error::ErrorMetadata;
     use serde_json::Value;
 
     use super::*;
@@ -203,6 +205,48 @@ mod tests {
             for name in retried(state) {
                 assert!(names.contains(name.as_str()), "{name}");
             }
+        }
+    }
+
+    fn kind_of(operation: &str, status: u16, error: ErrorMetadata) -> Kind {
+        let answer = HttpResponse::new(status.try_into().expect("it is a status"), "".into());
+        Kind::of_aws(operation, &SdkError::service_error(error, answer))
+    }
+
+    #[test]
+    fn each_recorded_code_of_aws_is_of_its_kind() {
+        let recorded: Value = serde_json::from_str(include_str!("../tests/data/errors.json")).expect("it is JSON");
+        let text = |error: &Value, key: &str| error[key].as_str().map(str::to_owned);
+        for recorded in recorded["aws"].as_array().expect("it is a list") {
+            let Some(code) = text(recorded, "code") else { continue };
+            let error =
+                ErrorMetadata::builder().code(&code).message(text(recorded, "message").unwrap_or_default()).build();
+            let status = recorded["status"].as_u64().and_then(|it| it.try_into().ok()).expect("it has a status");
+            let kind = kind_of(&text(recorded, "operation").expect("it has one"), status, error);
+            assert_eq!(Some(format!("{kind:?}")), text(recorded, "kind"), "{recorded}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_code_is_of_the_kind_of_its_status() {
+        for (status, kind) in [
+            (400, Kind::Invalid),
+            (401, Kind::Denied),
+            (403, Kind::Denied),
+            (404, Kind::NotFound),
+            (429, Kind::Throttled),
+            (500, Kind::Unavailable),
+            (503, Kind::Unavailable),
+        ] {
+            assert_eq!(kind_of("s3:PutObject", status, ErrorMetadata::builder().build()), kind, "{status}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_transient_kinds_have_the_name_that_every_state_retries() {
+        let retried = retried(&definition()["States"]["ListImages"]);
+        for kind in Kind::ALL {
+            assert_eq!(kind.is_transient(), retried.contains(kind.name()), "{kind:?}");
         }
     }
 }

@@ -89,6 +89,13 @@ async fn token_for(registry: &Registry, host: &RegistryHost) -> Result<Login> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::thread::{self, JoinHandle};
+
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
     use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
     use aws_sdk_ecr::primitives::DateTime;
     use aws_sdk_ecr::types::AuthorizationData;
@@ -189,5 +196,64 @@ mod tests {
         let key = r#"{"access_key_id": "AKIA", "secret_access_key": "hush"}"#;
         let hosts = ["111111111111.dkr.ecr.us-east-1.evil.example", "docker.io"];
         assert!(trusted(key, None, &hosts).await.expect("it needs no token").is_empty());
+    }
+
+    const REGISTRY: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
+
+    /// An ECR that gives one token for [`REGISTRY`], and says what it was asked: the headers and the body.
+    fn ecr() -> (SdkConfig, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let asked = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("it is asked");
+            let mut reader = BufReader::new(stream.try_clone().expect("it can be read"));
+            let (mut asked, mut length) = (String::new(), 0);
+            while !asked.ends_with("\r\n\r\n") {
+                let start = asked.len();
+                reader.read_line(&mut asked).expect("it has a header");
+                if let Some((name, value)) = asked[start..].split_once(':')
+                    && name.eq_ignore_ascii_case("content-length")
+                {
+                    length = value.trim().parse().expect("it is a length");
+                }
+            }
+            reader.take(length).read_to_string(&mut asked).expect("it has a body");
+            let answer = format!(
+                r#"{{"authorizationData": [{{"proxyEndpoint": "https://{REGISTRY}", "authorizationToken": "dDprZW4=", "expiresAt": 1000}}]}}"#
+            );
+            let length = answer.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}")
+                .expect("it is answered");
+            asked
+        });
+        let lambda = Credentials::new("LAMBDA", "hush", None, None, "test");
+        let base = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .credentials_provider(SharedCredentialsProvider::new(lambda))
+            .region(Region::new("eu-west-1"))
+            .endpoint_url(url)
+            .build();
+        (base, asked)
+    }
+
+    #[tokio::test]
+    async fn a_registry_of_ecr_in_a_list_is_asked_in_its_region_with_the_access_key_or_else_as_the_lambda() {
+        let key = r#"{"access_key_id": "AKIA", "secret_access_key": "hush"}"#;
+        let user = r#"{"username": "me", "password": "hush", "registry": "quay.io"}"#;
+        for (secret, id) in [(key, "AKIA"), (user, "LAMBDA")] {
+            let (base, asked) = ecr();
+            let logins = SourceLogins::connect(&base, &stores(secret, None), &public()).await.expect("it can be used");
+            let login = logins.to(&host(REGISTRY)).await.expect("ECR gives a token").expect("it needs a login");
+            assert_eq!((login.host, login.token.as_str()), (host(REGISTRY), "dDprZW4="));
+            let asked = asked.join().expect("it was asked");
+            assert!(asked.contains(&format!("Credential={id}/")) && asked.contains("/us-west-2/ecr/"), "{asked}");
+            assert!(asked.ends_with(r#"{"registryIds":["222222222222"]}"#), "{asked}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stored_login_to_a_registry_of_ecr_is_used_without_asking_ecr() {
+        let auths: &'static str = Box::leak(format!(r#"{{"auths": {{"{REGISTRY}": {{"auth": "dDprZW4="}}}}}}"#).into());
+        assert_eq!(trusted(auths, None, &[REGISTRY, "quay.io"]).await.expect("there is nothing to ask"), [REGISTRY]);
     }
 }

@@ -243,4 +243,27 @@ mod tests {
             assert!(parse(&wrong).is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn blobs_are_counted_once() {
+        let mut blobs = Blobs::default();
+        assert_eq!((blobs.count(), blobs.bytes()), (0, 0));
+        blobs.add(&image("arm", &[("base", 100), ("app", 10)]));
+        blobs.add(&image("amd", &[("base", 100)]));
+        assert_eq!((blobs.count(), blobs.bytes()), (4, 112));
+    }
+
+    #[test]
+    fn an_index_is_told_from_an_image_by_its_media_type() {
+        for index in
+            ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"]
+        {
+            assert!(is_index(index), "{index}");
+        }
+        for image in
+            ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"]
+        {
+            assert!(!is_index(image), "{image}");
+        }
+    }
 }

@@ -231,4 +231,11 @@ mod tests {
             json!({"batches": 0, "listed": 3, "unchanged": 3, "excluded": 0, "toCopy": 0, "bytes": 0})
         );
     }
+
+    #[test]
+    fn an_image_is_called_by_its_tag_and_an_untagged_one_by_its_digest() {
+        let parsed: Batch = serde_json::from_value(batch()).expect("it is a batch");
+        let names: Vec<_> = parsed.repositories[0].images.iter().map(Image::name).collect();
+        assert_eq!(names, ["1.0".to_owned(), Digest::of(b"image").to_string()]);
+    }
 }

@@ -283,7 +283,7 @@ impl FromStr for ImageReference {
     /// `docker.io/library/nginx`.
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
-        let last = named.rfind('/').map_or(0, |slash| slash + 1);
+        let last = named.rfind('/').unwrap_or_default();
         let (name, tag) = match named[last..].split_once(':') {
             Some((part, tag)) => (&named[..last + part.len()], Some(tag)),
             None => (named, None),

@@ -125,7 +125,7 @@ fn parse_entry(entry: &str, source: Option<&RegistryHost>) -> Result<(Repository
 /// Splits an entry into the name and the tag or pattern. A colon before the last slash belongs to a port, and one after an `@`
 /// to a digest.
 fn split(reference: &str) -> (&str, Option<&str>) {
-    let last = reference.rfind('/').map_or(0, |slash| slash + 1);
+    let last = reference.rfind('/').unwrap_or_default();
     match reference[last..].split_once([':', '@']) {
         Some((name, tag)) if reference[last + name.len()..].starts_with(':') => {
             (&reference[..last + name.len()], Some(tag))
@@ -197,6 +197,11 @@ pub async fn read(ssm: &Client, parameter: &str) -> Result<Vec<(String, String)>
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ssm::error::ErrorMetadata;
+    use aws_sdk_ssm::operation::get_parameters_by_path::GetParametersByPathOutput;
+    use aws_sdk_ssm::types::Parameter;
+    use aws_sdk_ssm::types::error::ParameterNotFound;
+    use aws_smithy_mocks::{RuleMode, mock, mock_client};
     use proptest::prelude::*;
 
     use super::*;
@@ -354,5 +359,48 @@ mod tests {
             let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
             prop_assert_eq!(image.tag.as_ref().map(Tag::as_str), tag.as_deref());
         }
+    }
+
+    #[test]
+    fn everything_is_more_than_one_image_and_than_nothing() {
+        assert!(Wanted::everything().is_everything());
+        assert!(!Wanted::default().is_everything());
+        assert!(!parsed("nginx:1,nginx:1.*").values().any(Wanted::is_everything));
+    }
+
+    #[test]
+    fn what_stands_behind_an_at_sign_is_a_digest_and_no_pattern() {
+        assert!(parse([("the list", "nginx@^1.27")], None).is_err());
+    }
+
+    fn parameter(name: &str, list: &str) -> Parameter {
+        Parameter::builder().name(name).value(list).build()
+    }
+
+    #[tokio::test]
+    async fn a_list_is_in_a_parameter_or_below_its_path_in_the_order_of_numbers() {
+        let missing = mock!(Client::get_parameter)
+            .then_error(|| GetParameterError::ParameterNotFound(ParameterNotFound::builder().build()));
+        let below = mock!(Client::get_parameters_by_path)
+            .match_requests(|request| request.path() == Some("/images") && request.recursive() == Some(true))
+            .then_output(|| {
+                let page = GetParametersByPathOutput::builder().parameters(parameter("/images/10", "b"));
+                page.parameters(parameter("/images/9", "a")).build()
+            });
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&missing, &below]);
+        let parts = read(&ssm, "/images").await.expect("there are two");
+        assert_eq!(parts, [("/images/9".into(), "a".into()), ("/images/10".into(), "b".into())]);
+        let error = read(&ssm, "images").await.expect_err("it is no path, and there is no such parameter");
+        assert_eq!(error.name(), "InvalidImageList");
+    }
+
+    #[tokio::test]
+    async fn a_list_that_must_not_be_read_is_an_error_even_if_there_are_others_below_its_path() {
+        let denied = mock!(Client::get_parameter)
+            .then_error(|| GetParameterError::generic(ErrorMetadata::builder().code("AccessDeniedException").build()));
+        let below = mock!(Client::get_parameters_by_path)
+            .then_output(|| GetParametersByPathOutput::builder().parameters(parameter("/images/1", "a")).build());
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::MatchAny, [&denied, &below]);
+        assert_eq!(read(&ssm, "/images").await.expect_err("we may not").name(), "AccessDenied");
     }
 }

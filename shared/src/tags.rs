@@ -311,4 +311,13 @@ mod tests {
             assert_eq!(parse(tags.as_str()), Ok(tags), "{text}");
         }
     }
+
+    #[test]
+    fn without_its_limit_a_pattern_takes_every_tag_that_it_matches() {
+        let tags: Vec<Tag> = ["1", "2", "x"].map(|tag| tag.parse().expect(tag)).into();
+        let available: Vec<_> = tags.iter().map(|tag| Available { tag, pushed_at: 0 }).collect();
+        let newest = parse(">=1 newest 1").expect("it is a pattern");
+        assert_eq!(newest.select(&available).len(), 1);
+        assert_eq!(newest.without_limit().select(&available), [&tags[0], &tags[1]]);
+    }
 }

@@ -330,4 +330,24 @@ mod tests {
         let report = report("Error\td.example/a:1\t3\tread: connection reset by peer");
         assert!(!report.is_permanent());
     }
+
+    #[test]
+    fn a_header_takes_as_many_characters_in_json_as_is_said() {
+        let empty = copy("s.example/a", "d.example/a", Vec::new());
+        let json = to_json(&encode(std::slice::from_ref(&empty)));
+        assert_eq!(json.len() - r#""""#.len(), header_length(&empty));
+    }
+
+    #[test]
+    fn refusals_are_cut_no_more_than_they_must_be() {
+        let refusal =
+            |error: &str| Refusal { repository: "d.example/a".parse().expect("it is one"), error: error.into() };
+        let text = "no".repeat(300);
+        let errors = |limit| -> Vec<Refusal> {
+            serde_json::from_str(&encode_refusals(&[refusal(&text)], limit)).expect("it is JSON")
+        };
+        assert_eq!(errors(1_000), [refusal(&text)]);
+        let cut = errors(500)[0].error.as_str().len();
+        assert!((200..600).contains(&cut), "{cut}");
+    }
 }

@@ -114,4 +114,12 @@ mod tests {
             prop_assert_eq!(Excerpt::new(shown.as_str()), shown);
         }
     }
+
+    #[test]
+    fn a_text_may_have_twice_as_many_bytes_as_characters_and_keeps_what_there_is_room_for() {
+        assert_eq!(Excerpt::within("üüü", 3).as_str(), "üüü");
+        let wide = Excerpt::within(&"😀".repeat(20), 20);
+        assert_eq!(wide.as_str(), format!("{}…", "😀".repeat(9)));
+        assert_eq!(Excerpt::new("abcd").cut(3).as_str(), "ab…");
+    }
 }

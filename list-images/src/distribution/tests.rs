@@ -524,3 +524,54 @@ async fn only_public_addresses_are_requested() {
         assert!(error.contains("the registry's address is not public"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_host_is_asked_once_how_it_is_logged_in_to_for_all_its_repositories() {
+    let asked = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&asked);
+    let host = serve(move |request| {
+        if request.uri().path() == "/v2/" {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        status(200)
+    })
+    .await;
+    let client = client();
+    for name in ["team/app", "team/tool"] {
+        let repository = format!("{host}/{name}").parse().expect(name);
+        client.open(&repository, None).await.expect("it needs no login");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn as_many_tags_and_referrers_as_are_allowed_are_listed() {
+    let host = serve(|request| match request.uri().path() {
+        "/v2/team/app/tags/list" => json(&page(0, TAGS)),
+        _ => {
+            let digest = |n: usize| serde_json::json!({ "digest": Digest::of(&n.to_le_bytes()) });
+            json(&serde_json::json!({ "manifests": (0..REFERRERS).map(digest).collect::<Vec<_>>() }))
+        }
+    })
+    .await;
+    assert_eq!(tags(&host).await.expect("they are allowed"), Some(TAGS));
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    assert_eq!(session.referrers(Digest::of(b"1")).await.expect("they are allowed").len(), REFERRERS);
+}
+
+#[tokio::test]
+async fn a_registry_that_shows_no_referrers_or_a_page_for_people_has_none() {
+    let [closed, page] = ["closed", "page"].map(|content| Digest::of(content.as_bytes()));
+    let host = serve(move |request| match request.uri().path() {
+        "/v2/" => status(200),
+        path if path.ends_with(&closed.to_string()) => status(403),
+        _ => with_header(Answer::new(Body::from("<html>")), "content-type", "text/html"),
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    for digest in [closed, page] {
+        assert_eq!(session.referrers(digest).await.expect("it answers"), []);
+    }
+}

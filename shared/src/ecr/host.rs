@@ -105,6 +105,9 @@ mod tests {
             "evil.222222222222.dkr.ecr.us-east-1.amazonaws.com",
             "22.dkr.ecr.us-west-2.amazonaws.com",
             "222222222222.dkr.ecr.evil.amazonaws.com",
+            "222222222222.dkr.ecr.evil-1.amazonaws.com",
+            "222222222222.dkr.ecr.us-west-two.amazonaws.com",
+            "222222222222.dkr.ecr.us-w3st-1.amazonaws.com",
             "public.ecr.aws",
             "docker.io",
         ] {

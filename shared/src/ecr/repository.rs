@@ -247,14 +247,19 @@ mod tests {
     use aws_sdk_ecr::Client;
     use aws_sdk_ecr::error::ErrorMetadata;
     use aws_sdk_ecr::operation::create_repository::CreateRepositoryOutput;
-    use aws_sdk_ecr::operation::describe_repositories::DescribeRepositoriesOutput;
+    use aws_sdk_ecr::operation::describe_repositories::{DescribeRepositoriesError, DescribeRepositoriesOutput};
     use aws_sdk_ecr::operation::get_lifecycle_policy::GetLifecyclePolicyOutput;
+    use aws_sdk_ecr::operation::get_repository_policy::GetRepositoryPolicyOutput;
     use aws_sdk_ecr::operation::list_tags_for_resource::ListTagsForResourceOutput;
     use aws_sdk_ecr::operation::put_lifecycle_policy::PutLifecyclePolicyOutput;
+    use aws_sdk_ecr::operation::set_repository_policy::SetRepositoryPolicyOutput;
     use aws_sdk_ecr::operation::tag_resource::TagResourceOutput;
     use aws_sdk_ecr::types::ImageTagMutabilityExclusionFilterType;
-    use aws_sdk_ecr::types::error::{RepositoryAlreadyExistsException, RepositoryPolicyNotFoundException};
-    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+    use aws_sdk_ecr::types::error::{
+        LifecyclePolicyNotFoundException, RepositoryAlreadyExistsException, RepositoryNotFoundException,
+        RepositoryPolicyNotFoundException,
+    };
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use super::*;
 
@@ -408,5 +413,93 @@ mod tests {
             let contains = |tag: &str| immutable[&name(repository)].contains(&tag.parse().expect(tag));
             assert_eq!(["1.0", "latest-1"].map(contains), expected, "{repository}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_repository_is_created_with_its_key_its_tags_its_exceptions_and_its_policy() {
+        let exception = ImageTagMutabilityExclusionFilter::builder()
+            .filter_type(ImageTagMutabilityExclusionFilterType::Wildcard)
+            .filter("latest*")
+            .build()
+            .expect("it is complete");
+        let settings = RepositorySettings {
+            mutability: ImageTagMutability::ImmutableWithExclusion,
+            mutability_exceptions: vec![exception],
+            kms_key: Some("arn:key".into()),
+            policy: Some("policy".into()),
+            ..RepositorySettings::default()
+        };
+        let created = mock!(Client::create_repository)
+            .match_requests(|request| {
+                let key = request.encryption_configuration();
+                let exceptions = request.image_tag_mutability_exclusion_filters().iter();
+                key.is_some_and(|it| it.encryption_type() == &EncryptionType::Kms && it.kms_key() == Some("arn:key"))
+                    && exceptions.map(ImageTagMutabilityExclusionFilter::filter).eq(["latest*"])
+                    && request.tags().iter().map(Tag::key).eq(["team", ORIGIN])
+            })
+            .then_output(|| CreateRepositoryOutput::builder().build());
+        let put = mock!(Client::set_repository_policy)
+            .match_requests(|request| request.policy_text() == Some("policy"))
+            .then_output(|| SetRepositoryPolicyOutput::builder().build());
+        let registry = Registry::new(mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&created, &put]), None);
+        let settings = settings.with_tag("team", "a");
+        assert!(registry.create(&name("app"), &source(), &settings).await.expect("it is created"));
+        assert_eq!((created.num_calls(), put.num_calls()), (1, 1));
+    }
+
+    /// The settings of a repository whose policies ECR answers with as these do.
+    async fn settings_with(lifecycle: Rule, policy: Rule) -> Result<Option<RepositorySettings>> {
+        let described = mock!(Client::describe_repositories).then_output(|| {
+            let repository = Repository::builder().repository_name("app").repository_arn("arn:app").build();
+            DescribeRepositoriesOutput::builder().repositories(repository).build()
+        });
+        let tags = mock!(Client::list_tags_for_resource).then_output(|| ListTagsForResourceOutput::builder().build());
+        let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described, &lifecycle, &policy, &tags]);
+        Registry::new(client, None).settings(&name("app"), true).await
+    }
+
+    #[tokio::test]
+    async fn policies_that_a_repository_lacks_are_no_error_and_those_that_cannot_be_read_are() {
+        let lifecycle = || {
+            mock!(Client::get_lifecycle_policy)
+                .then_output(|| GetLifecyclePolicyOutput::builder().lifecycle_policy_text("lifecycle").build())
+        };
+        let without_lifecycle = mock!(Client::get_lifecycle_policy).then_error(|| {
+            let missing = LifecyclePolicyNotFoundException::builder().build();
+            GetLifecyclePolicyError::LifecyclePolicyNotFoundException(missing)
+        });
+        let policy = || {
+            mock!(Client::get_repository_policy)
+                .then_output(|| GetRepositoryPolicyOutput::builder().policy_text("policy").build())
+        };
+        let settings = settings_with(without_lifecycle, policy()).await.expect("ECR answers").expect("it exists");
+        assert_eq!((settings.lifecycle_policy, settings.policy.as_deref()), (None, Some("policy")));
+
+        let refused = || ErrorMetadata::builder().code("AccessDeniedException").build();
+        let no_lifecycle =
+            mock!(Client::get_lifecycle_policy).then_error(move || GetLifecyclePolicyError::generic(refused()));
+        let no_policy =
+            mock!(Client::get_repository_policy).then_error(move || GetRepositoryPolicyError::generic(refused()));
+        for (lifecycle, policy) in [(no_lifecycle, policy()), (lifecycle(), no_policy)] {
+            assert_eq!(settings_with(lifecycle, policy).await.expect_err("we may not").name(), "AccessDenied");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_does_not_exist_has_no_settings_and_one_that_we_may_not_see_is_an_error() {
+        let settings = async |error: fn() -> DescribeRepositoriesError| {
+            let described = mock!(Client::describe_repositories).then_error(error);
+            let client = mock_client!(aws_sdk_ecr, RuleMode::MatchAny, [&described]);
+            Registry::new(client, None).settings(&name("app"), true).await
+        };
+        let missing = settings(|| {
+            let missing = RepositoryNotFoundException::builder().build();
+            DescribeRepositoriesError::RepositoryNotFoundException(missing)
+        });
+        assert_eq!(missing.await.expect("it is an answer"), None);
+        let refused = settings(|| {
+            DescribeRepositoriesError::generic(ErrorMetadata::builder().code("AccessDeniedException").build())
+        });
+        assert_eq!(refused.await.expect_err("we may not").name(), "AccessDenied");
     }
 }
