@@ -2,8 +2,8 @@
 //! the images; nothing runs.
 
 use list_images::{
+    SourceImage,
     batches::{Packing, Work, pack},
-    source::SourceImage,
 };
 use shared::{plan::RepositoryCopy, reference::Digest};
 

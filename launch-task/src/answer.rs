@@ -444,37 +444,41 @@ mod tests {
         assert_eq!(denied.await.expect_err("we may not").name(), "AccessDenied");
     }
 
-    #[tokio::test]
-    async fn a_state_that_no_longer_waits_is_no_error_and_one_that_cannot_be_told_is() {
-        let denied = || ErrorMetadata::builder().code("AccessDeniedException").build();
-        let answers: [(fn() -> SendTaskSuccessError, fn() -> SendTaskFailureError); 2] = [
-            (
-                || SendTaskSuccessError::TaskTimedOut(TaskTimedOut::builder().build()),
-                || SendTaskFailureError::TaskTimedOut(TaskTimedOut::builder().build()),
-            ),
-            (
-                || SendTaskSuccessError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
-                || SendTaskFailureError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
-            ),
-        ];
-        for (success, failure) in answers {
-            let success = mock!(aws_sdk_sfn::Client::send_task_success).then_error(success);
-            let failure = mock!(aws_sdk_sfn::Client::send_task_failure).then_error(failure);
-            let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success, &failure]);
-            succeed(&sfn, "t0ken", &Report::default()).await.expect("it has its answer");
-            fail(&sfn, "t0ken", Kind::TaskFailed, &Report::default()).await.expect("it has its answer");
-        }
-        let success =
-            mock!(aws_sdk_sfn::Client::send_task_success).then_error(move || SendTaskSuccessError::generic(denied()));
-        let failure =
-            mock!(aws_sdk_sfn::Client::send_task_failure).then_error(move || SendTaskFailureError::generic(denied()));
+    /// The answers to a state whose token is answered with these errors: of a success and of a failure.
+    async fn answered(
+        success: fn() -> SendTaskSuccessError,
+        failure: fn() -> SendTaskFailureError,
+    ) -> (Result<()>, Result<()>) {
+        let success = mock!(aws_sdk_sfn::Client::send_task_success).then_error(success);
+        let failure = mock!(aws_sdk_sfn::Client::send_task_failure).then_error(failure);
         let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&success, &failure]);
-        let told = [
-            succeed(&sfn, "t0ken", &Report::default()).await,
-            fail(&sfn, "t0ken", Kind::TaskFailed, &Report::default()).await,
-        ];
-        for answer in told {
-            assert_eq!(answer.expect_err("we may not").name(), "AccessDenied");
+        let report = Report::default();
+        (succeed(&sfn, "t0ken", &report).await, fail(&sfn, "t0ken", Kind::TaskFailed, &report).await)
+    }
+
+    #[tokio::test]
+    async fn a_state_that_no_longer_waits_needs_no_answer() {
+        let late = answered(
+            || SendTaskSuccessError::TaskTimedOut(TaskTimedOut::builder().build()),
+            || SendTaskFailureError::TaskTimedOut(TaskTimedOut::builder().build()),
+        );
+        assert!(matches!(late.await, (Ok(()), Ok(()))));
+        let gone = answered(
+            || SendTaskSuccessError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
+            || SendTaskFailureError::TaskDoesNotExist(TaskDoesNotExist::builder().build()),
+        );
+        assert!(matches!(gone.await, (Ok(()), Ok(()))));
+    }
+
+    #[tokio::test]
+    async fn a_state_that_cannot_be_answered_is_an_error() {
+        fn denied() -> ErrorMetadata {
+            ErrorMetadata::builder().code("AccessDeniedException").build()
+        }
+        let (success, failure) =
+            answered(|| SendTaskSuccessError::generic(denied()), || SendTaskFailureError::generic(denied())).await;
+        for answer in [success, failure] {
+            assert_eq!(answer.expect_err("it is denied").name(), "AccessDenied");
         }
     }
 

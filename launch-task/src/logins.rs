@@ -333,16 +333,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_login_that_has_expired_long_ago_or_stays_for_longer_than_any_does_is_not_kept() {
-        let mut old = file(&[(A, "x", 0, true), (B, "x", 1_000_000_000, true)], &side());
+        let mut old = file(&[(A, "x", 0, true), (B, "x", 1_000_000_000, true)], &config());
         old["held"][A]["until"] = json!(20_000);
         let (get, put) = (held(old), taken(json!({ A: { "auth": "bmV3" } })));
-        assert_eq!(asked_for(&[&get, &put], &[A]).await, [A]);
+        assert_eq!(requested(&[&get, &put], &[A]).await, [A]);
         assert_eq!(put.num_calls(), 1);
     }
 
     #[tokio::test]
     async fn a_password_stays_for_twelve_hours() {
-        let get = held(file(&[], &side()));
+        let get = held(file(&[], &config()));
         let put = mock!(Client::put_secret_value)
             .match_requests(|request| {
                 let file: Value =
@@ -351,7 +351,7 @@ mod tests {
                 hours == Some(12)
             })
             .then_output(|| PutSecretValueOutput::builder().build());
-        asked_for(&[&get, &put], &[C]).await;
+        requested(&[&get, &put], &[C]).await;
         assert_eq!(put.num_calls(), 1);
     }
 
@@ -362,13 +362,13 @@ mod tests {
             (|| PutSecretValueError::generic(ErrorMetadata::builder().code("AccessDeniedException").build()), 1),
         ];
         for (error, attempts) in errors {
-            let (get, put) = (held(file(&[], &side())), mock!(Client::put_secret_value).then_error(error));
+            let (get, put) = (held(file(&[], &config())), mock!(Client::put_secret_value).then_error(error));
             let secrets = mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, [&get, &put]);
-            let (host, side) = (A.parse().expect(A), side());
+            let (host, config) = (A.parse().expect(A), config());
             let login = Login { host, token: "bmV3".into(), expires_at: Some(now() + 43_200) };
-            let wanted = BTreeMap::from([(&login.host, &side)]);
+            let wanted = BTreeMap::from([(&login.host, &config)]);
             let log_in = async |_: &RegistryHost| Ok(Some(login.clone()));
-            let kept = keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&side), SECONDS, log_in).await;
+            let kept = keep_fresh(&secrets, "auth", &wanted, std::slice::from_ref(&config), SECONDS, log_in).await;
             assert!(kept.is_err());
             assert_eq!(put.num_calls(), attempts);
         }

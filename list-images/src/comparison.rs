@@ -648,7 +648,7 @@ mod tests {
         let scanned = mock!(aws_sdk_dynamodb::Client::scan)
             .then_output(move || ScanOutput::builder().set_items(Some(rows.clone())).build());
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&scanned]);
-        let failing = Failing::read(&dynamodb, "images").await.expect("they are read");
+        let failing = FailingRows::read(&dynamodb, "images").await.expect("they are read");
 
         let mut all = [image("1", Some("there")), image("2", Some("archived"))];
         let (repositories, here) = (repositories(&["app"]), images("app", &all));
@@ -661,7 +661,7 @@ mod tests {
             source: &source,
             destination: &destination,
             host: &host,
-            failing: &failing,
+            failing_rows: &failing,
             explain: false,
         };
         let work = comparison.run(None).await.expect("both can be listed").into_work(&host);
