@@ -4,43 +4,28 @@
 //! registries. Most of them also serve an honest image, `good`. HTTP headers cannot carry line breaks or control characters;
 //! bodies do. What was sent to the registry is remembered, and so is who followed it to this machine's loopback address.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use anyhow::Result;
 use futures_util::{Stream, StreamExt as _, stream};
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
-};
-use hudsucker::{
-    Body,
-    hyper::{
-        body::{Bytes, Incoming},
-        server::conn::http1,
-        service::service_fn,
-    },
-    hyper_util::rt::TokioIo,
-};
-use serde::Serialize;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use hudsucker::Body;
+use hudsucker::hyper::body::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::{
-    error::{Error, Result},
-    images::{self, Format, Image, ImageSpec, LayerSpec, Manifest},
-    machine::{ACCOUNT, REGION},
-};
+use crate::forward::answer;
+use crate::images::{self, Format, Image, ImageSpec, LayerSpec, Manifest, descriptor};
+use crate::lock;
+use crate::machine::{ACCOUNT, REGION, shared_directory};
+use crate::proxy::Proxy;
 
 /// Below this name, each host is an attack.
 pub const DOMAIN: &str = "hostile.example";
@@ -50,6 +35,8 @@ pub const BACKDOOR: &str = "evil.example";
 pub const ELSEWHERE: &str = "realm-elsewhere.example";
 /// Where injected commands would copy to, at the destination.
 pub const TARGET: &str = "prod/payments";
+/// The hosts that it stands in for.
+const HOSTS: [&str; 3] = ["*hostile.example", BACKDOOR, ELSEWHERE];
 /// The repository of every host.
 pub const REPOSITORY: &str = "a";
 
@@ -164,64 +151,35 @@ pub struct Received {
     pub authorization: Option<String>,
 }
 
-/// The running registry. Dropping it stops it.
-#[derive(Debug)]
+/// The running registry. Dropping it closes its trap.
 pub struct Hostile {
-    address: SocketAddr,
     site: Arc<Site>,
     loot: TempDir,
-    servers: [JoinHandle<()>; 2],
+    _trap: JoinSet<()>,
 }
 
 impl Hostile {
-    /// Starts it on a free port of the loopback interface.
-    ///
-    /// # Errors
-    /// If there is no such port, or no place for what injected commands would write.
-    pub async fn start() -> Result<Self> {
-        let failed = |source| Error::File { path: "the hostile registry".into(), source };
-        let loot = tempfile::Builder::new().prefix("ecr-transfer-loot-").tempdir().map_err(failed)?;
+    /// Lets it stand in for its hosts at a proxy.
+    pub async fn start(proxy: &Proxy) -> Result<Self> {
         // Injected commands may run as any user.
-        std::fs::set_permissions(loot.path(), std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
-        let listen = || TcpListener::bind(("127.0.0.1", 0));
-        let (listener, trap) = tokio::try_join!(listen(), listen()).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let site = Arc::new(Site::new(loot.path(), trap.local_addr().map_err(failed)?.port())?);
-        let (served, trapped) = (Arc::clone(&site), Arc::clone(&site));
-        let server = tokio::spawn(async move {
-            loop {
-                let Ok((connection, _)) = listener.accept().await else { continue };
-                let site = Arc::clone(&served);
-                tokio::spawn(async move {
-                    let service = service_fn(|request| {
-                        std::future::ready(Ok::<_, Infallible>(site.receive(&request).response()))
-                    });
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
-                });
-            }
-        });
-        let trap = tokio::spawn(async move {
+        let loot = shared_directory("ecr-transfer-loot-", 0o777)?;
+        let trap = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let site = Arc::new(Site::new(loot.path(), trap.local_addr()?.port())?);
+        for hosts in HOSTS {
+            let site = Arc::clone(&site);
+            proxy.stand_in(hosts, move |request| site.receive(request).response());
+        }
+        let trapping = Arc::clone(&site);
+        let mut trapping_task = JoinSet::new();
+        trapping_task.spawn(async move {
             while trap.accept().await.is_ok() {
-                trapped.trapped.fetch_add(1, Ordering::Relaxed);
+                trapping.trapped.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Ok(Self { address, site, loot, servers: [server, trap] })
-    }
-
-    /// Its address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The hosts that it stands in for. `*` stands for any text.
-    #[must_use]
-    pub fn hosts(&self) -> [&str; 3] {
-        ["*hostile.example", BACKDOOR, ELSEWHERE]
+        Ok(Self { site, loot, _trap: trapping_task })
     }
 
     /// All attacks.
-    #[must_use]
     pub fn attacks(&self) -> Vec<Attack> {
         let of = |(honest, names): (_, &'static str)| names.split(' ').map(move |name| self.attack(name, honest));
         ATTACKS.into_iter().flat_map(of).collect()
@@ -237,40 +195,29 @@ impl Hostile {
     }
 
     /// The digest of the honest image.
-    #[must_use]
     pub fn good(&self) -> &str {
         &self.site.good.digest
     }
 
     /// The directory in which injected commands would leave files.
-    #[must_use]
     pub fn loot(&self) -> &Path {
         self.loot.path()
     }
 
     /// How many connections were made to loopback addresses that redirects and realms name.
-    #[must_use]
     pub fn trapped(&self) -> usize {
         self.site.trapped.load(Ordering::Relaxed)
     }
 
     /// All requests so far.
-    #[must_use]
     pub fn received(&self) -> Vec<Received> {
-        self.site.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.site.received).clone()
     }
 
     /// The `Authorization` headers that were sent, and the hosts that they were meant for.
-    #[must_use]
     pub fn authorizations(&self) -> Vec<(String, String)> {
         let received = self.received().into_iter();
         received.filter_map(|request| Some((request.host, request.authorization?))).collect()
-    }
-}
-
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.servers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -349,25 +296,22 @@ impl Answer {
     }
 
     fn response(self) -> Response<Body> {
-        let mut response = Response::new(match self.content {
+        let body = match self.content {
             Content::Bytes(bytes) => bytes.into(),
             Content::Flood(flood) => Body::from_stream(flood.stream().map(Ok::<_, std::io::Error>)),
             Content::Drip(bytes) => Body::from_stream(stream::iter(bytes).then(|byte| async move {
                 tokio::time::sleep(DRIP).await;
                 Ok::<_, std::io::Error>(vec![byte])
             })),
-        });
-        *response.status_mut() = self.status.try_into().unwrap_or_default();
-        let headers = self.headers.into_iter();
+        };
         // A header that HTTP cannot carry is left out.
+        let headers = self.headers.into_iter();
         let headers = headers.filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(&value).ok()?)));
-        response.headers_mut().extend(headers);
-        response
+        answer(self.status.try_into().unwrap_or_default(), headers, body)
     }
 }
 
 /// What is served, and what has happened.
-#[derive(Debug)]
 struct Site {
     good: Manifest,
     /// The first refers to the honest image, one to another image, and one to none.
@@ -402,15 +346,16 @@ impl Site {
         Ok(Self { good, referrers, honest, manifests, blobs, texts, trap, received, trapped })
     }
 
-    fn receive(&self, request: &Request<Incoming>) -> Answer {
-        let header = |name| Some(String::from_utf8_lossy(request.headers().get(name)?.as_bytes()).into_owned());
-        let host = header(HOST).unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
+    fn receive(&self, request: &Request<Body>) -> Answer {
+        let uri = request.uri();
+        let host = uri.host().unwrap_or_default();
         let label = host.split('.').next().unwrap_or_default();
-        let (uri, authorization) = (request.uri(), header(AUTHORIZATION));
+        let authorization =
+            request.headers().get(AUTHORIZATION).map(|it| String::from_utf8_lossy(it.as_bytes()).into());
         let is_let_in = authorization.as_deref() == Some("Bearer hostile");
-        let (method, path) = (request.method().clone(), uri.to_string());
-        let received = Received { host: host.clone(), method, path, authorization };
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
+        let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        let received = Received { host: host.to_owned(), method: request.method().clone(), path, authorization };
+        lock(&self.received).push(received);
 
         let page = uri.query().unwrap_or_default().split('&').find_map(|it| it.strip_prefix("page=")?.parse().ok());
         let page: usize = page.unwrap_or_default();
@@ -501,10 +446,6 @@ impl Site {
             _ => list(Vec::new()),
         }
     }
-}
-
-fn descriptor(media_type: &str, digest: impl Serialize, size: impl Serialize) -> Value {
-    json!({ "mediaType": media_type, "digest": digest, "size": size })
 }
 
 /// A digest that nothing has; the blob of that name is something else.

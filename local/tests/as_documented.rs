@@ -4,20 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 #![allow(clippy::needless_pass_by_value, reason = "JSON is made where it is passed")]
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-    time::Duration,
-};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use local::{
-    Machine, Options,
-    aws::Aws,
-    images::{self, Format, Image, ImageSpec, LayerSpec},
-    machine::{ACCOUNT, REGION},
-    registry::Registry,
-};
+use local::aws::{Aws, code};
+use local::images::{self, Format, Image, ImageSpec, LayerSpec};
+use local::machine::{ACCOUNT, REGION};
+use local::registry::Registry;
+use local::{Machine, Options};
 use serde_json::{Value, json};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -397,7 +394,7 @@ async fn a_task_that_is_tried_again_has_another_token(world: &World) -> Result {
     world.states("SendTaskFailure", json!({ "taskToken": first, "error": "Again" })).await?;
     let second = queue.received(1).await?[0]["token"].clone();
     let late = world.states("SendTaskSuccess", json!({ "taskToken": first, "output": "1" })).await;
-    assert_eq!(late.unwrap_err().code(), Some("TaskTimedOut"));
+    assert_eq!(code(&late.unwrap_err()), Some("TaskTimedOut"));
     world.states("SendTaskSuccess", json!({ "taskToken": second, "output": "2" })).await?;
     assert_eq!(world.end_of(&execution).await?["output"], "2");
     Ok(())
@@ -412,7 +409,7 @@ async fn a_state_machine_has_a_name_of_80_characters_at_most(world: &World) -> R
         world.states("CreateStateMachine", json!({ "name": name, "definition": definition, "roleArn": role }))
     };
     create(80).await?;
-    assert_eq!(create(81).await.unwrap_err().code(), Some("InvalidName"));
+    assert_eq!(code(&create(81).await.unwrap_err()), Some("InvalidName"));
     Ok(())
 }
 
@@ -452,13 +449,13 @@ async fn a_listing_comes_in_pages(world: &World) -> Result {
         assert_eq!(all["nextToken"], Value::Null, "{action}");
         for wrong in [0, 1_001] {
             let refused = page(action, json!({ "maxResults": wrong })).await.unwrap_err();
-            assert_eq!(refused.code(), Some("InvalidParameterException"), "{action}");
+            assert_eq!(code(&refused), Some("InvalidParameterException"), "{action}");
         }
     }
     let usual = page("ListImages", json!({})).await?;
     assert_eq!((usual["imageIds"].as_array().unwrap().len(), usual["nextToken"].is_string()), (100, true));
     let both = page("DescribeImages", json!({ "imageIds": [{ "imageTag": "b" }], "maxResults": 1 })).await.unwrap_err();
-    assert_eq!(both.code(), Some("InvalidParameterException"));
+    assert_eq!(code(&both), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -495,7 +492,7 @@ async fn an_image_is_described_with_its_size_and_what_it_refers_to(world: &World
 async fn an_image_that_is_asked_for_and_missing_is_an_error(world: &World) -> Result {
     let (repository, _) = world.repository().await?;
     let request = json!({ "repositoryName": repository, "imageIds": [{ "imageTag": "none" }] });
-    assert_eq!(world.ecr("DescribeImages", request).await.unwrap_err().code(), Some("ImageNotFoundException"));
+    assert_eq!(code(&world.ecr("DescribeImages", request).await.unwrap_err()), Some("ImageNotFoundException"));
     Ok(())
 }
 
@@ -545,7 +542,7 @@ async fn an_image_is_asked_for_by_a_tag_or_a_digest(world: &World) -> Result {
         got["failures"].as_array().unwrap().iter().map(|failure| text(&failure["failureCode"])).collect();
     assert_eq!(codes, ["ImageTagDoesNotMatchDigest", "ImageNotFound", "MissingDigestAndTag"]);
     let many = world.get(&repository, json!(vec![json!({ "imageTag": "1" }); 101])).await;
-    assert_eq!(many.unwrap_err().code(), Some("InvalidParameterException"));
+    assert_eq!(code(&many.unwrap_err()), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -587,7 +584,7 @@ async fn a_request_for_a_task_with_the_same_token_starts_no_other_task(world: &W
     assert_eq!(first["taskArn"], second["taskArn"]);
     let mut another = request;
     another["startedBy"] = json!("me");
-    assert_eq!(world.run_task(another.clone()).await.unwrap_err().code(), Some("ConflictException"));
+    assert_eq!(code(&world.run_task(another.clone()).await.unwrap_err()), Some("ConflictException"));
     another["clientToken"] = json!(world.name());
     assert_ne!(world.run_task(another).await?["taskArn"], first["taskArn"]);
     Ok(())
@@ -604,7 +601,7 @@ async fn a_group_is_that_of_the_family_and_started_by_is_the_only_filter(world: 
     let listed = world.ecs("ListTasks", json!({ "startedBy": family })).await?;
     assert_eq!(listed["taskArns"], json!([task["taskArn"]]));
     let refused = world.ecs("ListTasks", json!({ "startedBy": family, "desiredStatus": "RUNNING" })).await;
-    assert_eq!(refused.unwrap_err().code(), Some("InvalidParameterException"));
+    assert_eq!(code(&refused.unwrap_err()), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -649,7 +646,7 @@ async fn a_parameter_matches_its_pattern(world: &World) -> Result {
         world.aws.json("ssm", "AmazonSSM.PutParameter", request)
     };
     put("12").await?;
-    assert_eq!(put("twelve").await.unwrap_err().code(), Some("ParameterPatternMismatchException"));
+    assert_eq!(code(&put("twelve").await.unwrap_err()), Some("ParameterPatternMismatchException"));
     Ok(())
 }
 

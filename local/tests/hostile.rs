@@ -2,33 +2,42 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use local::{
-    hostile::{BACKDOOR, DOMAIN, ELSEWHERE, Honest, Hostile, REPOSITORY, TARGET},
-    images,
-    proxy::{Proxy, Upstream},
-};
-use reqwest::{Certificate, Client, Method, Response, redirect::Policy};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use local::hostile::{BACKDOOR, DOMAIN, ELSEWHERE, Honest, Hostile, REPOSITORY, TARGET};
+use local::images;
+use local::proxy::{ECR_HOSTS, Proxy, Upstream};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, Method, Response};
 use serde_json::Value;
+use tempfile::TempDir;
 
 const MEBIBYTE: usize = 1 << 20;
 
 struct Registry {
     hostile: Hostile,
+    proxy: Proxy,
     client: Client,
+    _directory: TempDir,
 }
 
 impl Registry {
     async fn start() -> Self {
-        let client = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
-        Self { hostile: Hostile::start().await.unwrap(), client }
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = ([127, 0, 0, 1], 1).into();
+        let proxy = Proxy::start(Upstream { ecr: nowhere, public: Some(nowhere) }, directory.path()).await.unwrap();
+        let hostile = Hostile::start(&proxy).await.unwrap();
+        let roots = Certificate::from_pem_bundle(&std::fs::read(proxy.ca_bundle()).unwrap()).unwrap();
+        let client = Client::builder().proxy(reqwest::Proxy::https(proxy.url()).unwrap()).tls_certs_only(roots);
+        let client = client.redirect(Policy::none()).build().unwrap();
+        Self { hostile, proxy, client, _directory: directory }
     }
 
     async fn ask(&self, method: Method, host: &str, path: &str) -> Response {
-        let url = format!("http://{}/v2/{REPOSITORY}/{path}", self.hostile.address());
-        self.client.request(method, url).header(HOST, host).send().await.unwrap()
+        let url = format!("https://{host}/v2/{REPOSITORY}/{path}");
+        self.client.request(method, url).send().await.unwrap()
     }
 
     async fn get(&self, name: &str, path: &str) -> Response {
@@ -91,8 +100,8 @@ async fn what_is_honest_can_be_pulled_and_has_its_digests() {
     for attack in registry.hostile.attacks().into_iter().filter(|attack| attack.honest != Honest::Nothing) {
         let token = if attack.host.starts_with("realm.") { "Bearer hostile" } else { "" };
         let get = async |path: &str| {
-            let url = format!("http://{}/v2/{REPOSITORY}/{path}", registry.hostile.address());
-            let request = registry.client.get(url).header(HOST, &attack.host).header("authorization", token);
+            let url = format!("https://{}/v2/{REPOSITORY}/{path}", attack.host);
+            let request = registry.client.get(url).header("authorization", token);
             request.send().await.unwrap()
         };
         for (tag, digest) in &attack.valid {
@@ -116,7 +125,7 @@ async fn what_is_honest_can_be_pulled_and_has_its_digests() {
 
 #[tokio::test]
 async fn attacks_are_named_as_lists_of_images_name_them() {
-    let hostile = Hostile::start().await.unwrap();
+    let Registry { hostile, .. } = Registry::start().await;
     let attacks = hostile.attacks();
     let hosts: BTreeSet<_> = attacks.iter().map(|attack| &attack.host).collect();
     assert!(hosts.len() == attacks.len() && attacks.len() > 40, "each has a host of its own");
@@ -390,8 +399,8 @@ async fn tokens_are_elsewhere_and_logins_are_remembered() {
     assert!(answer.status() == 401 && header(&answer, WWW_AUTHENTICATE).unwrap().starts_with("Basic "));
 
     assert!(registry.hostile.authorizations().is_empty());
-    let token = format!("http://{}/v2/a/token?scope=x", registry.hostile.address());
-    let request = registry.client.get(token).header(HOST, ELSEWHERE).basic_auth("me", Some("hush"));
+    let token = format!("https://{ELSEWHERE}/v2/a/token?scope=x");
+    let request = registry.client.get(token).basic_auth("me", Some("hush"));
     let token: Value = request.send().await.unwrap().json().await.unwrap();
     assert_eq!(token["token"], "hostile");
     assert_eq!(registry.hostile.authorizations(), [(ELSEWHERE.to_owned(), "Basic bWU6aHVzaA==".to_owned())]);
@@ -404,8 +413,7 @@ async fn tokens_are_elsewhere_and_logins_are_remembered() {
 
 #[tokio::test]
 async fn what_injected_commands_would_write_anybody_can_write() {
-    let hostile = Hostile::start().await.unwrap();
-    let tags = Registry { hostile, client: Client::builder().no_proxy().build().unwrap() };
+    let tags = Registry::start().await;
     let pwned = tags.hostile.loot().join("PWNED");
     assert!(tags.tags("tags").await.iter().any(|tag| tag.contains(&format!(">>{}", pwned.display()))));
     assert_eq!(std::fs::read_dir(tags.hostile.loot()).unwrap().count(), 0);
@@ -413,17 +421,8 @@ async fn what_injected_commands_would_write_anybody_can_write() {
 
 #[tokio::test]
 async fn the_proxy_leads_hostile_hosts_there_without_a_login_and_no_address_anywhere() {
-    let directory = tempfile::tempdir().unwrap();
-    let hostile = Hostile::start().await.unwrap();
-    let nowhere = ([127, 0, 0, 1], 1).into();
-    let proxy = Proxy::start(Upstream { ecr: nowhere, public: Some(nowhere) }, directory.path()).await.unwrap();
-    proxy.require_login("*.dkr.ecr.*", "QVdTOnNlY3JldA==");
-    for host in hostile.hosts() {
-        proxy.lead(host, hostile.address());
-    }
-    let roots = Certificate::from_pem_bundle(&std::fs::read(proxy.ca_bundle()).unwrap()).unwrap();
-    let client = Client::builder().proxy(reqwest::Proxy::https(proxy.url()).unwrap()).tls_certs_only(roots);
-    let client = client.build().unwrap();
+    let Registry { hostile, proxy, client, _directory } = Registry::start().await;
+    proxy.require_login(ECR_HOSTS, "QVdTOnNlY3JldA==");
     let get =
         async |host: &str| client.get(format!("https://{host}/v2/a/manifests/good")).send().await.unwrap().status();
 
