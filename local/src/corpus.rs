@@ -147,7 +147,8 @@ impl Corpus {
         names
     }
 
-    /// Makes the images and pushes them: to `source` what is in the registry of its name, and the rest to `public`.
+    /// Makes the images and pushes them: to `source` what is in the registry of its name, and the rest to `public`. They are
+    /// returned in order.
     pub async fn push(self, source: &Registry, public: Option<&Registry>) -> Result<Vec<Seeded>> {
         let specs: Vec<_> = self.images.iter().map(|planned| planned.spec.clone()).collect();
         let made = tokio::task::spawn_blocking(move || images::make(&specs)).await??;
@@ -171,36 +172,24 @@ impl Corpus {
             .buffer_unordered(REPOSITORIES)
             .try_collect::<()>()
             .await?;
+        seeded.sort();
         Ok(seeded)
     }
 }
 
-fn plan<'a>(
-    registry: &'a str,
-    repository: &'a str,
-    base: &'a str,
-    images: &'a [&'a str],
-) -> impl Iterator<Item = Planned> + 'a {
-    images.iter().map(move |tags| {
+fn plan(registry: &str, repository: &str, base: &str, images: &[&str]) -> Vec<Planned> {
+    let planned = images.iter().map(|tags| {
         let first = tags.split(' ').next().unwrap_or_default();
         let layers = vec![
-            LayerSpec { name: format!("base/{base}"), size: base_size(base) },
+            layer(&format!("base/{base}")),
             layer(&format!("{repository}/runtime")),
             layer(&format!("{repository}/app/{first}")),
         ];
         let format = if pick(repository, 2) == 0 { Format::Oci } else { Format::Docker };
         let architectures = if pick(repository, 3) == 0 { vec!["amd64"] } else { vec!["amd64", "arm64"] };
         Planned::new(registry, repository, tags, ImageSpec { format, architectures, layers })
-    })
-}
-
-fn base_size(base: &str) -> usize {
-    match base {
-        "debian" => 4_000_000,
-        "python" => 3_000_000,
-        "alpine" => 1_000_000,
-        _ => 500_000,
-    }
+    });
+    planned.collect()
 }
 
 /// A layer of 0.1 to 1.6 MB, the same for the same name.

@@ -4,7 +4,7 @@
 //! it is as on AWS: it gets the environment, the overrides, the secrets and the logs, if the execution role allows it; and
 //! when a task stops, EventBridge sends an event.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -99,7 +99,6 @@ enum Order {
 }
 
 /// The running service, for one account and region. Dropping it kills what still runs, and sends no event.
-#[derive(Debug)]
 pub struct Fargate {
     service: Arc<Service>,
     /// It holds the tasks' futures, which hold their processes.
@@ -195,7 +194,6 @@ impl Task {
     }
 }
 
-#[derive(Debug)]
 struct Service {
     aws: Aws,
     environment: Vec<(String, String)>,
@@ -315,27 +313,21 @@ impl Service {
             bail!("CannotStartContainerError: here, a task has one container");
         };
         let overrides = &task["overrides"]["containerOverrides"][0];
-        let agent = Agent {
-            service: self,
-            role: text(&definition["executionRoleArn"]),
-            task_id: id_of(text(&task["taskArn"])),
-        };
-        let secrets = agent.secrets(container).await?;
-        let log = agent.log(container).await?;
+        let role = text(&definition["executionRoleArn"]);
+        let secrets = self.secrets(container, role).await?;
+        let log = self.log(container, role, id_of(text(&task["taskArn"]))).await?;
 
         let mut words = strings(&container["entryPoint"]);
         words.extend(strings(&container["command"]));
         let Some((program, arguments)) = words.split_first() else {
             bail!("CannotStartContainerError: the container has no command");
         };
-        let mut environment: BTreeMap<String, String> = self.environment.iter().cloned().collect();
-        for pair in [container, overrides].iter().filter_map(|it| it["environment"].as_array()).flatten() {
-            environment.insert(text(&pair["name"]).to_owned(), text(&pair["value"]).to_owned());
-        }
+        let environment = [container, overrides].into_iter().filter_map(|it| it["environment"].as_array()).flatten();
         fs::create_dir_all(directory)?;
         let mut program = Program::new(program, "a task runs as a process of this machine, which has no such program")?
             .args(arguments)
-            .envs(environment)
+            .envs(self.environment.iter().cloned())
+            .envs(environment.map(|pair| (text(&pair["name"]), text(&pair["value"]))))
             .envs(secrets)
             .envs([("HOME", directory), ("TMPDIR", directory)])
             .directory(directory);
@@ -348,6 +340,57 @@ impl Service {
         let shipper = tokio::spawn(ship(self.aws.clone(), log, stream::select(lines(stdout), lines(stderr))));
         let patience = Duration::from_secs(container["stopTimeout"].as_u64().unwrap_or(STOP_TIMEOUT));
         Ok(Container { process, shipper, patience })
+    }
+
+    /// Fetches the secrets that the definition names, with the execution role's permissions.
+    async fn secrets(&self, container: &Value, role: &str) -> Result<Vec<(String, String)>> {
+        const FAILED: &str = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource \
+            retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s)";
+        let mut secrets = Vec::new();
+        for secret in container["secrets"].as_array().into_iter().flatten() {
+            // ministack leaves these two names as CloudFormation has them.
+            let field = |name: &str, in_template: &str| text(secret.get(name).unwrap_or(&secret[in_template]));
+            let (name, arn) = (field("name", "Name"), field("valueFrom", "ValueFrom"));
+            self.authorize(role, "secretsmanager:GetSecretValue", arn).await.context(FAILED)?;
+            let request = json!({ "SecretId": arn });
+            let value = self.aws.json("secretsmanager", "secretsmanager.GetSecretValue", request).await;
+            secrets.push((name.to_owned(), text(&value.context(FAILED)?["SecretString"]).to_owned()));
+        }
+        Ok(secrets)
+    }
+
+    /// Creates the log stream that the definition asks for, if it asks for one.
+    async fn log(&self, container: &Value, role: &str, task_id: &str) -> Result<Option<Value>> {
+        const FAILED: &str = "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: \
+            failed to create Cloudwatch log stream";
+        let log = &container["logConfiguration"];
+        if log["logDriver"] != "awslogs" {
+            return Ok(None);
+        }
+        let (group, prefix) = (text(&log["options"]["awslogs-group"]), text(&log["options"]["awslogs-stream-prefix"]));
+        let stream = format!("{prefix}/{}/{}", text(&container["name"]), task_id);
+        let resource = format!("arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{stream}");
+        for action in ["logs:CreateLogStream", "logs:PutLogEvents"] {
+            self.authorize(role, action, &resource).await.context(FAILED)?;
+        }
+        let stream = json!({ "logGroupName": group, "logStreamName": stream });
+        self.aws.json("logs", "Logs_20140328.CreateLogStream", stream.clone()).await.context(FAILED)?;
+        Ok(Some(stream))
+    }
+
+    /// Makes sure that the execution role may do what ECS does in its name. ministack would let this machine do it all.
+    async fn authorize(&self, role: &str, action: &str, resource: &str) -> Result<()> {
+        let parameters =
+            [("PolicySourceArn", role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
+        let answer = self.aws.query("iam", "SimulatePrincipalPolicy", &parameters).await?;
+        if xml_text(&answer, "EvalDecision").is_some_and(|decision| decision == "allowed") {
+            lock(&self.authorized).insert((role.to_owned(), action.to_owned()));
+            return Ok(());
+        }
+        bail!(
+            "AccessDeniedException: User: {role} is not authorized to perform: {action} on resource: {resource} because no \
+             identity-based policy allows the {action} action"
+        )
     }
 
     async fn ecs(&self, action: &str, body: Value) -> Result<Value> {
@@ -373,66 +416,6 @@ fn complain(error: &anyhow::Error) {
 fn family_of(task: &Value) -> &str {
     let definition = id_of(text(&task["taskDefinitionArn"]));
     definition.split(':').next().unwrap_or_default()
-}
-
-/// What stands between ECS and a container: it fetches what the container needs, with the execution role's permissions.
-struct Agent<'a> {
-    service: &'a Service,
-    role: &'a str,
-    task_id: &'a str,
-}
-
-impl Agent<'_> {
-    async fn secrets(&self, container: &Value) -> Result<Vec<(String, String)>> {
-        const FAILED: &str = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource \
-            retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s)";
-        let mut secrets = Vec::new();
-        for secret in container["secrets"].as_array().into_iter().flatten() {
-            // ministack leaves these two names as CloudFormation has them.
-            let field = |name: &str, in_template: &str| text(secret.get(name).unwrap_or(&secret[in_template]));
-            let (name, arn) = (field("name", "Name"), field("valueFrom", "ValueFrom"));
-            self.authorize("secretsmanager:GetSecretValue", arn).await.context(FAILED)?;
-            let request = json!({ "SecretId": arn });
-            let value = self.service.aws.json("secretsmanager", "secretsmanager.GetSecretValue", request).await;
-            secrets.push((name.to_owned(), text(&value.context(FAILED)?["SecretString"]).to_owned()));
-        }
-        Ok(secrets)
-    }
-
-    /// Creates the log stream that the definition asks for, if it asks for one.
-    async fn log(&self, container: &Value) -> Result<Option<Value>> {
-        const FAILED: &str = "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: \
-            failed to create Cloudwatch log stream";
-        let log = &container["logConfiguration"];
-        if log["logDriver"] != "awslogs" {
-            return Ok(None);
-        }
-        let (group, prefix) = (text(&log["options"]["awslogs-group"]), text(&log["options"]["awslogs-stream-prefix"]));
-        let stream = format!("{prefix}/{}/{}", text(&container["name"]), self.task_id);
-        let resource = format!("arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:{stream}");
-        for action in ["logs:CreateLogStream", "logs:PutLogEvents"] {
-            self.authorize(action, &resource).await.context(FAILED)?;
-        }
-        let stream = json!({ "logGroupName": group, "logStreamName": stream });
-        self.service.aws.json("logs", "Logs_20140328.CreateLogStream", stream.clone()).await.context(FAILED)?;
-        Ok(Some(stream))
-    }
-
-    /// Makes sure that the execution role may do what ECS does in its name. ministack would let this machine do it all.
-    async fn authorize(&self, action: &str, resource: &str) -> Result<()> {
-        let parameters =
-            [("PolicySourceArn", self.role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
-        let answer = self.service.aws.query("iam", "SimulatePrincipalPolicy", &parameters).await?;
-        if xml_text(&answer, "EvalDecision").is_some_and(|decision| decision == "allowed") {
-            lock(&self.service.authorized).insert((self.role.to_owned(), action.to_owned()));
-            return Ok(());
-        }
-        let user = format!("arn:aws:sts::{ACCOUNT}:assumed-role/{}/{}", id_of(self.role), self.task_id);
-        bail!(
-            "AccessDeniedException: User: {user} is not authorized to perform: {action} on resource: {resource} because no \
-             identity-based policy allows the {action} action"
-        )
-    }
 }
 
 /// A running container.

@@ -44,7 +44,6 @@ pub struct Times {
 }
 
 /// The open door. Dropping it closes it.
-#[derive(Debug)]
 pub struct Gateway {
     address: SocketAddr,
     door: Arc<Door>,
@@ -93,7 +92,6 @@ impl Gateway {
     }
 }
 
-#[derive(Debug)]
 struct Door {
     upstream: SocketAddr,
     forwarder: Forwarder,

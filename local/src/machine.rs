@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use fs_err as fs;
+use futures_util::future::select_all;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -65,8 +66,9 @@ pub struct Network {
 pub struct Machine {
     fargate: Fargate,
     gateway: Gateway,
-    ministack: Process,
-    public: Option<(Process, Registry)>,
+    /// ministack, and the stand-in for public registries.
+    servers: Vec<Process>,
+    public: Option<Registry>,
     hostile: Hostile,
     proxy: Proxy,
     /// ministack's own, behind the gateway.
@@ -89,16 +91,15 @@ impl Machine {
         let scratch = shared_directory("ecr-transfer-", 0o755)?;
         find("skopeo".as_ref(), "install the package skopeo")?;
 
-        let registry_address = free_address()?;
-        let public = match options.real_registries {
-            true => None,
-            false => Some((
-                start_registry(&directory, registry_address).await?,
-                Registry::new(&format!("http://{registry_address}"), "public")?,
-            )),
-        };
         let address = free_address()?;
-        let upstream = Upstream { ecr: address, public: public.as_ref().map(|_| registry_address) };
+        let (mut servers, mut public) = (Vec::new(), None);
+        let mut upstream = Upstream { ecr: address, public: None };
+        if !options.real_registries {
+            let address = free_address()?;
+            servers.push(start_registry(&directory, address).await?);
+            public = Some(Registry::new(&format!("http://{address}"), "public")?);
+            upstream.public = Some(address);
+        }
         let proxy = Proxy::start(upstream, scratch.path()).await?;
         let hostile = Hostile::start(&proxy).await?;
         let gateway = Gateway::open((Ipv4Addr::LOCALHOST, options.port).into(), proxy.identity(), address).await?;
@@ -109,7 +110,7 @@ impl Machine {
             [("HTTPS_PROXY", &*proxy.url()), ("NO_PROXY", "127.0.0.1,localhost"), ("SSL_CERT_FILE", &ca_bundle)]
                 .map(pair)
                 .to_vec();
-        let ministack = start_ministack(&directory, address, &public_endpoint, &environment).await?;
+        servers.push(start_ministack(&directory, address, &public_endpoint, &environment).await?);
 
         let endpoint = format!("http://{address}");
         let aws = Aws::new(&endpoint, ACCOUNT, REGION)?;
@@ -142,7 +143,7 @@ impl Machine {
         Ok(Self {
             fargate,
             gateway,
-            ministack,
+            servers,
             public,
             hostile,
             proxy,
@@ -174,7 +175,7 @@ impl Machine {
 
     /// The stand-in for public registries, unless the real ones are used.
     pub fn public(&self) -> Option<&Registry> {
-        self.public.as_ref().map(|(_, registry)| registry)
+        self.public.as_ref()
     }
 
     /// The environment in which `aws`, `sam` and `skopeo` use this machine.
@@ -231,27 +232,17 @@ impl Machine {
         corpus.push(&source, self.public()).await
     }
 
-    /// Waits until ministack or the registry ends, which neither should.
+    /// Waits until one of its servers ends, which none should.
     pub async fn failed(&mut self) -> Error {
-        let registry = async {
-            match &mut self.public {
-                Some((registry, _)) => registry.exited().await,
-                None => std::future::pending().await,
-            }
-        };
-        let name = tokio::select! {
-            _ = self.ministack.exited() => "ministack",
-            _ = registry => "docker-registry",
-        };
-        anyhow!("{name} ended; its log is in {}", self.directory.display())
+        select_all(self.servers.iter_mut().map(|server| Box::pin(server.exited()))).await;
+        anyhow!("a server of the local AWS has ended; its log is in {}", self.directory.display())
     }
 
     /// Stops everything, and waits until it is gone.
     pub async fn stop(self) {
         drop((self.fargate, self.gateway));
-        self.ministack.stop().await;
-        if let Some((registry, _)) = self.public {
-            registry.stop().await;
+        for server in self.servers {
+            server.stop().await;
         }
     }
 }

@@ -38,27 +38,23 @@ impl Program {
         Ok(Self { name, command })
     }
 
-    #[must_use]
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.command.args(arguments);
         self
     }
 
     /// Adds environment variables; a later value replaces an earlier one.
-    #[must_use]
     pub fn envs(mut self, pairs: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Self {
         self.command.envs(pairs);
         self
     }
 
-    #[must_use]
     pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
         self.command.current_dir(directory);
         self
     }
 
     /// Runs it as another user and group. Only root may do that.
-    #[must_use]
     pub fn user(mut self, user: u32, group: u32) -> Self {
         self.command.uid(user).gid(group);
         self
@@ -116,7 +112,6 @@ impl Program {
 }
 
 /// A running process, with everything that it has started. Dropping it kills them all.
-#[derive(Debug)]
 pub struct Process {
     name: String,
     group: Pid,

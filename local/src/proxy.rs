@@ -9,16 +9,18 @@ use std::collections::HashMap;
 use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Result;
 use fs_err as fs;
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use http::header::{AUTHORIZATION, HOST, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
 use hudsucker::certificate_authority::RcgenAuthority;
 use hudsucker::hyper::body::Bytes;
 use hudsucker::hyper_util::client::legacy::connect::HttpConnector;
@@ -40,7 +42,7 @@ use crate::lock;
 pub const ECR_HOSTS: &str = "*.dkr.ecr.*.amazonaws.com";
 
 /// Where the proxy leads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Upstream {
     /// ministack, for hosts of ECR.
     pub ecr: SocketAddr,
@@ -84,13 +86,11 @@ pub struct Pattern {
 
 impl Pattern {
     /// Requests of any method, such as `Pattern::new("*.dkr.ecr.us-east-1.amazonaws.com", "*/manifests/*")`.
-    #[must_use]
     pub fn new(host: &str, path: &str) -> Self {
         Self { host: pattern(host), method: None, path: pattern(path) }
     }
 
     /// Only requests of this method.
-    #[must_use]
     pub fn method(mut self, method: Method) -> Self {
         self.method = Some(method);
         self
@@ -132,19 +132,16 @@ pub struct Fault {
 
 impl Fault {
     /// A fault that happens once.
-    #[must_use]
     pub fn new(pattern: Pattern, action: Action) -> Self {
         Self { pattern, action, times: 1 }
     }
 
-    #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
     }
 
     /// Lets it happen until it is lifted.
-    #[must_use]
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }
@@ -211,7 +208,7 @@ impl Proxy {
     /// Starts it on a free port of the loopback interface. The certificate bundle is written to `directory`. ECR's hosts
     /// refuse every request until there is a login for them.
     pub async fn start(upstream: Upstream, directory: &Path) -> Result<Self> {
-        let Trust { authority, certificate, identity } = certificate_authority()?;
+        let (authority, certificate, identity) = certificate_authority()?;
         let ca_bundle = directory.join("ca.pem");
         // `SSL_CERT_FILE` replaces the system's certificates, so they are in the bundle.
         let roots = rustls_native_certs::load_native_certs().certs;
@@ -337,7 +334,9 @@ impl Shared {
                 return answer(status, [], errors.to_string());
             }
             // A body that fails before its first byte: the connection is closed.
-            Some((Action::Reset, _)) => return Response::new(Body::from_stream(stream::once(ready(cut())))),
+            Some((Action::Reset, _)) => {
+                return Response::new(Body::from_stream(stream::once(ready(Err::<Bytes, _>(cut())))));
+            }
             Some((Action::Stall, injected)) => injected.lifted().await,
             Some((action, _)) => harm = Some(action),
             None => {}
@@ -351,7 +350,7 @@ impl Shared {
             }
             let request = request.map(|body| self.watched(body, &key, None, |traffic| &mut traffic.sent));
             let Upstream { ecr, public } = self.upstream;
-            let to = if is_ecr(&host) { ecr } else { public.unwrap_or(ecr) };
+            let to = public.filter(|_| !is_ecr(&host)).unwrap_or(ecr);
             forward(&self.forwarder, to, request).await
         } else {
             return unauthorized(&host);
@@ -386,38 +385,58 @@ impl Shared {
         self: &Arc<Self>,
         body: Body,
         key: &Key,
-        mut harm: Option<Action>,
+        harm: Option<Action>,
         counter: fn(&mut Traffic) -> &mut u64,
     ) -> Body {
-        if body.is_end_stream() {
-            return body;
-        }
         let (shared, key) = (Arc::clone(self), key.clone());
-        Body::from_stream(body.into_data_stream().flat_map(move |piece| {
-            let mut end = false;
-            let piece = piece.map(|mut data| {
-                match &mut harm {
-                    Some(Action::Truncate(left)) if *left > data.len() as u64 => *left -= data.len() as u64,
+        let count = move |bytes| shared.count(&key, |traffic| *counter(traffic) += bytes);
+        BoxBody::new(Watched { body, harm, count }).into()
+    }
+}
+
+struct Watched<C> {
+    body: Body,
+    harm: Option<Action>,
+    count: C,
+}
+
+impl<C: Fn(u64) + Unpin> HttpBody for Watched<C> {
+    type Data = Bytes;
+    type Error = hudsucker::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if matches!(self.harm, Some(Action::Truncate(0))) {
+            return Poll::Ready(Some(Err(cut())));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        polled.map_ok(|frame| {
+            frame.map_data(|mut data| {
+                match &mut self.harm {
                     Some(Action::Truncate(left)) => {
                         data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-                        end = true;
+                        *left -= data.len() as u64;
                     }
                     Some(Action::Corrupt) if !data.is_empty() => {
                         data = [&[!data[0]], &data[1..]].concat().into();
-                        harm = None;
+                        self.harm = None;
                     }
                     _ => {}
                 }
-                shared.count(&key, |traffic| *counter(traffic) += data.len() as u64);
+                (self.count)(data.len() as u64);
                 data
-            });
-            // Once the piece is on its way: an error right behind it would stop the whole answer.
-            let cut = async |()| {
-                tokio::task::yield_now().await;
-                cut()
-            };
-            stream::iter([piece]).chain(stream::iter(end.then_some(())).then(cut))
-        }))
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -458,20 +477,13 @@ fn unauthorized(host: &str) -> Response<Body> {
     answer(StatusCode::UNAUTHORIZED, realm.map(|realm| (WWW_AUTHENTICATE, realm)), "Not Authorized\n")
 }
 
-fn cut() -> Result<Bytes, hudsucker::Error> {
-    Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into())
+fn cut() -> hudsucker::Error {
+    std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
 }
 
-struct Trust {
-    authority: RcgenAuthority,
-    /// The authority's own certificate, in PEM.
-    certificate: String,
-    /// What it has issued for the loopback address.
-    identity: Arc<ServerConfig>,
-}
-
-/// A certificate authority for this machine alone: its key is never written down.
-fn certificate_authority() -> Result<Trust> {
+/// A certificate authority for this machine alone, whose key is never written down; its certificate, in PEM; and what it has
+/// issued for the loopback address.
+fn certificate_authority() -> Result<(RcgenAuthority, String, Arc<ServerConfig>)> {
     const HOSTS: u64 = 1_000;
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::default();
@@ -489,5 +501,5 @@ fn certificate_authority() -> Result<Trust> {
         .with_no_client_auth()
         .with_single_cert(vec![loopback.der().clone()], key)?;
     let authority = RcgenAuthority::new(issuer, HOSTS, aws_lc_rs::default_provider());
-    Ok(Trust { authority, certificate, identity: Arc::new(identity) })
+    Ok((authority, certificate, Arc::new(identity)))
 }

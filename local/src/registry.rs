@@ -49,7 +49,6 @@ pub async fn contents(aws: &Aws, prefix: &str) -> Result<Contents> {
 }
 
 /// A registry on this machine, reached without the proxy.
-#[derive(Debug)]
 pub struct Registry {
     http: reqwest::Client,
     endpoint: String,
