@@ -1,7 +1,7 @@
-//! A client for the local AWS, in the protocols that its services speak: AWS JSON, Query, and what little of REST is needed.
+//! A client for the local AWS, in the protocols of its services: AWS JSON, Query, and a few REST calls.
 //!
-//! The SDK has a crate for each service, and no crate in this workspace for half of those that are called here. Answers are
-//! looked at as they come, as JSON values and XML text.
+//! The SDK has a crate for each service, and this workspace has none of half of the services that are called here. Callers
+//! read a few fields of each answer, which is JSON or XML.
 
 use anyhow::{Context as _, Error, Result, bail};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -47,7 +47,7 @@ impl Aws {
         parse(&self.send(service, &operation, request).await?.bytes().await?).context(operation)
     }
 
-    /// Calls a service that answers in pages: everything that all pages have in the list `field`.
+    /// Calls a service that answers in pages, and returns the list `field` of all pages.
     pub async fn pages(&self, service: &str, target: &str, mut request: Value, field: &str) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         loop {
@@ -80,7 +80,7 @@ impl Aws {
         parse(answer.as_bytes()).context("lambda:Invoke")
     }
 
-    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+    pub(crate) async fn create_bucket(&self, name: &str) -> Result<()> {
         let request = self.http.put(format!("{}/{name}", self.endpoint));
         self.send("s3", "s3:CreateBucket", request).await.map(drop)
     }
@@ -92,11 +92,11 @@ impl Aws {
     }
 
     async fn send(&self, service: &str, operation: &str, request: RequestBuilder) -> Result<Response> {
-        // ministack checks no signature of an account's root: it only reads who signed, and for what.
+        // ministack does not check the signature of an account's root. It only reads the scope.
         let scope = format!("{}/20260101/{}/{service}/aws4_request", self.account, self.region);
         let request = request
             .header(AUTHORIZATION, format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
-            // This client does not use the gateway, which would say so.
+            // The gateway, which this client does not use, adds it, too.
             .header("x-forwarded-proto", "https");
         let response = request.send().await.with_context(|| operation.to_owned())?;
         let status = response.status();
@@ -113,7 +113,7 @@ pub(crate) fn http_client() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().no_proxy().build()
 }
 
-/// The text of the first element of that name, wherever it is.
+/// The text of the first element of that name, at any depth.
 pub fn xml_text(document: &str, element: &str) -> Option<String> {
     xml_texts(document, element).into_iter().next()
 }
@@ -125,7 +125,7 @@ pub fn xml_texts(document: &str, element: &str) -> Vec<String> {
     elements.filter_map(|node| node.text().map(str::to_owned)).collect()
 }
 
-/// JSON, which some services leave out where there is nothing to answer.
+/// JSON. Some answers are empty.
 fn parse(body: &[u8]) -> serde_json::Result<Value> {
     if body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(body) }
 }

@@ -1,4 +1,4 @@
-//! A machine that stays: started in the background, to be used from any shell, and stopped by `make down`.
+//! The machine of `make up`, which runs in the background until `make down`.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ fn directory() -> PathBuf {
     project().join(".local/up")
 }
 
-/// What the user's shell reads, and the sign that the machine is ready.
+/// The file that the user's shell reads. Once it exists, the machine is ready.
 fn environment() -> PathBuf {
     directory().join("env")
 }
@@ -68,7 +68,7 @@ pub async fn down() -> Result<bool> {
     Ok(true)
 }
 
-/// Is the machine, until it is interrupted.
+/// Runs the machine until it is interrupted.
 pub async fn serve(port: u16) -> Result<bool> {
     let directory = directory();
     let options = Options { port, ..Options::new(&directory) };
@@ -88,7 +88,7 @@ pub async fn serve(port: u16) -> Result<bool> {
         stack.state_machine_arn()?,
         stack.output("ImageTable")?,
     );
-    // Neither Ctrl-C in this terminal nor its end reaches a session of its own.
+    // In a session of its own, Ctrl-C and the end of the terminal do not reach it.
     setsid()?;
     dup2_stdout(fs::OpenOptions::new().write(true).open("/dev/null")?)?;
     dup2_stderr(fs::File::create(directory.join("local.log"))?)?;

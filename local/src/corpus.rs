@@ -1,7 +1,6 @@
-//! What the registries of the local AWS hold before anything is copied.
+//! The images that the registries of the local AWS have before anything is copied.
 //!
-//! Names and tags look like those of a real company and of real public registries; sizes are small enough that a run is
-//! over within seconds.
+//! Names and tags look like those of a real company and of real public registries. Sizes are small, so a run takes seconds.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +10,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::images::{self, Format, ImageSpec, LayerSpec};
 use crate::registry::{Registry, Tagged};
 
-/// Each repository of the source account, its base, and its images: tags separated by spaces; no tag is an image
-/// without one.
+/// Each repository of the source account, its base, and its images: tags separated by spaces; an empty text is an image
+/// without a tag.
 const PRIVATE: &[(&str, &str, &[&str])] = &[
     ("base/runtime", "debian", &["bookworm", "trixie latest"]),
     ("data/etl/ingest", "python", &["v3", "v4", ""]),
@@ -66,13 +65,9 @@ impl Planned {
 /// An image in its registry, once for each of its tags.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Seeded {
-    /// The registry's name, as image references have it.
     pub registry: String,
-    /// The repository.
     pub repository: String,
-    /// The tag, if it has any.
     pub tag: Option<String>,
-    /// The digest.
     pub digest: String,
 }
 
@@ -83,14 +78,13 @@ impl Corpus {
         Self { images: images.collect() }
     }
 
-    /// The public repositories.
     pub fn public() -> Self {
         let images =
             PUBLIC.iter().flat_map(|(registry, repository, base, images)| plan(registry, repository, base, images));
         Self { images: images.collect() }
     }
 
-    /// What tools are measured with: 60 images in 40 repositories, half of them for two platforms, with layers of 1 to 30
+    /// The benchmarks' larger set: 60 images in 40 repositories, half of them for two platforms, with layers of 1 to 30
     /// MB, of which the lower ones are shared; some 1.5 GB of different layers.
     pub fn large(registry: &str) -> Self {
         const BASES: [(&str, usize); 6] = [("a", 30), ("b", 24), ("c", 18), ("d", 12), ("e", 6), ("f", 3)];
@@ -113,7 +107,7 @@ impl Corpus {
         Self { images: images.collect() }
     }
 
-    /// The other: 1,000 small images in 100 repositories, on one base.
+    /// The benchmarks' other set: 1,000 small images in 100 repositories, on one base.
     pub fn small(registry: &str) -> Self {
         let images = (0..1_000).map(|number| {
             let (name, tag) = (format!("bench/small-{:02}", number / 10), number % 10);
@@ -127,13 +121,12 @@ impl Corpus {
         Self { images: images.collect() }
     }
 
-    /// One more image, with what its name makes of it.
+    /// Adds an image, whose platforms and layers depend on its name.
     pub fn with(mut self, registry: &str, repository: &str, tag: &str) -> Self {
         self.images.extend(plan(registry, repository, "alpine", &[tag]));
         self
     }
 
-    /// Both sets.
     pub fn and(mut self, other: Self) -> Self {
         self.images.extend(other.images);
         self
@@ -147,8 +140,8 @@ impl Corpus {
         names
     }
 
-    /// Makes the images and pushes them: to `source` what is in the registry of its name, and the rest to `public`. They are
-    /// returned in order.
+    /// Makes the images and pushes them: those of the source's registry to `source`, all others to `public`. Returns them
+    /// sorted.
     pub async fn push(self, source: &Registry, public: Option<&Registry>) -> Result<Vec<Seeded>> {
         let specs: Vec<_> = self.images.iter().map(|planned| planned.spec.clone()).collect();
         let made = tokio::task::spawn_blocking(move || images::make(&specs)).await??;
@@ -197,7 +190,7 @@ fn layer(name: &str) -> LayerSpec {
     LayerSpec { name: name.to_owned(), size: 100_000 + pick(name, 1_500_000) }
 }
 
-/// A number below `limit` that follows from the name.
+/// A number below `limit` that depends on the name.
 fn pick(name: &str, limit: usize) -> usize {
     name.bytes().fold(7, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_003) * 1_009 % limit
 }
@@ -227,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_with_is_as_large_as_it_says() {
+    fn the_benchmarks_images_have_the_documented_sizes() {
         let (large, small) = (Corpus::large("docker.io"), Corpus::small("docker.io"));
         assert_eq!((tags(&large), large.repositories("docker.io").len()), (60, 40));
         assert_eq!((tags(&small), small.repositories("docker.io").len()), (1_000, 100));

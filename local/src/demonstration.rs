@@ -1,4 +1,4 @@
-//! The demonstration: two stacks copy everything there is, and then nothing, since nothing has changed.
+//! The demonstration: two stacks copy images, and a second run copies nothing, since nothing has changed.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::step;
 
-/// How often a running execution is looked at.
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// The stack that copies the source account's whole registry, and its parameters.
@@ -36,7 +35,7 @@ const SELECTED: &str = "alpine:3.19,alpine:3.20,alpine:latest,bitnami/redis:7.4,
     docker.io/library/nginx:1.26,docker.io/library/nginx:1.27,docker.io/library/redis:7,quay.io/coreos/etcd:ALL_TAGS,\
     quay.io/prometheus/prometheus:v2.54.1";
 
-/// Starts a machine of its own, copies on it what there is (or just these images), and checks it all.
+/// Starts a machine, copies all of its images (or just the given ones) twice, and checks the copies.
 pub async fn run(images: &[String]) -> Result<bool> {
     let real_registries = !images.is_empty() && has_network().await;
     match (images, real_registries) {
@@ -47,12 +46,12 @@ pub async fn run(images: &[String]) -> Result<bool> {
     on_machine("run-", real_registries, async |machine| demonstrate(machine, images).await).await
 }
 
-/// Starts a machine of its own, and checks it as `make check-aws` checks an account.
+/// Starts a machine, and runs `make check-aws` on it.
 pub async fn check() -> Result<bool> {
     on_machine("check-", false, async |machine| Stack::check(machine).await?.show().await).await
 }
 
-/// Works on a machine of its own, whose logs stay if anything is wrong.
+/// Works on a new machine. If anything fails, its logs stay.
 async fn on_machine(
     prefix: &str,
     real_registries: bool,
@@ -96,17 +95,17 @@ async fn demonstrate(machine: &Machine, images: &[String]) -> Result<bool> {
     for problem in problems.iter().take(10) {
         println!("✗ {problem}");
     }
-    println!("{} of {} images are in ECR with the digest of their source.", rows.len() - problems.len(), rows.len());
-    println!("{tasks} tasks copied them, with {requests} requests to registries.");
+    println!("Images in ECR with the digest of their source: {} of {}.", rows.len() - problems.len(), rows.len());
+    println!("Tasks started: {tasks}. Requests to registries: {requests}.");
 
     println!("\nSecond run: nothing has changed");
     let second = execute(&stacks).await?;
     let more_tasks = machine.fargate().count() - tasks;
-    println!("{more_tasks} tasks started.");
+    println!("Tasks started: {more_tasks}.");
     Ok(first && second && problems.is_empty() && more_tasks == 0)
 }
 
-/// Deploys both stacks, with all that the machine can be seeded with; or one stack for just these images.
+/// Deploys both stacks and makes their images, or deploys one stack for the given images.
 async fn deploy(machine: &Machine, images: &[String]) -> Result<Vec<Stack>> {
     if machine.public().is_some() {
         let corpus = match images {
@@ -125,7 +124,7 @@ async fn deploy(machine: &Machine, images: &[String]) -> Result<Vec<Stack>> {
     step(if images.is_empty() { "Deploying two stacks with sam" } else { "Deploying a stack with sam" }, deploy).await
 }
 
-/// Adds the image that an entry of a list names.
+/// Adds the image of a list's entry.
 fn add(corpus: Corpus, image: &String) -> Result<Corpus> {
     let reference: Reference = image.parse().with_context(|| image.clone())?;
     match reference.tag() {
@@ -147,7 +146,7 @@ async fn follow(stack: &Stack) -> Result<bool> {
     println!("  {name}: listing images");
     let mut shown = None;
     loop {
-        // In this order, so that what is counted when it has ended is all that is ever counted.
+        // In this order: the counts of an execution that has ended are final.
         let outcome = execution.describe().await?;
         let counts = stack.execution_row(execution.name()).await?;
         if outcome.status != "RUNNING" {
@@ -178,7 +177,7 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// A table of the images, sorted.
+/// Sorts the images into a table.
 fn table(rows: &mut [ImageRow]) -> Table {
     rows.sort_by(|a, b| (&a.image, &a.tag).cmp(&(&b.image, &b.tag)));
     let mut table = Table::new();
@@ -199,7 +198,7 @@ fn table(rows: &mut [ImageRow]) -> Table {
     table
 }
 
-/// Looks up each image in both registries, and returns what is wrong, and with which image.
+/// Compares each image in both registries, and returns what is wrong.
 async fn problems(machine: &Machine, rows: &[ImageRow]) -> Result<Vec<String>> {
     let private = machine.ecr(SOURCE_ACCOUNT, SOURCE_REGION).await?;
     let destination = machine.ecr(ACCOUNT, REGION).await?;
@@ -213,7 +212,7 @@ async fn problems(machine: &Machine, rows: &[ImageRow]) -> Result<Vec<String>> {
         let expected = match machine.public() {
             _ if source.registry() == private.host() => private.digest(source.repository(), tag).await?,
             Some(public) => public.digest(source.repository(), tag).await?,
-            // It is what the registry answered when the run asked.
+            // The digest that the registry returned to the run.
             None => source.digest().map(str::to_owned),
         };
         let copied = destination.digest(copy.repository(), tag).await?;

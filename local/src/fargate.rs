@@ -1,8 +1,8 @@
-//! Fargate: runs the tasks that ministack, without Docker, only keeps a record of.
+//! Fargate: runs the tasks that ministack, without Docker, only records.
 //!
 //! A task's only container runs as a process of this machine, with skopeo from its `PATH` instead of the image's. Otherwise
-//! it is as on AWS: it gets the environment, the overrides, the secrets and the logs, if the execution role allows it; and
-//! when a task stops, EventBridge sends an event.
+//! it is as on AWS: the container has its environment, overrides, secrets and logs, if the execution role allows it, and when a
+//! task stops, EventBridge sends an event.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt as _;
@@ -24,27 +24,26 @@ use crate::lock;
 use crate::machine::{ACCOUNT, REGION};
 use crate::process::{Process, Program};
 
-/// How often ECS is asked for tasks.
 const POLL: Duration = Duration::from_millis(150);
 /// How many seconds a container has to end when its task is stopped, unless its definition says otherwise.
 const STOP_TIMEOUT: u64 = 30;
-/// The exit code of what was killed outright.
+/// The exit code of a container that was killed.
 const KILLED: i32 = 137;
 
-/// How tasks and their events go, where not as usual.
+/// Deviations from the usual behaviour of tasks and their events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Behaviour {
-    /// How long a task takes to start: on AWS most of a minute.
+    /// How long a task takes to start. On AWS it is most of a minute.
     pub start_delay: Duration,
     /// Events of tasks that stop are held back until [`Fargate::release_events`].
     pub hold_events: bool,
     /// Each event comes twice, as it may on AWS.
     pub duplicate_events: bool,
-    /// A task is killed for its use of memory when it has done all its work, just before it would have ended.
+    /// A task that has done all its work is killed for its use of memory instead of ending.
     pub kill_at_end: bool,
 }
 
-/// A task, as far as it has come.
+/// A task that ECS was asked to run.
 #[derive(Clone, Debug)]
 pub struct Task {
     pub arn: String,
@@ -81,7 +80,7 @@ impl Stopped {
             "container": { "exitCode": self.exit_code },
         });
         if self.exit_code.is_none() {
-            // It never ran, though ministack says that it did.
+            // ministack says that it ran.
             record["task"]["startedAt"] = Value::Null;
         }
         if self.is_out_of_memory {
@@ -91,7 +90,7 @@ impl Stopped {
     }
 }
 
-/// What may come between a task and its own end.
+/// What may end a task early.
 #[derive(Clone, Debug)]
 enum Order {
     OutOfMemory,
@@ -133,14 +132,14 @@ impl Fargate {
         self.service.tasks.borrow().len()
     }
 
-    /// Waits until there is a task that `select` wants, and returns the first.
+    /// Waits until there is a task that `select` accepts, and returns the first.
     pub async fn wait_for(&self, mut select: impl FnMut(&Task) -> bool) -> Task {
         let mut tasks = self.service.tasks.subscribe();
         loop {
             if let Some(task) = tasks.borrow_and_update().iter().find(|task| select(task)) {
                 return task.clone();
             }
-            // The sender lives in `self`, so there is always a next change to wait for.
+            // The sender lives in `self`, so the wait cannot fail.
             let _ = tasks.changed().await;
         }
     }
@@ -152,17 +151,17 @@ impl Fargate {
         task.is_some_and(|task| task.order(Order::OutOfMemory))
     }
 
-    /// Changes how the tasks of a family and their events go, from now on.
+    /// Changes the behaviour of a family's tasks from now on.
     pub fn set_behaviour(&self, family: &str, behaviour: Behaviour) {
         lock(&self.service.behaviours).insert(family.to_owned(), behaviour);
     }
 
-    /// What was done in the name of execution roles so far: the role's ARN, and the action.
+    /// The actions of execution roles so far, with the roles' ARNs.
     pub fn authorized(&self) -> BTreeSet<(String, String)> {
         lock(&self.service.authorized).clone()
     }
 
-    /// Sends the events that were held back of a family's tasks, and returns how many there were.
+    /// Sends the events of a family's tasks that were held back, and returns their number.
     pub async fn release_events(&self, family: &str) -> Result<usize> {
         let held = lock(&self.service.held).remove(family).unwrap_or_default();
         for mut end in held.clone() {
@@ -172,7 +171,7 @@ impl Fargate {
         Ok(held.len())
     }
 
-    /// Sends an event of AWS's own, which ministack sends for executions only.
+    /// Sends an event of an AWS service. By itself, ministack sends those of executions only.
     pub async fn deliver(&self, event: &Value) -> Result<()> {
         let entry = json!({
             "Source": event["source"], "DetailType": event["detail-type"], "Resources": event["resources"],
@@ -199,7 +198,7 @@ struct Service {
     environment: Vec<(String, String)>,
     directory: PathBuf,
     tasks: watch::Sender<Vec<Task>>,
-    /// By family; others go as usual.
+    /// By family.
     behaviours: Mutex<HashMap<String, Behaviour>>,
     /// The ends of tasks whose events are held back, by family.
     held: Mutex<HashMap<String, Vec<Value>>>,
@@ -225,7 +224,7 @@ impl Service {
         }
     }
 
-    /// Takes a task that was not seen before; for any other, passes on that somebody stopped it.
+    /// Accepts a new task. For a known one, passes on that it was stopped.
     fn admit(&self, task: &Value) -> Option<watch::Receiver<Option<Order>>> {
         let arn = text(&task["taskArn"]);
         if let Some(known) = self.tasks.borrow().iter().find(|task| task.arn == arn) {
@@ -251,12 +250,11 @@ impl Service {
         });
     }
 
-    /// A task's life, from its first sight to the event of its end.
+    /// Runs a task, and records its end.
     async fn run(self: Arc<Self>, task: Value, order: watch::Receiver<Option<Order>>) {
         let arn = text(&task["taskArn"]);
         let directory = self.directory.join(id_of(arn));
         let stopped = self.work(&task, &directory, order).await;
-        // What it has left behind is nobody's any more.
         let _ = fs::remove_dir_all(&directory);
         let Behaviour { hold_events, duplicate_events, .. } = self.behaviour(&task);
         let events = if hold_events { 0 } else { 1 + u32::from(duplicate_events) };
@@ -270,7 +268,6 @@ impl Service {
         }
     }
 
-    /// Runs a task until it ends.
     async fn work(&self, task: &Value, directory: &Path, mut orders: watch::Receiver<Option<Order>>) -> Stopped {
         let start = async {
             tokio::time::sleep(self.behaviour(task).start_delay).await;
@@ -359,7 +356,7 @@ impl Service {
         Ok(secrets)
     }
 
-    /// Creates the log stream that the definition asks for, if it asks for one.
+    /// Creates the log stream that the definition names, if it has a log.
     async fn log(&self, container: &Value, role: &str, task_id: &str) -> Result<Option<Value>> {
         const FAILED: &str = "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: \
             failed to create Cloudwatch log stream";
@@ -378,7 +375,7 @@ impl Service {
         Ok(Some(stream))
     }
 
-    /// Makes sure that the execution role may do what ECS does in its name. ministack would let this machine do it all.
+    /// Checks that the execution role may do what ECS does in its name. ministack allows this machine everything.
     async fn authorize(&self, role: &str, action: &str, resource: &str) -> Result<()> {
         let parameters =
             [("PolicySourceArn", role), ("ActionNames.member.1", action), ("ResourceArns.member.1", resource)];
@@ -407,7 +404,7 @@ async fn next(orders: &mut watch::Receiver<Option<Order>>) -> Order {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "there is nobody to return it to; the machine's log is standard error")]
+#[expect(clippy::print_stderr, reason = "it runs in the background; standard error is the machine's log")]
 fn complain(error: &anyhow::Error) {
     eprintln!("fargate: {error:#}");
 }
@@ -422,12 +419,12 @@ fn family_of(task: &Value) -> &str {
 struct Container {
     process: Process,
     shipper: JoinHandle<()>,
-    /// How long it may take to end when it is asked to.
+    /// How long it may take to end after SIGTERM.
     patience: Duration,
 }
 
 impl Container {
-    /// Kills it, if it has not ended, and waits until its last line is logged.
+    /// Kills it, if it has not ended, and waits until all its lines are logged.
     async fn end(mut self) -> ExitStatus {
         self.process.kill();
         let status = self.process.exited().await;
@@ -448,7 +445,7 @@ fn lines(output: impl AsyncRead + Send + Unpin) -> impl Stream<Item = Vec<u8>> +
     })
 }
 
-/// Sends lines to CloudWatch Logs while they come: as many at a time as came while the last ones were on their way.
+/// Sends lines to CloudWatch Logs: all that are there, and meanwhile the next ones come.
 async fn ship(aws: Aws, log: Option<Value>, lines: impl Stream<Item = Vec<u8>>) {
     const BATCH: usize = 1_000;
     let mut batches = std::pin::pin!(lines.ready_chunks(BATCH));
@@ -476,7 +473,7 @@ fn id_of(arn: &str) -> &str {
     arn.rsplit('/').next().unwrap_or(arn)
 }
 
-/// `1000` or `1000:1000`. A user who is root or has a name, which here may belong to somebody else, is ignored.
+/// `1000` or `1000:1000`. Root is ignored, and so are names, since here they may belong to other users.
 fn numeric_user(user: &str) -> Option<(u32, u32)> {
     let (user, group) = user.split_once(':').unwrap_or((user, user));
     let ids = (user.parse().ok()?, group.parse().ok()?);

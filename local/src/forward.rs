@@ -1,4 +1,4 @@
-//! What the proxy and the gateway have in common: they answer requests, or pass them on to servers of this machine.
+//! The common part of proxy and gateway: answers, and requests that are passed on to servers of this machine.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ pub(crate) fn forwarder() -> Forwarder {
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
-/// Passes a request on as it is: the server sees the host that it was meant for, and a signature covers it.
+/// Passes a request on with its own `Host` header, which its signature covers.
 pub(crate) async fn forward(forwarder: &Forwarder, to: SocketAddr, mut request: Request<Body>) -> Response<Body> {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let Ok(uri) = format!("http://{to}{path}").parse() else { return answer(StatusCode::BAD_REQUEST, [], "") };

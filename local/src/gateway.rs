@@ -1,6 +1,6 @@
-//! The door to AWS: it speaks TLS, as AWS does, in front of ministack, and tells it so. It also counts who calls what.
+//! The endpoint of the local AWS: TLS in front of ministack. It also counts the calls of each access key.
 //!
-//! So a request that AWS refuses over plain HTTP, because of a bucket's policy, for example, is refused here, too.
+//! ministack sees which requests came through TLS, so a bucket's policy can refuse all others, as on AWS.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,23 +27,20 @@ use tokio_rustls::TlsAcceptor;
 use crate::forward::{Forwarder, answer, forward, forwarder};
 use crate::lock;
 
-/// A call that somebody made.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Call {
-    /// What it was signed with.
     pub access_key_id: String,
-    /// What was called, as a policy names it: `ecr:DescribeImages`.
+    /// As policies name it: `ecr:DescribeImages`.
     pub action: String,
 }
 
-/// How often a call was made, and how often it was denied.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Times {
     pub called: u64,
     pub denied: u64,
 }
 
-/// The open door. Dropping it closes it.
+/// The running gateway. Dropping it stops it.
 pub struct Gateway {
     address: SocketAddr,
     door: Arc<Door>,
@@ -51,7 +48,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Opens it at `address`, with this certificate, in front of `upstream`.
+    /// Listens at `address`, with this certificate, in front of `upstream`.
     pub async fn open(address: SocketAddr, identity: Arc<ServerConfig>, upstream: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             let port = address.port();
@@ -140,7 +137,7 @@ fn empty_page(action: &str, request: &[u8]) -> Option<&'static str> {
         .then_some(r#"{"events":[],"nextForwardToken":"f/-","nextBackwardToken":"b/-"}"#)
 }
 
-/// What a signed request asks for, and who asks. Of S3, whose requests do not name the operation, only PutObject is known.
+/// The caller and the action of a signed request. S3's requests do not name the action; only PutObject is known.
 fn call(request: &Parts, body: &[u8]) -> Option<Call> {
     let authorization = request.headers.get(AUTHORIZATION)?.to_str().ok()?;
     let mut scope = authorization.split_once("Credential=")?.1.split('/');

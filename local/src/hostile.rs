@@ -1,8 +1,8 @@
-//! A hostile registry: what whoever reads a registry must withstand.
+//! A hostile registry: the attacks that a client of registries must withstand.
 //!
 //! The first label of the host's name chooses the attack, so `tags.hostile.example` and `drip.hostile.example` are two
-//! registries. Most of them also serve an honest image, `good`. HTTP headers cannot carry line breaks or control characters;
-//! bodies do. What was sent to the registry is remembered, and so is who followed it to this machine's loopback address.
+//! registries. Most of them also serve an honest image, `good`. Line breaks and control characters are in bodies, since HTTP
+//! headers cannot carry them. The registry records all requests, and counts connections to the loopback address that it names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,9 +29,9 @@ use crate::proxy::Proxy;
 
 /// Below this name, each host is an attack.
 pub const DOMAIN: &str = "hostile.example";
-/// Where injected commands would copy from and to. It serves anybody; nobody has a reason to ask.
+/// Where injected commands would copy from and to. It answers, but must receive no request.
 pub const BACKDOOR: &str = "evil.example";
-/// Where tokens are handed out, to anybody.
+/// Where tokens come from, for everyone.
 pub const ELSEWHERE: &str = "realm-elsewhere.example";
 /// Where injected commands would copy to, at the destination.
 pub const TARGET: &str = "prod/payments";
@@ -40,42 +40,42 @@ const HOSTS: [&str; 3] = ["*hostile.example", BACKDOOR, ELSEWHERE];
 /// The repository of every host.
 pub const REPOSITORY: &str = "a";
 
-/// What is honest at a host, and what has to become of it.
+/// What must happen to the honest images of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Honest {
-    /// The attack is about other images: the honest ones must be copied.
+    /// They are copied: the attack is about other images.
     Copied,
-    /// The attack is about the whole repository: what is honest may be copied or not.
+    /// They may be copied or not: the attack is about the whole repository.
     Perhaps,
-    /// Nothing.
+    /// There are no honest images.
     Nothing,
 }
 
-/// The attacks, as their hosts' names begin, by what has to become of the honest images.
+/// The attacks, as their hosts' names begin, by what must happen to the honest images.
 const ATTACKS: [(Honest, &str); 3] = [
-    // Tags that are none, and lead nowhere, or are found; digests, media types and manifests that are none; bodies that are
-    // something else than their digest; an index with many children; referrers of other images; errors' bodies; sizes.
+    // Invalid tags, missing or found; invalid digests, media types and manifests; bodies that do not match their digests; an
+    // index with many children; referrers of other images; bodies of errors; sizes.
     (
         Honest::Copied,
         "tags found digests liar types shapes index layers many subject error-long error-text error-huge big-manifest realm",
     ),
-    // Lists of tags and of referrers that are none, never end, go in circles or to another host; answers that are slow.
+    // Lists of tags and of referrers that are invalid, never end, repeat, or lead to another host; slow answers.
     (
         Honest::Perhaps,
         "list-string list-object list-mixed list-bytes list-surrogate list-deep list-html big-list pages circle elsewhere \
          referrers endless drip",
     ),
-    // Asks for patience for ever; redirects; realms; a host that looks like ECR's.
+    // Waiting for ever; redirects; realms; a host that looks like ECR's.
     (
         Honest::Nothing,
         "busy to-http-loopback to-https-loopback to-localhost to-task-metadata to-link-local to-plain-http to-and-fro \
          realm-plain-http realm-http-loopback realm-https-loopback realm-link-local 111111111111.dkr.ecr.us-east-1",
     ),
 ];
-/// Those of which nothing must fail: a wrong referrer may be left out, and Docker Hub's realm is elsewhere, too.
+/// The attacks that need not cause an error: a wrong referrer may be left out, and Docker Hub's realm is on another host, too.
 const HARMLESS: [&str; 2] = ["subject", "realm"];
 
-/// Where hosts redirect to, and where they say that tokens are. `TRAP` is a port of this machine.
+/// Where hosts redirect to, and where they say that tokens come from. `TRAP` is a port of this machine.
 const PLACES: [(&str, &str); 12] = [
     ("to-http-loopback", "http://127.0.0.1:TRAP/v2/a/manifests/good"),
     ("to-https-loopback", "https://127.0.0.1:TRAP/v2/a/manifests/good"),
@@ -91,7 +91,7 @@ const PLACES: [(&str, &str); 12] = [
     ("realm-link-local", "https://169.254.169.254/v2/a/token"),
 ];
 
-/// Lists of tags that are none.
+/// Invalid lists of tags.
 const LISTS: [(&str, &[u8]); 6] = [
     ("list-string", br#""good""#),
     ("list-object", br#"{"tags":{"good":"good"}}"#),
@@ -101,7 +101,7 @@ const LISTS: [(&str, &[u8]); 6] = [
     ("list-html", b"<!DOCTYPE html><title>Log in</title>"),
 ];
 
-/// Manifests that are none. `null` and `{}` are not among them: skopeo takes them for empty ones, and so do stand-ins of ECR.
+/// Invalid manifests. `null` and `{}` are not among them, because skopeo and stand-ins of ECR take them for empty manifests.
 const SHAPES: &str = r#"|[]|1|{"manifests":1}|{"layers":{"a":[]}}|{"config":[]}|{"manifests":[[]]}"#;
 
 /// What a parser or a terminal would act on.
@@ -123,18 +123,16 @@ const HUGE_MANIFEST: Flood =
     Flood(200 * MEBIBYTE, r#"{"schemaVersion":2,"layers":["#, r#"{"digest":"sha256:#","size":1},"#, "{}]}");
 const HUGE_LIST: Flood = Flood(400 * MEBIBYTE, r#"{"name":"a","tags":["#, "\"#\",", r#""good"]}"#);
 
-/// A hostile host, and how to name what it has.
+/// A hostile host and its images.
 #[derive(Clone, Debug)]
 pub struct Attack {
-    /// The host.
     pub host: String,
     /// Entries of a list of images: all tags, a tag, and an image pinned by its digest.
     pub entries: [String; 3],
-    /// What is served as it should be: a tag, if it has one, and the digest.
+    /// The honest images: a tag, if there is one, and the digest.
     pub valid: Vec<(Option<&'static str>, String)>,
-    /// What has to become of that.
     pub honest: Honest,
-    /// Whether anything of it must be an error.
+    /// Whether any of its images must fail.
     pub fails: bool,
 }
 
@@ -143,11 +141,9 @@ pub struct Attack {
 pub struct Received {
     /// The host that it was meant for, without a port.
     pub host: String,
-    /// The method.
     pub method: Method,
     /// The path and the query.
     pub path: String,
-    /// The `Authorization` header.
     pub authorization: Option<String>,
 }
 
@@ -179,7 +175,6 @@ impl Hostile {
         Ok(Self { site, loot, _trap: trapping_task })
     }
 
-    /// All attacks.
     pub fn attacks(&self) -> Vec<Attack> {
         let of = |(honest, names): (_, &'static str)| names.split(' ').map(move |name| self.attack(name, honest));
         ATTACKS.into_iter().flat_map(of).collect()
@@ -204,7 +199,7 @@ impl Hostile {
         self.loot.path()
     }
 
-    /// How many connections were made to loopback addresses that redirects and realms name.
+    /// How many connections there were to the loopback address that redirects and realms name.
     pub fn trapped(&self) -> usize {
         self.site.trapped.load(Ordering::Relaxed)
     }
@@ -221,7 +216,7 @@ impl Hostile {
     }
 }
 
-/// A body of so many bytes that is made while it is sent: its start; what is repeated, with 64 digits of its number in the
+/// A body that is made while it is sent: its size; its start; an item that is repeated, with 64 digits of its number in the
 /// place of `#`; and its end.
 #[derive(Clone, Copy, Debug)]
 struct Flood(usize, &'static str, &'static str, &'static str);
@@ -250,7 +245,6 @@ enum Content {
     Flood(Flood),
 }
 
-/// What a request is answered with.
 #[derive(Clone, Debug)]
 struct Answer {
     status: u16,
@@ -272,7 +266,7 @@ impl Answer {
         Self { content: Content::Flood(flood), ..Self::new(status, OCI, "") }
     }
 
-    /// A manifest under the digest that it has.
+    /// A manifest with its digest.
     fn manifest(media_type: &str, content: impl Into<Bytes>) -> Self {
         let content = content.into();
         Self::new(200, media_type, content.clone()).with(DIGEST, images::digest(&content))
@@ -314,7 +308,7 @@ impl Answer {
 /// What is served, and what has happened.
 struct Site {
     good: Manifest,
-    /// The first refers to the honest image, one to another image, and one to none.
+    /// The first refers to the honest image, the second to another image, and the third does not refer to an image.
     referrers: [Manifest; 3],
     /// The honest ones, by tag or digest.
     honest: BTreeMap<String, Answer>,
@@ -322,7 +316,7 @@ struct Site {
     manifests: BTreeMap<(&'static str, String), Answer>,
     blobs: BTreeMap<String, Vec<u8>>,
     texts: Vec<String>,
-    /// The port that is listened on for those who follow to it.
+    /// The port that redirects and realms name.
     trap: u16,
     received: Mutex<Vec<Received>>,
     trapped: AtomicUsize,
@@ -414,7 +408,7 @@ impl Site {
         match own.map(|(_, answer)| answer).or_else(|| self.honest.get(reference)) {
             _ if label == "busy" => Answer::new(429, JSON, "{}").with(RETRY_AFTER, "60"),
             Some(answer) => answer.clone(),
-            // Whatever it is called.
+            // For any reference.
             None if matches!(label, "found" | "evil") => self.honest["good"].clone(),
             None => Answer::new(404, JSON, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
         }
@@ -448,7 +442,7 @@ impl Site {
     }
 }
 
-/// A digest that nothing has; the blob of that name is something else.
+/// A digest that nothing has. The blob of that name has other content.
 fn another() -> String {
     format!("sha256:{}", "a".repeat(64))
 }
@@ -473,7 +467,7 @@ fn texts(loot: &Path) -> Vec<String> {
     injections.into_iter().chain(ODD.split('|').map(str::to_owned)).chain(["x".repeat(10_240)]).collect()
 }
 
-/// Digests that are none.
+/// Invalid digests.
 fn digests(good: &str, texts: &[String]) -> Vec<String> {
     let hex = good.trim_start_matches("sha256:");
     let (upper, short) = (hex.to_uppercase(), &hex[1..]);
@@ -482,7 +476,7 @@ fn digests(good: &str, texts: &[String]) -> Vec<String> {
     wrong.chain(texts[..INJECTIONS].iter().map(|text| format!("{good} {text}"))).collect()
 }
 
-/// What hosts have besides the honest images: `t0`, `t1` and so on, and the same by digest.
+/// The images of hosts besides the honest ones: `t0`, `t1` and so on, and the same by digest.
 fn manifests(good: &Manifest, texts: &[String]) -> BTreeMap<(&'static str, String), Answer> {
     let mut all = BTreeMap::new();
     let mut serve = |label: &'static str, answers: Vec<Answer>| {
@@ -494,7 +488,7 @@ fn manifests(good: &Manifest, texts: &[String]) -> BTreeMap<(&'static str, Strin
             all.insert((label, format!("t{number}")), answer);
         }
     };
-    // The configuration is never what it is called: none of them can be copied, whatever else is forgiven.
+    // The configuration never matches its digest, so these images cannot be copied, whatever else a client accepts.
     let image = |media_type: &str, layer: Value| {
         let config = descriptor(CONFIG, another(), 110_000);
         let image = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });

@@ -1,7 +1,7 @@
-//! Container images, made here: real layers, real manifests, and the same digests on every machine.
+//! Makes container images: real layers, real manifests, and the same digests on every machine.
 //!
-//! A layer is a gzip'd tar of files whose content follows from the layer's name alone. So two images that name the same
-//! layer share it, as images share their bases, and any change to what this module makes shows as a changed digest.
+//! A layer is a gzip'd tar of files whose content depends on the layer's name and size only. So two images that name the same
+//! layer share it, as images share their bases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,12 +17,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// The media types that an image is written in.
+/// The media types of an image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
-    /// As buildah, buildx and most newer tools push.
+    /// Pushed by buildah, buildx and most newer tools.
     Oci,
-    /// As the Docker daemon pushes.
+    /// Pushed by the Docker daemon.
     Docker,
 }
 
@@ -56,34 +56,33 @@ impl Format {
     }
 }
 
-/// A layer by its name and the size of its content, in bytes.
+/// A layer, before it is made.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LayerSpec {
-    /// What its content follows from.
+    /// Its content depends on the name.
     pub name: String,
-    /// How much content it has before compression.
+    /// The size of its content before compression, in bytes.
     pub size: usize,
 }
 
-/// An image, as it is asked for.
+/// An image, before it is made.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
-    /// Its media types.
     pub format: Format,
-    /// Its architectures. With one it is a plain manifest, with several an index of them.
+    /// With one architecture the image is a plain manifest, with several an index.
     pub architectures: Vec<&'static str>,
-    /// Its layers, from the base up; each is made anew for each architecture.
+    /// From the base up; each architecture has its own layers.
     pub layers: Vec<LayerSpec>,
 }
 
 impl ImageSpec {
-    /// The layers of its image for one of them.
+    /// The layers of one architecture.
     pub(crate) fn layers_for(&self, architecture: &str) -> impl Iterator<Item = LayerSpec> {
         let layer = move |it: &LayerSpec| LayerSpec { name: format!("{}/{architecture}", it.name), size: it.size };
         self.layers.iter().map(layer)
     }
 
-    /// The layers of its images for all of them.
+    /// The layers of all architectures.
     pub(crate) fn all_layers(&self) -> impl Iterator<Item = LayerSpec> {
         self.architectures.iter().flat_map(|architecture| self.layers_for(architecture))
     }
@@ -94,7 +93,6 @@ impl ImageSpec {
 pub struct Blob {
     /// `sha256:…`
     pub digest: String,
-    /// The content.
     pub bytes: Vec<u8>,
 }
 
@@ -113,9 +111,7 @@ impl Blob {
 pub struct Manifest {
     /// `sha256:…`
     pub digest: String,
-    /// Its media type.
     pub media_type: &'static str,
-    /// The content.
     pub bytes: Vec<u8>,
 }
 
@@ -129,7 +125,7 @@ impl Manifest {
 /// An image with everything that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// What its tag names: an index, or the manifest of the only platform.
+    /// An index, or the manifest of the only platform.
     pub manifest: Manifest,
     /// The manifests that the index lists.
     pub platforms: Vec<Manifest>,
@@ -205,7 +201,7 @@ impl SigningKey {
     }
 }
 
-/// Makes images, and each layer once.
+/// Makes images. Each layer is made once.
 pub fn make(specs: &[ImageSpec]) -> Result<Vec<Image>> {
     let wanted: BTreeSet<LayerSpec> = specs.iter().flat_map(ImageSpec::all_layers).collect();
     let wanted: Vec<LayerSpec> = wanted.into_iter().collect();
@@ -227,7 +223,7 @@ struct Layer {
     diff_id: String,
 }
 
-/// Makes a layer of a few files, whose bytes are as incompressible as most of what images hold.
+/// Makes a layer of a few files, whose bytes compress as little as most content of images.
 fn make_layer(spec: &LayerSpec) -> Result<(LayerSpec, Layer)> {
     const FILES: usize = 4;
     let mut archive = tar::Builder::new(Vec::with_capacity(spec.size + 8_192));
@@ -244,7 +240,7 @@ fn make_layer(spec: &LayerSpec) -> Result<(LayerSpec, Layer)> {
         archive.append_data(&mut header, format!("opt/{}/{file}", spec.name), content.as_slice())?;
     }
     let tar = archive.into_inner()?;
-    // Neither a time nor a name is in the header: they would change the digest.
+    // Without a time and a name in the header, which would change the digest.
     let mut gzip = GzBuilder::new().write(Vec::with_capacity(tar.len()), Compression::fast());
     gzip.write_all(&tar)?;
     Ok((spec.clone(), Layer { blob: Arc::new(Blob::new(gzip.finish()?)), diff_id: digest(&tar) }))

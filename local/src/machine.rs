@@ -1,4 +1,4 @@
-//! The machine as a whole: starts its parts in order, wires them together, and stops them all.
+//! The machine as a whole: starts its parts in order, connects them, and stops them.
 
 use std::collections::BTreeMap;
 use std::fs::{Permissions, TryLockError};
@@ -35,16 +35,16 @@ pub const SOURCE_CREDENTIAL: &str = "source-credential";
 /// The ECS cluster that tasks run in.
 pub const CLUSTER: &str = "ecr-transfer";
 /// The bucket that deployed code goes through.
-pub const ARTIFACTS: &str = "ecr-transfer-artifacts";
+pub(crate) const ARTIFACTS: &str = "ecr-transfer-artifacts";
 
-/// How a machine is to be.
+/// A machine's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where its logs and its state go. No two machines can share it.
     pub directory: PathBuf,
     /// The port of the AWS endpoint; 0 is a free one.
     pub port: u16,
-    /// Whether names of public registries lead to the real ones, over the network, and not to a stand-in.
+    /// Whether public registries are the real ones, reached over the network, instead of a stand-in.
     pub real_registries: bool,
 }
 
@@ -87,7 +87,7 @@ impl Machine {
         fs::create_dir_all(&options.directory)?;
         let directory = fs::canonicalize(&options.directory)?;
         let lock = take(&directory)?;
-        // For what tasks need, whatever user they run as. The state directory may be in a home that only its owner can enter.
+        // Tasks of other users read it. The state directory may be in a home that only its owner can enter.
         let scratch = shared_directory("ecr-transfer-", 0o755)?;
         find("skopeo".as_ref(), "install the package skopeo")?;
 
@@ -130,7 +130,7 @@ impl Machine {
                 ("AWS_ENDPOINT_URL", public_endpoint.as_str()),
                 ("AWS_CA_BUNDLE", &ca_bundle),
                 ("AWS_ACCESS_KEY_ID", ACCOUNT),
-                // Any: ministack does not look at that of an account's root.
+                // Any value: ministack does not check that of an account's root.
                 ("AWS_SECRET_ACCESS_KEY", "local"),
                 ("AWS_DEFAULT_REGION", REGION),
                 ("AWS_REGION", REGION),
@@ -191,12 +191,12 @@ impl Machine {
         &self.proxy
     }
 
-    /// The registry that attacks whoever reads it.
+    /// The registry that attacks its clients.
     pub fn hostile(&self) -> &Hostile {
         &self.hostile
     }
 
-    /// What the Lambdas, and whoever uses the machine's environment, have called so far, and how often.
+    /// The calls of the Lambdas, and of all others in the machine's environment, so far.
     pub fn calls(&self) -> BTreeMap<Call, Times> {
         self.gateway.calls()
     }
@@ -219,7 +219,7 @@ impl Machine {
         Ok(Corpus::private(self.ecr(SOURCE_ACCOUNT, SOURCE_REGION).await?.host()))
     }
 
-    /// Makes images, and pushes them to where they belong. Repositories of the source account are created.
+    /// Makes images and pushes them to their registries. Creates the source account's repositories.
     pub async fn seed(&self, corpus: Corpus) -> Result<Vec<Seeded>> {
         let source = self.ecr(SOURCE_ACCOUNT, SOURCE_REGION).await?;
         let aws = self.aws(SOURCE_ACCOUNT, SOURCE_REGION)?;
@@ -232,7 +232,7 @@ impl Machine {
         corpus.push(&source, self.public()).await
     }
 
-    /// Waits until one of its servers ends, which none should.
+    /// Waits until one of its servers fails.
     pub async fn failed(&mut self) -> Error {
         select_all(self.servers.iter_mut().map(|server| Box::pin(server.exited()))).await;
         anyhow!("a server of the local AWS has ended; its log is in {}", self.directory.display())
@@ -247,7 +247,7 @@ impl Machine {
     }
 }
 
-/// Takes the directory for this process alone; the lock goes with the process, however it ends. The file has its number.
+/// Locks the directory for this process, until the process ends. The locked file has its number.
 fn take(directory: &Path) -> Result<fs::File> {
     let path = directory.join("pid");
     let file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
@@ -277,7 +277,7 @@ pub(crate) fn shared_directory(prefix: &str, mode: u32) -> Result<TempDir> {
     Ok(directory)
 }
 
-/// A place where nobody listens now.
+/// A free port.
 fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
@@ -288,7 +288,7 @@ async fn start_registry(directory: &Path, address: SocketAddr) -> Result<Process
     let settings = json!({
         "version": 0.1,
         "storage": { "filesystem": { "rootdirectory": storage }, "delete": { "enabled": true } },
-        // Absolute URLs would be of the plain HTTP that the proxy speaks to it.
+        // Absolute URLs would have the scheme of the proxy's requests, which is plain HTTP.
         "http": { "addr": address, "relativeurls": true },
     });
     fs::write(&configuration, settings.to_string())?;
@@ -308,14 +308,14 @@ async fn start_ministack(
     fs::write(&program, include_str!("corrections.py"))?;
     let settings = [
         ("AUTH", "true"),
-        // Not for itself: the Lambdas inherit it.
+        // For the Lambdas, which inherit it.
         ("AWS_ENDPOINT_URL", public_endpoint),
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("BIND_HOST", "127.0.0.1"),
-        // It must find no Docker, or it would pull images and run tasks by itself.
+        // With Docker it would pull images and run tasks by itself.
         ("DOCKER_HOST", "tcp://127.0.0.1:1"),
         ("GATEWAY_PORT", &address.port().to_string()),
-        // It would listen on a fixed port, which two machines cannot share.
+        // This would listen on a fixed port, which two machines cannot share.
         ("IOT_MTLS_ENABLED", "false"),
         ("LAMBDA_EXECUTOR", "local"),
         ("MINISTACK_ACCOUNT_ID", ACCOUNT),
@@ -335,7 +335,7 @@ async fn start_ministack(
     answering(process.await?, &format!("http://{address}/_ministack/ready")).await
 }
 
-/// An empty directory: what an earlier machine held would make this one's answers depend on it.
+/// An empty directory, without the state of an earlier machine.
 fn empty(directory: PathBuf) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory)?;
@@ -349,7 +349,6 @@ async fn answering(mut server: Process, url: &str) -> Result<Process> {
     Ok(server)
 }
 
-/// Where the project's set-up puts a tool.
 pub(crate) fn tool(environment: &str, program: &str) -> PathBuf {
     tools_directory().join(environment).join("bin").join(program)
 }

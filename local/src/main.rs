@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use local::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// An AWS on this machine, to see the project at work.
+/// A local AWS on this machine.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -23,23 +23,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Copy images on an AWS of its own, twice, and check them.
+    /// Copy images on a local AWS, twice, and check the copies.
     Run {
-        /// Copy just these: from the real registries where there is a network, else from stand-ins.
+        /// Copy just these images: from their registries if there is a network, else from stand-ins.
         #[arg(long, value_delimiter = ',')]
         images: Vec<String>,
     },
-    /// Run `make check-aws` on an AWS of its own.
+    /// Run `make check-aws` on a local AWS.
     Check,
-    /// Start an AWS in the background, with the stack deployed and images to copy.
+    /// Start a local AWS in the background, with a stack and images to copy.
     Up {
         /// The port of its endpoint.
         #[arg(long, default_value_t = 4566)]
         port: u16,
     },
-    /// Stop the AWS in the background.
+    /// Stop the local AWS in the background.
     Down,
-    /// Be the AWS in the background.
+    /// Run the local AWS in this process.
     #[command(hide = true)]
     Serve {
         #[arg(long)]
@@ -59,7 +59,7 @@ async fn main() -> ExitCode {
             Command::Serve { port } => background::serve(port).await,
         }
     };
-    // Whatever a command has started ends when the command is dropped.
+    // When a command is dropped, everything that it has started ends.
     tokio::select! {
         result = command => match result {
             Ok(true) => ExitCode::SUCCESS,
@@ -82,7 +82,7 @@ async fn interruption() -> Result<()> {
     Ok(())
 }
 
-/// Does a step, which may take a while, and says so first.
+/// Prints what is being done, and how long it took.
 async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     print!("{what} … ");
     std::io::stdout().flush()?;

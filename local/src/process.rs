@@ -1,7 +1,7 @@
 //! Child processes that never outlive the machine.
 //!
-//! Each leads a process group of its own, so that whatever it starts (ministack starts Lambda workers, a task's shell
-//! starts skopeo) is stopped with it; and each dies with this process, even if that is killed outright.
+//! Each leads a process group of its own, so that everything that it starts (ministack starts Lambda workers, a task's shell
+//! starts skopeo) is stopped with it; and each dies with this process, even if this process is killed.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long a server may take to become ready. Generous, because a machine under test is often a busy one.
+/// How long a server may take to become ready, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -70,7 +70,7 @@ impl Program {
     }
 
     /// Starts it, and hands out its standard output and standard error.
-    pub async fn start_piped(self) -> Result<(Process, (ChildStdout, ChildStderr))> {
+    pub(crate) async fn start_piped(self) -> Result<(Process, (ChildStdout, ChildStderr))> {
         let (process, output) = self.spawn(Stdio::piped(), Stdio::piped()).await?;
         Ok((process, output.context("the program has no output")?))
     }
@@ -122,13 +122,13 @@ pub struct Process {
 impl Process {
     /// Kills it and all that it has started.
     pub fn kill(&self) {
-        // Once it has ended, its number may be another's.
+        // After its end, its number may belong to another process.
         if self.exit.borrow().is_none() {
             kill(self.group);
         }
     }
 
-    /// Asks it, and nothing that it has started, to end.
+    /// Sends SIGTERM to it, but not to the processes that it has started.
     pub fn terminate(&self) {
         if self.exit.borrow().is_none() {
             let _ = kill_process(self.group, Signal::TERM);
@@ -147,7 +147,7 @@ impl Process {
         self.exited().await;
     }
 
-    /// Waits until `probe` finds what it looks for.
+    /// Waits until `probe` returns something.
     pub async fn ready<T>(&mut self, probe: impl AsyncFn() -> Option<T>) -> Result<T> {
         let found = async {
             loop {
@@ -221,14 +221,14 @@ mod tests {
         let grandchild = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         process.stop().await;
 
-        // It was killed, too, but dies when the kernel comes to it. Ready to be read means ended, reaped or not.
+        // It was killed, too, but may take a moment to die. Ready to be read means ended, reaped or not.
         let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
         let ended = poll(&mut [PollFd::new(&grandchild, PollFlags::IN)], Some(&patience)).unwrap();
         assert_eq!(ended, 1, "it still runs");
     }
 
     #[tokio::test]
-    async fn an_early_end_is_told_with_the_last_words() {
+    async fn an_early_end_is_reported_with_the_last_output() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("echo no such luck; exit 3").start(directory.path().join("log")).await.unwrap();
         let error = process.ready(async || None::<()>).await.unwrap_err().to_string();

@@ -2,8 +2,8 @@
 //!
 //! skopeo and the Lambdas use real host names over TLS, as they would on AWS; they trust the proxy's own certificate
 //! authority through `SSL_CERT_FILE`. Hosts of ECR lead to ministack, which finds account and region in the `Host` header,
-//! and ask for a login, as ECR does; every other host leads to the stand-in for public registries, and no IP address leads
-//! anywhere. On the way the proxy counts requests, delays them, and injects faults.
+//! and ask for a login, as ECR does. Every other host leads to the stand-in for public registries. IP addresses lead
+//! nowhere. On the way the proxy counts requests, delays them, and injects faults.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -46,7 +46,7 @@ pub const ECR_HOSTS: &str = "*.dkr.ecr.*.amazonaws.com";
 pub struct Upstream {
     /// ministack, for hosts of ECR.
     pub ecr: SocketAddr,
-    /// The stand-in for public registries, unless the real ones are to be reached.
+    /// The stand-in for public registries, unless the real ones are used.
     pub public: Option<SocketAddr>,
 }
 
@@ -58,7 +58,7 @@ pub enum Kind {
     Blob,
     /// Any step of uploading a blob.
     Upload,
-    /// Logins, tag lists, and whatever else.
+    /// Logins, tag lists, and anything else.
     Other,
 }
 
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// Which requests are meant. `*` in host or path stands for any text, the path includes the query.
+/// A set of requests. `*` in host or path matches any text; the path includes the query.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     host: glob::Pattern,
@@ -105,24 +105,24 @@ fn pattern(text: &str) -> glob::Pattern {
     glob::Pattern::new(text).expect("a pattern is a text with `*`")
 }
 
-/// What happens to a request that a fault is meant for.
+/// What a fault does to a request.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// It is answered with this status, and these headers.
+    /// The answer has this status and these headers.
     Status(StatusCode, Vec<(HeaderName, HeaderValue)>),
-    /// It is answered with this status, and an error of the registry protocol: a code, and a message.
+    /// The answer has this status and an error of the registry protocol, with a code and a message.
     Error(StatusCode, &'static str, &'static str),
     /// The connection is closed without an answer.
     Reset,
-    /// It waits until the fault is lifted, and then goes on as usual.
+    /// The request waits until the fault is lifted, and then goes on as usual.
     Stall,
     /// The connection is closed after so many bytes of the answer's body.
     Truncate(u64),
-    /// The first byte of the answer's body becomes another one.
+    /// The first byte of the answer's body is changed.
     Corrupt,
 }
 
-/// A fault in the network: what happens to the next so many requests of a kind.
+/// A fault in the network, which affects the next requests that match a pattern.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pattern: Pattern,
@@ -141,7 +141,7 @@ impl Fault {
         self
     }
 
-    /// Lets it happen until it is lifted.
+    /// Lets it happen until [`Injected::lift`].
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }
@@ -158,12 +158,12 @@ struct FaultState {
 }
 
 impl Injected {
-    /// How many requests it has hit so far.
+    /// How many requests it has affected so far.
     pub fn hits(&self) -> usize {
         self.0.borrow().hits
     }
 
-    /// Waits until it has hit so many requests.
+    /// Waits until it has affected this many requests.
     pub async fn hit(&self, times: usize) {
         // The sender lives in `self`, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|state| state.hits >= times).await;
@@ -243,11 +243,15 @@ impl Proxy {
     }
 
     /// Lets `answer` stand in for hosts of this form, which ask for no login.
-    pub fn stand_in(&self, hosts: &str, answer: impl Fn(&Request<Body>) -> Response<Body> + Send + Sync + 'static) {
+    pub(crate) fn stand_in(
+        &self,
+        hosts: &str,
+        answer: impl Fn(&Request<Body>) -> Response<Body> + Send + Sync + 'static,
+    ) {
         lock(&self.shared.stand_ins).push((pattern(hosts), Arc::new(answer)));
     }
 
-    /// Its address, as `HTTPS_PROXY` wants it.
+    /// Its address, for `HTTPS_PROXY`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -257,12 +261,12 @@ impl Proxy {
         &self.ca_bundle
     }
 
-    /// A certificate for the loopback address, which whoever trusts the bundle trusts.
+    /// A certificate for the loopback address, issued by the authority in the bundle.
     pub fn identity(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.identity)
     }
 
-    /// Puts a fault in force. Of several faults for a request the one that was injected first strikes.
+    /// Puts a fault in force. If several match a request, the first that was injected affects it.
     pub fn inject(&self, fault: Fault) -> Injected {
         let injected = Injected::default();
         lock(&self.shared.faults).push((fault, injected.clone()));
@@ -275,12 +279,11 @@ impl Proxy {
         self.set_latency(Duration::ZERO);
     }
 
-    /// Delays every request by so much.
     pub fn set_latency(&self, latency: Duration) {
         *lock(&self.shared.latency) = latency;
     }
 
-    /// What went through so far, of the hosts, methods and kinds that `select` wants.
+    /// The traffic so far of the hosts, methods and kinds that `select` accepts.
     pub fn traffic(&self, select: impl Fn(&str, &str, Kind) -> bool) -> Traffic {
         let mut total = Traffic::default();
         for ((host, method, kind), traffic) in &*lock(&self.shared.traffic) {
@@ -302,12 +305,14 @@ impl Proxy {
 /// What is counted together.
 type Key = (String, Method, Kind);
 
+type Counter = fn(&mut Traffic) -> &mut u64;
+
 type StandIn = Arc<dyn Fn(&Request<Body>) -> Response<Body> + Send + Sync>;
 
 struct Shared {
     upstream: Upstream,
     forwarder: Forwarder,
-    /// No login fits `None`.
+    /// With `None`, every login is wrong.
     logins: Mutex<Vec<(glob::Pattern, Option<String>)>>,
     stand_ins: Mutex<Vec<(glob::Pattern, StandIn)>>,
     latency: Mutex<Duration>,
@@ -380,14 +385,8 @@ impl Shared {
         add(lock(&self.traffic).entry(key.clone()).or_default());
     }
 
-    /// A body whose bytes are counted, and which may come to harm.
-    fn watched(
-        self: &Arc<Self>,
-        body: Body,
-        key: &Key,
-        harm: Option<Action>,
-        counter: fn(&mut Traffic) -> &mut u64,
-    ) -> Body {
+    /// A body whose bytes are counted, and to which a fault may happen.
+    fn watched(self: &Arc<Self>, body: Body, key: &Key, harm: Option<Action>, counter: Counter) -> Body {
         let (shared, key) = (Arc::clone(self), key.clone());
         let count = move |bytes| shared.count(&key, |traffic| *counter(traffic) += bytes);
         BoxBody::new(Watched { body, harm, count }).into()
@@ -440,7 +439,7 @@ impl<C: Fn(u64) + Unpin> HttpBody for Watched<C> {
     }
 }
 
-/// Whether the host is an ECR registry's.
+/// Whether a host is an ECR registry.
 pub fn is_ecr(host: &str) -> bool {
     pattern(ECR_HOSTS).matches(host)
 }
@@ -454,11 +453,11 @@ impl HttpHandler for Interceptor {
             return self.0.serve(request).await.into();
         }
         let host = request.uri().host().unwrap_or_default();
-        // In a URL, an address of version 6 has brackets around it.
+        // A URL has IPv6 addresses in brackets.
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
             return request.into();
         }
-        // A registry must not reach what the network really has there, such as this machine's metadata.
+        // A registry must not lead to real addresses, for example to this machine's metadata.
         let key = (host.to_owned(), Method::CONNECT, Kind::Other);
         self.0.count(&key, |traffic| traffic.requests += 1);
         answer(StatusCode::BAD_GATEWAY, [], "").into()
@@ -470,7 +469,7 @@ impl HttpHandler for Interceptor {
     }
 }
 
-/// What ECR answers to a missing or wrong login; and so do other registries that know their own users.
+/// The answer of ECR, and of other registries with users of their own, to a missing or wrong login.
 fn unauthorized(host: &str) -> Response<Body> {
     let service = if is_ecr(host) { "ecr.amazonaws.com" } else { host };
     let realm = HeaderValue::try_from(format!("Basic realm=\"https://{host}/\",service=\"{service}\"")).ok();
@@ -481,8 +480,8 @@ fn cut() -> hudsucker::Error {
     std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
 }
 
-/// A certificate authority for this machine alone, whose key is never written down; its certificate, in PEM; and what it has
-/// issued for the loopback address.
+/// A certificate authority for this machine alone, whose key is never written to disk; its certificate, in PEM; and the
+/// certificate that it has issued for the loopback address.
 fn certificate_authority() -> Result<(RcgenAuthority, String, Arc<ServerConfig>)> {
     const HOSTS: u64 = 1_000;
     let key = KeyPair::generate()?;

@@ -1,4 +1,4 @@
-//! A registry as the machine itself uses it: to seed it, and to look what is in it.
+//! A client of the local registries, to fill them and to look into them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub async fn contents(aws: &Aws, prefix: &str) -> Result<Contents> {
     for name in names.filter(|name| name.starts_with(prefix)) {
         let request = json!({ "repositoryName": name });
         let images = match aws.pages("ecr", &target("DescribeImages"), request, "imageDetails").await {
-            // It was deleted in the meantime.
+            // It has just been deleted.
             Err(error) if code(&error) == Some("RepositoryNotFoundException") => continue,
             images => images?,
         };
@@ -56,17 +56,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The registry of name `host` that `endpoint` serves.
+    /// The registry with the name `host`, served by `endpoint`.
     pub fn new(endpoint: &str, host: &str) -> Result<Self> {
         Ok(Self { http: http_client()?, endpoint: endpoint.to_owned(), host: host.to_owned() })
     }
 
-    /// Its name, as image references have it.
+    /// Its name in image references.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Pushes images into one repository, each under its tags. Blobs that several of them have are pushed once.
+    /// Pushes images into one repository, each with its tags. Shared blobs are pushed once.
     pub async fn push(&self, repository: &str, images: &[Tagged<'_>]) -> Result<()> {
         let blobs = images.iter().flat_map(|(image, _)| &image.blobs).map(|blob| (&blob.digest, &**blob));
         stream::iter(blobs.collect::<BTreeMap<_, _>>().into_values())
@@ -103,7 +103,7 @@ impl Registry {
         self.send(request.header(CONTENT_TYPE, media_type).body(bytes)).await.map(drop)
     }
 
-    /// The digest that a tag (or a digest) has there, if it is there.
+    /// The digest of a tag (or of a digest), if it is there.
     pub async fn digest(&self, repository: &str, reference: &str) -> Result<Option<String>> {
         let request = self.request(Method::HEAD, repository, "manifests", reference).header(ACCEPT, MANIFESTS);
         let Some(answer) = self.find(request).await? else { return Ok(None) };
@@ -116,7 +116,7 @@ impl Registry {
         let list: Value = self.send(self.request(Method::GET, repository, "tags", "list")).await?.json().await?;
         let mut tags = BTreeMap::new();
         for tag in list["tags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            // One that was deleted in the meantime has no digest.
+            // A tag that has just been deleted has no digest.
             if let Some(digest) = self.digest(repository, tag).await? {
                 tags.insert(tag.to_owned(), digest);
             }
@@ -176,7 +176,7 @@ impl Registry {
         self.find(request).await?.with_context(|| format!("{}: not found", self.host))
     }
 
-    /// Sends a request for something that need not be there.
+    /// Sends a request for something that may be missing.
     async fn find(&self, request: RequestBuilder) -> Result<Option<Response>> {
         let request = request.header(HOST, &self.host).build()?;
         let what = format!("{} {} of {}", request.method(), request.url(), self.host);

@@ -1,4 +1,4 @@
-//! The project's template, deployed to a machine, and what can be done with it there.
+//! Stacks of the project's template on a machine, and their executions.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,13 +15,12 @@ use crate::corpus::Corpus;
 use crate::machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory};
 use crate::process::Program;
 
-/// How often an execution is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The policy of a role with what only ministack asks permission for.
+/// The policy of a role with the permissions that only ministack requires.
 pub const LOCAL_POLICY: &str = "LocalAws";
 
-/// What AWS asks permission for on a repository, a path, a task or a stream, and ministack on something wider.
+/// Actions for which AWS requires a permission on a repository, a path, a task or a stream, and ministack on `*`.
 const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
     ("ListImagesFunctionRole", &["ecr:DescribeRepositories", "ssm:GetParametersByPath"]),
     (
@@ -52,20 +51,20 @@ pub struct Stack {
     outputs: BTreeMap<String, String>,
 }
 
-/// The directory that the project is in.
+/// The project's directory.
 pub fn project() -> &'static Path {
     let this_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
     this_crate.parent().unwrap_or(this_crate)
 }
 
 impl Stack {
-    /// Deploys what `sam build` has built, or updates the stack of that name to it. Parameters that describe the machine may be
-    /// left out.
+    /// Deploys the output of `sam build`, or updates the stack of that name. Parameters that describe the machine may be left
+    /// out.
     pub async fn deploy(machine: &Machine, name: &str, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = project().join(".aws-sam/build/template.yaml");
         ensure!(template.is_file(), "{} is missing: run `make build` first", template.display());
         let known = known_parameters(machine);
-        // sam takes an empty value for a missing one, and so does the template.
+        // To sam and to the template, an empty value is a missing one.
         let overrides = known
             .iter()
             .filter(|(known, _)| parameters.iter().all(|(given, _)| given != known))
@@ -73,7 +72,7 @@ impl Stack {
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("{name}={}", Value::from(*value)));
         client(machine, "sam")?
-            // A bucket that is there already: stacks that are deployed side by side would both create sam's own.
+            // An existing bucket: stacks that are deployed at the same time would both create sam's own.
             .args(["deploy", "--stack-name", name, "--no-resolve-s3", "--s3-bucket", ARTIFACTS, "--s3-prefix", name])
             .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
             .args(["--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar", "--region", REGION])
@@ -86,7 +85,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Allows what the template need not, because AWS takes these calls to be about narrower resources than ministack does.
+    /// Adds the permissions that only ministack requires.
     async fn allow_for_ministack(&self) -> Result<()> {
         let resources = self.resources().await?;
         for (role, actions) in LOCAL_ACTIONS {
@@ -101,7 +100,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Publishes what `sam build` has built, as a template without any transform, and returns its URL.
+    /// Publishes the output of `sam build`, as a template without a transform, and returns its URL.
     pub async fn publish(machine: &Machine) -> Result<String> {
         let log = machine.directory().join("publish.log");
         client(machine, "python")?
@@ -111,7 +110,7 @@ impl Stack {
         Ok(fs::read_to_string(&log)?.lines().last().unwrap_or_default().to_owned())
     }
 
-    /// Creates a stack from a published template, as `aws cloudformation create-stack` does with these capabilities.
+    /// Creates a stack from a published template, as `aws cloudformation create-stack` does.
     pub async fn create(
         aws: Aws,
         name: &str,
@@ -134,7 +133,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// `make check-aws` for this machine, ready to be run, with the images that it copies.
+    /// `make check-aws` for this machine, ready to be run. Makes the images that it copies.
     pub async fn check(machine: &Machine) -> Result<Program> {
         let images = [("busybox", "1.36"), ("alpine", "3.19"), ("alpine", "3.20"), ("hello-world", "linux")];
         let corpus = images.into_iter().fold(Corpus::default(), |corpus, (repository, tag)| {
@@ -229,7 +228,7 @@ impl Stack {
         self.aws.json("states", "AWSStepFunctions.UpdateStateMachine", request).await.map(drop)
     }
 
-    /// The executions that were ever started, the latest first.
+    /// All executions, the latest first.
     pub async fn executions(&self) -> Result<Vec<Execution>> {
         let request = json!({ "stateMachineArn": self.state_machine_arn()? });
         let listed = self.aws.json("states", "AWSStepFunctions.ListExecutions", request).await?;
@@ -270,7 +269,7 @@ impl Stack {
 pub struct ImageRow {
     /// Its repository, as the table names it.
     pub image: String,
-    /// Its tag, or its digest where it has none.
+    /// Its tag, or its digest if it has no tag.
     pub tag: String,
     /// `Done` or `Error`.
     pub status: String,
@@ -357,13 +356,13 @@ impl Execution {
         Ok(outcome)
     }
 
-    /// Stops it, as a person would in the console.
+    /// Stops it, as a person does in the console.
     pub async fn stop(&self) -> Result<()> {
         let request = json!({ "executionArn": self.arn, "cause": "stopped by hand" });
         self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
     }
 
-    /// The states that it has entered so far, in their order.
+    /// The states that it has entered so far, in order.
     pub async fn states(&self) -> Result<Vec<String>> {
         let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
         let events = self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await?;
@@ -406,7 +405,7 @@ async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
     }
 }
 
-/// A tool of the project's that talks to AWS: to this machine's, whatever accounts the user has.
+/// One of the project's tools, which uses this machine instead of the user's accounts.
 fn client(machine: &Machine, program: &str) -> Result<Program> {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", tools_directory().join("sam/bin").display());
@@ -431,7 +430,7 @@ fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
     ]
 }
 
-/// A list of key-value pairs in an answer of CloudFormation.
+/// A list of key-value pairs in CloudFormation's answer.
 fn members(document: &str, list: &str, key: &str, value: &str) -> BTreeMap<String, String> {
     let Ok(document) = roxmltree::Document::parse(document) else { return BTreeMap::new() };
     let text = |node: roxmltree::Node<'_, '_>, name: &str| {
@@ -442,7 +441,7 @@ fn members(document: &str, list: &str, key: &str, value: &str) -> BTreeMap<Strin
     members.filter_map(|member| Some((text(member, key)?, text(member, value)?))).collect()
 }
 
-/// A DynamoDB item as the type that it stands for: its texts and numbers.
+/// A DynamoDB item as a struct, of its texts and numbers.
 fn from_item<T: DeserializeOwned>(item: &Value) -> Result<T> {
     let plain = |value: &Value| match value.as_object()?.iter().next()? {
         (kind, value) if kind == "S" => Some(value.clone()),

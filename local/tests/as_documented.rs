@@ -1,5 +1,4 @@
-//! What README.md says of this machine: where ministack answers otherwise than AWS's documentation says, the machine answers
-//! as documented.
+//! The corrections that README.md lists: where ministack does not answer as AWS documents, the machine does.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 #![allow(clippy::needless_pass_by_value, reason = "JSON is made where it is passed")]
@@ -59,6 +58,7 @@ fn main() -> ExitCode {
         a_request_for_a_task_with_the_same_token_starts_no_other_task,
         a_group_is_that_of_the_family_and_started_by_is_the_only_filter,
         a_task_that_is_stopped_ends_by_itself_or_is_killed,
+        an_event_on_which_a_function_fails_is_tried_twice_more_and_then_kept,
         a_parameter_matches_its_pattern,
         a_log_goes_on_after_the_empty_page_that_it_begins_with,
     ];
@@ -185,13 +185,14 @@ impl World {
         self.aws.query("sns", "Subscribe", &to).await?;
         self.events("PutRule", json!({ "Name": name, "EventPattern": pattern.to_string() })).await?;
         self.events("PutTargets", json!({ "Rule": name, "Targets": [{ "Id": "topic", "Arn": topic }] })).await?;
-        Ok(Queue { aws: &self.aws, url: url["QueueUrl"].clone() })
+        Ok(Queue { aws: &self.aws, url: url["QueueUrl"].clone(), arn: queue })
     }
 }
 
 struct Queue<'a> {
     aws: &'a Aws,
     url: Value,
+    arn: String,
 }
 
 impl Queue<'_> {
@@ -251,7 +252,7 @@ fn map(items: &Value, child: Value, fields: Value) -> Value {
 }
 
 /// ["Status changes in state machine executions are sent to EventBridge automatically."](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html)
-/// ministack sends those of a child to nobody. The ARN of a child's machine is
+/// ministack does not send those of a child. The ARN of a child's machine is
 /// ["arn:…:stateMachine:stateMachineName/MapRunLabel or UUID"](https://docs.aws.amazon.com/step-functions/latest/dg/concepts-examine-map-run.html).
 async fn a_change_of_status_of_an_execution_or_of_a_child_is_an_event(world: &World) -> Result {
     let queue = world.queue_of(json!({ "source": ["aws.states"], "detail": { "name": [{ "exists": true }] } })).await?;
@@ -623,6 +624,7 @@ async fn a_task_that_is_stopped_ends_by_itself_or_is_killed(world: &World) -> Re
         assert_eq!(stopped["task"]["desiredStatus"], "STOPPED");
         let detail = queue.received(1).await?[0]["detail"].take();
         assert_eq!(detail["containers"][0]["exitCode"], exit_code, "{script}");
+        assert!(detail["stoppedAt"].as_str().is_some_and(|time| time.ends_with('Z')), "an event has times as texts");
         let described = world.ecs("DescribeTasks", json!({ "tasks": [arn] })).await?["tasks"][0].take();
         for task in [&detail, &described] {
             assert_eq!((&task["taskArn"], &task["stopCode"]), (&json!(arn), &json!("UserInitiated")));
@@ -632,6 +634,42 @@ async fn a_task_that_is_stopped_ends_by_itself_or_is_killed(world: &World) -> Re
             );
         }
     }
+    Ok(())
+}
+
+/// ["If the function returns an error, by default Lambda attempts to run it two more
+/// times"](https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html). To a rule's event, ministack runs
+/// it once.
+async fn an_event_on_which_a_function_fails_is_tried_twice_more_and_then_kept(world: &World) -> Result {
+    let (name, queue) = (world.name(), world.queue_of(json!({ "source": ["none"] })).await?);
+    let attempts = world.machine.directory().join(&name);
+    let code = format!(
+        "def handler(event, context):\n    open({attempts:?}, 'a').write('x')\n    raise ValueError('broken')\n"
+    );
+    let template = json!({ "Resources": {
+        "Function": { "Type": "AWS::Lambda::Function", "Properties": {
+            "Runtime": "python3.13", "Handler": "index.handler", "Code": { "ZipFile": code },
+            "Role": format!("arn:aws:iam::{ACCOUNT}:role/states"),
+        } },
+        "OnFailure": { "Type": "AWS::Lambda::EventInvokeConfig", "Properties": {
+            "FunctionName": { "Ref": "Function" }, "Qualifier": "$LATEST",
+            "DestinationConfig": { "OnFailure": { "Destination": queue.arn } },
+        } },
+        "Rule": { "Type": "AWS::Events::Rule", "Properties": {
+            "EventPattern": { "source": [name] }, "Targets": [{ "Id": "function", "Arn": { "Fn::GetAtt": ["Function", "Arn"] } }],
+        } },
+    } });
+    let stack = [("StackName", name.as_str()), ("TemplateBody", &template.to_string())];
+    world.aws.query("cloudformation", "CreateStack", &stack).await?;
+    let complete = async || {
+        let described = world.aws.query("cloudformation", "DescribeStacks", &stack[..1]).await?;
+        Ok(described.contains("CREATE_COMPLETE").then_some(()))
+    };
+    until(complete).await?;
+    let event = json!({ "Source": name, "DetailType": "test", "Detail": "{\"is\":\"kept\"}" });
+    world.events("PutEvents", json!({ "Entries": [event] })).await?;
+    assert_eq!(queue.received(1).await?[0]["requestPayload"]["detail"]["is"], "kept");
+    assert_eq!(std::fs::read_to_string(attempts)?, "xxx");
     Ok(())
 }
 

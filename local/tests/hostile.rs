@@ -1,4 +1,4 @@
-//! The hostile registry, as a client sees it that falls for nothing: each attack is what it says.
+//! The hostile registry's attacks, seen by a client that withstands them all.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
@@ -56,7 +56,7 @@ impl Registry {
         serde_json::from_value(self.json(name, "tags/list").await["tags"].take()).unwrap()
     }
 
-    /// All that a host has besides the honest image: the tags that are none of honest ones.
+    /// The manifests of all tags of a host but the honest image's.
     async fn others(&self, name: &str) -> Vec<String> {
         self.tags(name).await.into_iter().filter(|tag| tag != "good").map(|tag| format!("manifests/{tag}")).collect()
     }
@@ -95,7 +95,7 @@ async fn read_up_to(mut response: Response, limit: usize) -> (usize, bool) {
 }
 
 #[tokio::test]
-async fn what_is_honest_can_be_pulled_and_has_its_digests() {
+async fn honest_images_can_be_pulled_and_match_their_digests() {
     let registry = Registry::start().await;
     for attack in registry.hostile.attacks().into_iter().filter(|attack| attack.honest != Honest::Nothing) {
         let token = if attack.host.starts_with("realm.") { "Bearer hostile" } else { "" };
@@ -124,7 +124,7 @@ async fn what_is_honest_can_be_pulled_and_has_its_digests() {
 }
 
 #[tokio::test]
-async fn attacks_are_named_as_lists_of_images_name_them() {
+async fn attacks_are_named_as_in_lists_of_images() {
     let Registry { hostile, .. } = Registry::start().await;
     let attacks = hostile.attacks();
     let hosts: BTreeSet<_> = attacks.iter().map(|attack| &attack.host).collect();
@@ -136,7 +136,7 @@ async fn attacks_are_named_as_lists_of_images_name_them() {
 }
 
 #[tokio::test]
-async fn tags_are_commands_lines_and_what_terminals_act_on() {
+async fn tags_hold_commands_lines_and_terminal_sequences() {
     let registry = Registry::start().await;
     for (name, status) in [("tags", 404), ("found", 200)] {
         let tags = registry.tags(name).await;
@@ -153,7 +153,7 @@ async fn tags_are_commands_lines_and_what_terminals_act_on() {
 }
 
 #[tokio::test]
-async fn a_list_of_tags_may_be_no_list() {
+async fn a_list_of_tags_may_be_malformed() {
     let registry = Registry::start().await;
     for name in ["string", "object", "mixed", "bytes", "surrogate", "deep", "html"] {
         let list = registry.body(&format!("list-{name}"), "tags/list").await;
@@ -164,7 +164,7 @@ async fn a_list_of_tags_may_be_no_list() {
 }
 
 #[tokio::test]
-async fn digests_in_headers_are_none_or_those_of_something_else() {
+async fn digests_in_headers_are_invalid_or_do_not_match() {
     let registry = Registry::start().await;
     let mut headers = BTreeSet::new();
     for path in registry.others("digests").await {
@@ -186,7 +186,7 @@ async fn digests_in_headers_are_none_or_those_of_something_else() {
 }
 
 #[tokio::test]
-async fn manifests_hold_what_they_should_not_under_their_own_digests() {
+async fn malformed_manifests_match_their_digests() {
     let registry = Registry::start().await;
     for name in ["types", "shapes", "index", "layers"] {
         let others = registry.others(name).await;
@@ -217,7 +217,7 @@ async fn manifests_hold_what_they_should_not_under_their_own_digests() {
 }
 
 #[tokio::test]
-async fn an_index_has_as_many_children_as_it_likes() {
+async fn an_index_has_thousands_of_children() {
     let registry = Registry::start().await;
     let index = registry.json("many", "manifests/t0").await;
     let children = index["manifests"].as_array().unwrap();
@@ -227,7 +227,7 @@ async fn an_index_has_as_many_children_as_it_likes() {
 }
 
 #[tokio::test]
-async fn referrers_refer_to_others_are_none_or_never_end() {
+async fn referrers_are_of_other_images_or_invalid_or_never_end() {
     let registry = Registry::start().await;
     let good = registry.hostile.good().to_owned();
     let path = format!("referrers/{good}");
@@ -265,7 +265,7 @@ fn link(page: &Response) -> String {
 }
 
 #[tokio::test]
-async fn pages_of_tags_never_end_go_in_circles_or_elsewhere() {
+async fn pages_of_tags_never_end_or_repeat_or_lead_to_another_host() {
     let registry = Registry::start().await;
     let (mut tags, mut next) = (BTreeSet::new(), "tags/list".to_owned());
     for page in 1..=20 {
@@ -283,7 +283,7 @@ async fn pages_of_tags_never_end_go_in_circles_or_elsewhere() {
 }
 
 #[tokio::test]
-async fn errors_are_long_or_written_for_terminals() {
+async fn errors_are_long_or_hold_terminal_sequences() {
     let registry = Registry::start().await;
     let mut statuses = Vec::new();
     for path in registry.others("error-long").await {
@@ -331,7 +331,7 @@ async fn a_huge_body_is_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn a_busy_registry_asks_for_a_minute_each_time() {
+async fn a_busy_registry_always_asks_to_wait_a_minute() {
     let registry = Registry::start().await;
     assert_eq!(registry.tags("busy").await.len(), 40);
     for path in ["manifests/p0-1", "manifests/p0-1", "manifests/good"] {
@@ -355,7 +355,7 @@ async fn a_slow_body_comes_a_byte_at_a_time() {
 }
 
 #[tokio::test]
-async fn redirects_lead_to_where_nobody_must_go() {
+async fn redirects_lead_to_forbidden_addresses() {
     let registry = Registry::start().await;
     for (name, place) in [
         ("to-http-loopback", "http://127.0.0.1:"),
@@ -382,7 +382,7 @@ async fn redirects_lead_to_where_nobody_must_go() {
 }
 
 #[tokio::test]
-async fn tokens_are_elsewhere_and_logins_are_remembered() {
+async fn tokens_come_from_other_hosts_and_logins_are_recorded() {
     let registry = Registry::start().await;
     for (name, place) in [
         ("realm", "https://realm-elsewhere.example/"),
@@ -412,7 +412,7 @@ async fn tokens_are_elsewhere_and_logins_are_remembered() {
 }
 
 #[tokio::test]
-async fn what_injected_commands_would_write_anybody_can_write() {
+async fn injected_commands_could_write_as_any_user() {
     let tags = Registry::start().await;
     let pwned = tags.hostile.loot().join("PWNED");
     assert!(tags.tags("tags").await.iter().any(|tag| tag.contains(&format!(">>{}", pwned.display()))));
@@ -420,7 +420,7 @@ async fn what_injected_commands_would_write_anybody_can_write() {
 }
 
 #[tokio::test]
-async fn the_proxy_leads_hostile_hosts_there_without_a_login_and_no_address_anywhere() {
+async fn the_proxy_leads_hostile_hosts_there_without_a_login_and_ip_addresses_nowhere() {
     let Registry { hostile, proxy, client, _directory } = Registry::start().await;
     proxy.require_login(ECR_HOSTS, "QVdTOnNlY3JldA==");
     let get =

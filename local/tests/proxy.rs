@@ -77,7 +77,7 @@ async fn each_host_leads_to_its_stand_in_which_sees_the_name() {
 }
 
 #[tokio::test]
-async fn ecr_wants_its_login() {
+async fn ecr_requires_its_login() {
     let network = Network::start().await;
     let ask = |login: &'static str| network.client.get(ECR).basic_auth("AWS", Some(login)).send();
     assert_eq!(ask("secret").await.unwrap().status(), StatusCode::UNAUTHORIZED);
@@ -94,7 +94,7 @@ async fn ecr_wants_its_login() {
 }
 
 #[tokio::test]
-async fn a_status_strikes_as_often_as_it_is_told_to() {
+async fn a_status_is_returned_as_often_as_it_was_injected() {
     let network = Network::start().await;
     let wait = vec![(HeaderName::from_static("retry-after"), HeaderValue::from_static("1"))];
     let action = Action::Status(StatusCode::TOO_MANY_REQUESTS, wait);
