@@ -1,20 +1,17 @@
-//! What the registries of the local AWS hold before anything is copied.
+//! The images that the registries of the local AWS have before anything is copied.
 //!
-//! Names and tags look like those of a real company and of real public registries; sizes are small enough that a run is
-//! over within seconds.
+//! Names and tags look like those of a real company and of real public registries. Sizes are small, so a run takes seconds.
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::{
-    error::{Error, Result},
-    images::{self, Format, ImageSpec, LayerSpec},
-    registry::{Registry, Tagged},
-};
+use crate::images::{self, Format, ImageSpec, LayerSpec};
+use crate::registry::{Registry, Tagged};
 
-/// Each repository of the source account, its base, and its images: tags separated by spaces; no tag is an image
-/// without one.
+/// Each repository of the source account, its base, and its images: tags separated by spaces; an empty text is an image
+/// without a tag.
 const PRIVATE: &[(&str, &str, &[&str])] = &[
     ("base/runtime", "debian", &["bookworm", "trixie latest"]),
     ("data/etl/ingest", "python", &["v3", "v4", ""]),
@@ -57,38 +54,38 @@ struct Planned {
     spec: ImageSpec,
 }
 
+impl Planned {
+    /// An image with tags separated by spaces.
+    fn new(registry: &str, repository: &str, tags: &str, spec: ImageSpec) -> Self {
+        let tags = tags.split_whitespace().map(str::to_owned).collect();
+        Self { registry: registry.to_owned(), repository: repository.to_owned(), tags, spec }
+    }
+}
+
 /// An image in its registry, once for each of its tags.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Seeded {
-    /// The registry's name, as image references have it.
     pub registry: String,
-    /// The repository.
     pub repository: String,
-    /// The tag, if it has any.
     pub tag: Option<String>,
-    /// The digest.
     pub digest: String,
 }
 
 impl Corpus {
     /// The private repositories, in the ECR registry of that name.
-    #[must_use]
     pub fn private(registry: &str) -> Self {
         let images = PRIVATE.iter().flat_map(|(repository, base, images)| plan(registry, repository, base, images));
         Self { images: images.collect() }
     }
 
-    /// The public repositories.
-    #[must_use]
     pub fn public() -> Self {
         let images =
             PUBLIC.iter().flat_map(|(registry, repository, base, images)| plan(registry, repository, base, images));
         Self { images: images.collect() }
     }
 
-    /// What tools are measured with: 60 images in 40 repositories, half of them for two platforms, with layers of 1 to 30
+    /// The benchmarks' larger set: 60 images in 40 repositories, half of them for two platforms, with layers of 1 to 30
     /// MB, of which the lower ones are shared; some 1.5 GB of different layers.
-    #[must_use]
     pub fn large(registry: &str) -> Self {
         const BASES: [(&str, usize); 6] = [("a", 30), ("b", 24), ("c", 18), ("d", 12), ("e", 6), ("f", 3)];
         let images = (0..40).flat_map(|repository| {
@@ -104,19 +101,13 @@ impl Corpus {
                 ];
                 let architectures = if repository % 2 == 0 { vec!["amd64", "arm64"] } else { vec!["amd64"] };
                 let format = if repository % 4 < 2 { Format::Oci } else { Format::Docker };
-                Planned {
-                    registry: registry.to_owned(),
-                    repository: name.clone(),
-                    tags: vec![format!("1.{tag}")],
-                    spec: ImageSpec { format, architectures, layers },
-                }
+                Planned::new(registry, &name, &format!("1.{tag}"), ImageSpec { format, architectures, layers })
             })
         });
         Self { images: images.collect() }
     }
 
-    /// The other: 1,000 small images in 100 repositories, on one base.
-    #[must_use]
+    /// The benchmarks' other set: 1,000 small images in 100 repositories, on one base.
     pub fn small(registry: &str) -> Self {
         let images = (0..1_000).map(|number| {
             let (name, tag) = (format!("bench/small-{:02}", number / 10), number % 10);
@@ -124,40 +115,24 @@ impl Corpus {
                 LayerSpec { name: "bench/base".into(), size: MEGABYTE },
                 LayerSpec { name: format!("{name}/{tag}"), size: 20_000 },
             ];
-            Planned {
-                registry: registry.to_owned(),
-                repository: name,
-                tags: vec![format!("1.{tag}")],
-                spec: ImageSpec { format: Format::Oci, architectures: vec!["amd64"], layers },
-            }
+            let spec = ImageSpec { format: Format::Oci, architectures: vec!["amd64"], layers };
+            Planned::new(registry, &name, &format!("1.{tag}"), spec)
         });
         Self { images: images.collect() }
     }
 
-    /// One more image, with what its name makes of it.
-    #[must_use]
+    /// Adds an image, whose platforms and layers depend on its name.
     pub fn with(mut self, registry: &str, repository: &str, tag: &str) -> Self {
         self.images.extend(plan(registry, repository, "alpine", &[tag]));
         self
     }
 
-    /// Whether it has this image.
-    #[must_use]
-    pub fn contains(&self, registry: &str, repository: &str, tag: &str) -> bool {
-        self.images.iter().any(|image| {
-            image.registry == registry && image.repository == repository && image.tags.iter().any(|it| it == tag)
-        })
-    }
-
-    /// Both sets.
-    #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.images.extend(other.images);
         self
     }
 
     /// The repositories in a registry.
-    #[must_use]
     pub fn repositories(&self, registry: &str) -> Vec<&str> {
         let mut names: Vec<_> =
             self.images.iter().filter(|image| image.registry == registry).map(|image| &*image.repository).collect();
@@ -165,78 +140,49 @@ impl Corpus {
         names
     }
 
-    /// Makes the images and pushes them: each to the registry of its name in `registries`, or else to `public`.
-    ///
-    /// # Errors
-    /// If a registry refuses.
-    pub async fn push(self, registries: &BTreeMap<String, Registry>, public: Option<&Registry>) -> Result<Vec<Seeded>> {
+    /// Makes the images and pushes them: those of the source's registry to `source`, all others to `public`. Returns them
+    /// sorted.
+    pub async fn push(self, source: &Registry, public: Option<&Registry>) -> Result<Vec<Seeded>> {
         let specs: Vec<_> = self.images.iter().map(|planned| planned.spec.clone()).collect();
-        let made = tokio::task::spawn_blocking(move || images::make(&specs))
-            .await
-            .map_err(|error| Error::Unexpected(error.to_string()))??;
+        let made = tokio::task::spawn_blocking(move || images::make(&specs)).await??;
         let mut repositories: BTreeMap<(&str, &str), Vec<Tagged<'_>>> = BTreeMap::new();
-        for (planned, image) in self.images.iter().zip(&made) {
-            repositories.entry((&planned.registry, &planned.repository)).or_default().push((image, &planned.tags));
+        let mut seeded = Vec::new();
+        for (Planned { registry, repository, tags, .. }, image) in self.images.iter().zip(&made) {
+            repositories.entry((registry, repository)).or_default().push((image, tags));
+            let tags = if tags.is_empty() { vec![None] } else { tags.iter().cloned().map(Some).collect() };
+            seeded.extend(tags.into_iter().map(|tag| Seeded {
+                registry: registry.clone(),
+                repository: repository.clone(),
+                tag,
+                digest: image.manifest.digest.clone(),
+            }));
         }
         stream::iter(&repositories)
             .map(|((name, repository), images)| async move {
-                let registry = registries.get(*name).or(public);
-                let registry = registry
-                    .ok_or_else(|| Error::Unexpected(format!("nothing stands in for {name} on this machine")))?;
-                registry.push(repository, images).await
+                let registry = if *name == source.host() { Some(source) } else { public };
+                registry.with_context(|| format!("this machine has no registry {name}"))?.push(repository, images).await
             })
             .buffer_unordered(REPOSITORIES)
             .try_collect::<()>()
             .await?;
-        Ok(repositories.iter().flat_map(|((registry, name), images)| seeded(registry, name, images)).collect())
+        seeded.sort();
+        Ok(seeded)
     }
 }
 
-fn seeded<'a>(registry: &'a str, repository: &'a str, images: &'a [Tagged<'a>]) -> impl Iterator<Item = Seeded> + 'a {
-    images.iter().flat_map(move |(image, tags)| {
-        let untagged = tags.is_empty().then_some(None);
-        untagged.into_iter().chain(tags.iter().cloned().map(Some)).map(|tag| Seeded {
-            registry: registry.to_owned(),
-            repository: repository.to_owned(),
-            tag,
-            digest: image.manifest.digest.clone(),
-        })
-    })
-}
-
-fn plan<'a>(
-    registry: &'a str,
-    repository: &'a str,
-    base: &'a str,
-    images: &'a [&'a str],
-) -> impl Iterator<Item = Planned> + 'a {
-    images.iter().map(move |tags| {
+fn plan(registry: &str, repository: &str, base: &str, images: &[&str]) -> Vec<Planned> {
+    let planned = images.iter().map(|tags| {
         let first = tags.split(' ').next().unwrap_or_default();
         let layers = vec![
-            LayerSpec { name: format!("base/{base}"), size: base_size(base) },
+            layer(&format!("base/{base}")),
             layer(&format!("{repository}/runtime")),
             layer(&format!("{repository}/app/{first}")),
         ];
-        Planned {
-            registry: registry.to_owned(),
-            repository: repository.to_owned(),
-            tags: tags.split_whitespace().map(str::to_owned).collect(),
-            spec: ImageSpec {
-                format: if pick(repository, 2) == 0 { Format::Oci } else { Format::Docker },
-                architectures: if pick(repository, 3) == 0 { vec!["amd64"] } else { vec!["amd64", "arm64"] },
-                layers,
-            },
-        }
-    })
-}
-
-fn base_size(base: &str) -> usize {
-    match base {
-        "debian" => 4_000_000,
-        "python" => 3_000_000,
-        "alpine" => 1_000_000,
-        _ => 500_000,
-    }
+        let format = if pick(repository, 2) == 0 { Format::Oci } else { Format::Docker };
+        let architectures = if pick(repository, 3) == 0 { vec!["amd64"] } else { vec!["amd64", "arm64"] };
+        Planned::new(registry, repository, tags, ImageSpec { format, architectures, layers })
+    });
+    planned.collect()
 }
 
 /// A layer of 0.1 to 1.6 MB, the same for the same name.
@@ -244,7 +190,7 @@ fn layer(name: &str) -> LayerSpec {
     LayerSpec { name: name.to_owned(), size: 100_000 + pick(name, 1_500_000) }
 }
 
-/// A number below `limit` that follows from the name.
+/// A number below `limit` that depends on the name.
 fn pick(name: &str, limit: usize) -> usize {
     name.bytes().fold(7, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_003) * 1_009 % limit
 }
@@ -274,16 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_with_is_as_large_as_it_says() {
+    fn the_benchmarks_images_have_the_documented_sizes() {
         let (large, small) = (Corpus::large("docker.io"), Corpus::small("docker.io"));
         assert_eq!((tags(&large), large.repositories("docker.io").len()), (60, 40));
         assert_eq!((tags(&small), small.repositories("docker.io").len()), (1_000, 100));
         assert_eq!(large.images.iter().filter(|image| image.spec.architectures.len() == 2).count(), 30);
-        let specs: Vec<_> = large.images.iter().map(|image| &image.spec).collect();
-        let layers: std::collections::BTreeSet<_> = specs
-            .iter()
-            .flat_map(|spec| spec.architectures.iter().flat_map(|architecture| spec.layers_for(architecture)))
-            .collect();
+        let layers: std::collections::BTreeSet<_> =
+            large.images.iter().flat_map(|image| image.spec.all_layers()).collect();
         let bytes: usize = layers.iter().map(|layer| layer.size).sum();
         assert!((1_300_000_000..1_700_000_000).contains(&bytes), "{bytes}");
         assert!(layers.iter().all(|layer| (MEGABYTE..=30 * MEGABYTE).contains(&layer.size)));
@@ -292,8 +235,11 @@ mod tests {
     #[test]
     fn real_tags_are_there() {
         let public = Corpus::public();
-        assert!(public.contains("docker.io", "library/alpine", "3.20"));
-        assert!(public.contains("docker.io", "library/nginx", "1.27"));
-        assert!(!public.contains("docker.io", "library/nginx", "0"));
+        let has = |repository: &str, tag: &str| {
+            let tags =
+                public.images.iter().filter(|image| image.repository == repository).flat_map(|image| &image.tags);
+            tags.into_iter().any(|it| it == tag)
+        };
+        assert!(has("library/alpine", "3.20") && has("library/nginx", "1.27") && !has("library/nginx", "0"));
     }
 }

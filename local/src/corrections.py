@@ -1,4 +1,4 @@
-"""Starts ministack so that it answers as AWS documents; README.md lists what is corrected here, and why.
+"""Starts ministack so that it answers as AWS documents. README.md lists the corrections and their reasons.
 
 A correction that does not find what it corrects ends the start: another version of ministack must be looked at again.
 """
@@ -12,7 +12,7 @@ import threading
 
 from ministack import app
 from ministack.core.responses import error_response_json as error, get_account_id, get_region, json_response
-from ministack.services import ecr, ecs, ssm, stepfunctions as states
+from ministack.services import ecr, ecs, eventbridge, ssm, stepfunctions as states
 from ministack.services.cloudformation import provisioners
 
 
@@ -419,10 +419,8 @@ def _(original):
 
     def list_tasks(request):
         if request.get("active"):
-            # The machine's Fargate asks for what has not stopped, whatever it should do.
-            tasks = [arn for arn, task in ecs._tasks.items()
-                     if task["clusterArn"] == request["cluster"] and task["lastStatus"] != "STOPPED"]
-            return json_response({"taskArns": tasks})
+            # For local/src/fargate.rs: the tasks of all clusters that have not stopped.
+            return json_response({"tasks": [ecs._sanitize(it) for it in ecs._tasks.values() if it["lastStatus"] != "STOPPED"]})
         if request.get("startedBy") and any(request.get(name) for name in others):
             return error("InvalidParameterException", "startedBy must be the only filter.")
         return original(request)
@@ -432,20 +430,24 @@ def _(original):
 @wrap(ecs, "_stop_task")
 def _(original):
     def stop(request):
-        # Only the machine's Fargate knows the outcome, which comes when the containers have ended.
+        # The outcome comes from local/src/fargate.rs, when the containers have ended.
         outcome = request.get("outcome")
         cluster = ecs._resolve_cluster_name(request.get("cluster", "default"))
         task = ecs._resolve_task(request.get("task", ""), cluster) if cluster else None
-        if not task or task["lastStatus"] == "STOPPED":
+        if not task or task["lastStatus"] == "STOPPED" and not outcome:
             return original(request)
         if outcome:
-            # Or ministack takes it for stopped already.
+            # Otherwise ministack takes it for stopped already.
             task["desiredStatus"] = "RUNNING"
             original(request)
-            task.update(outcome["task"])
+            task.update(outcome["task"], desiredStatus="STOPPED")
             for container in task["containers"]:
-                container.pop("exitCode", None)
-                container.update(outcome["containers"].get(container["name"], {}))
+                container.update(outcome["container"])
+            for _ in range(request["events"]):
+                eventbridge._put_events({"Entries": [{
+                    "Source": "aws.ecs", "DetailType": "ECS Task State Change", "Resources": [task["taskArn"]],
+                    "Detail": json.dumps(ecs._sanitize(task)),
+                }]}, allow_aws_source=True)
         elif task["desiredStatus"] != "STOPPED":
             task.update(desiredStatus="STOPPED", stopCode="UserInitiated", stoppingAt=ecs._iso(),
                         stoppedReason=request.get("reason", "Task stopped by user"))
@@ -466,6 +468,22 @@ def associate(logical_id, properties, stack):
 provisioners._RESOURCE_HANDLERS["AWS::ECS::ClusterCapacityProviderAssociations"] = {
     "create": associate, "delete": lambda cluster, properties: None,
 }
+
+
+# EventBridge
+
+@wrap(eventbridge, "_put_events")
+def _(original):
+    # local/src/fargate.rs may send events of AWS services.
+    return lambda request, allow_aws_source=False: original(request, allow_aws_source or request.get("ofAws", False))
+
+
+edit(eventbridge, "_dispatch_to_lambda", (
+    "    threading.Thread(\n"
+    "        target=lambda_svc._execute_function_with_config_scope, args=(exec_record, event), daemon=True\n"
+    "    ).start()\n",
+    "    lambda_svc.invoke_async_with_retry(exec_record, event)\n",
+))
 
 
 # Systems Manager

@@ -1,208 +1,151 @@
-//! The door to AWS: it speaks TLS, as AWS does, in front of ministack, which is told that the request came that way.
+//! The endpoint of the local AWS: TLS in front of ministack. It also counts the calls of each access key.
 //!
-//! So what only plain HTTP would be refused for, by a bucket's policy, say, is refused here, too. The gateway knows who calls
-//! what.
+//! ministack sees which requests came through TLS, so a bucket's policy can refuse all others, as on AWS.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{AUTHORIZATION, CONTENT_LENGTH},
-    request::Parts,
-    uri::{Authority, Scheme},
-};
-use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
-use hudsucker::{
-    hyper::{
-        self,
-        body::{Bytes, Incoming},
-        server::conn::http1,
-        service::service_fn,
-    },
-    hyper_util::{
-        client::legacy::{Client, connect::HttpConnector},
-        rt::{TokioExecutor, TokioIo},
-    },
-    rustls::ServerConfig,
-};
+use anyhow::{Context as _, Result};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hudsucker::Body;
+use hudsucker::hyper::body::Incoming;
+use hudsucker::hyper::server::conn::http1;
+use hudsucker::hyper::service::service_fn;
+use hudsucker::hyper_util::rt::TokioIo;
+use hudsucker::rustls::ServerConfig;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::error::{Error, Result};
+use crate::forward::{Forwarder, answer, forward, forwarder};
+use crate::lock;
 
-/// By which ministack knows how a request came.
-const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Where services that speak AWS JSON are told what is asked of them.
-const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
-
-type Forwarder = Client<HttpConnector, Full<Bytes>>;
-type Body = BoxBody<Bytes, hyper::Error>;
-type Calls = Arc<Mutex<BTreeMap<Call, Times>>>;
-
-/// A call that somebody made.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Call {
-    /// The access key id that it was signed with.
     pub access_key_id: String,
-    /// What was called, as a policy names it: `ecr:DescribeImages`.
+    /// As policies name it: `ecr:DescribeImages`.
     pub action: String,
 }
 
-/// How often.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Times {
-    /// It was called.
     pub called: u64,
-    /// It was denied, for want of a permission.
     pub denied: u64,
 }
 
-/// The open door. Dropping it closes it.
-#[derive(Debug)]
+/// The running gateway. Dropping it stops it.
 pub struct Gateway {
     address: SocketAddr,
-    server: JoinHandle<()>,
-    calls: Calls,
-    empty_pages: Arc<AtomicBool>,
+    door: Arc<Door>,
+    _server: JoinSet<()>,
 }
 
 impl Gateway {
-    /// Opens it at `address`, with this certificate, in front of `upstream`.
-    ///
-    /// # Errors
-    /// If the address is taken.
+    /// Listens at `address`, with this certificate, in front of `upstream`.
     pub async fn open(address: SocketAddr, identity: Arc<ServerConfig>, upstream: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.map_err(|error| Error::Proxy(error.into()))?;
-        let address = listener.local_addr().map_err(|error| Error::Proxy(error.into()))?;
-        let upstream = Authority::try_from(upstream.to_string()).map_err(|error| Error::Proxy(error.into()))?;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            let port = address.port();
+            format!("port {port} is in use. Stop its server (`make down`, if it is this project's), or choose another --port")
+        })?;
+        let address = listener.local_addr()?;
         let acceptor = TlsAcceptor::from(identity);
-        let forwarder = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-        let calls = Calls::default();
-        let seen = Arc::clone(&calls);
-        let empty_pages = Arc::new(AtomicBool::new(false));
-        let empty = Arc::clone(&empty_pages);
-        let server = tokio::spawn(async move {
+        let (calls, empty_pages) = (Mutex::default(), AtomicBool::default());
+        let door = Arc::new(Door { upstream, forwarder: forwarder(), calls, empty_pages });
+        let opened = Arc::clone(&door);
+        let mut server = JoinSet::new();
+        server.spawn(async move {
             loop {
-                // A connection that is gone before it is accepted is nobody's loss.
                 let Ok((connection, _)) = listener.accept().await else { continue };
                 let _ = connection.set_nodelay(true);
-                let (acceptor, forwarder, upstream) = (acceptor.clone(), forwarder.clone(), upstream.clone());
-                let (seen, empty) = (Arc::clone(&seen), Arc::clone(&empty));
+                let (acceptor, door) = (acceptor.clone(), Arc::clone(&opened));
                 tokio::spawn(async move {
                     let Ok(connection) = acceptor.accept(connection).await else { return };
-                    let service = service_fn(|request| forward(&forwarder, &upstream, &seen, &empty, request));
+                    let service = service_fn(async |request| Ok::<_, Infallible>(door.pass(request).await));
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
                 });
             }
         });
-        Ok(Self { address, server, calls, empty_pages })
+        Ok(Self { address, door, _server: server })
     }
 
     /// From now on, a log that is read from its head begins with an empty page, as it may on AWS.
     pub fn begin_logs_with_an_empty_page(&self) {
-        self.empty_pages.store(true, Ordering::Relaxed);
+        self.door.empty_pages.store(true, Ordering::Relaxed);
     }
 
-    /// Where it is.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What was called so far, and how often.
-    #[must_use]
     pub fn calls(&self) -> BTreeMap<Call, Times> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.door.calls).clone()
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
+struct Door {
+    upstream: SocketAddr,
+    forwarder: Forwarder,
+    calls: Mutex<BTreeMap<Call, Times>>,
+    empty_pages: AtomicBool,
 }
 
-/// Passes a request on as it is: the signature covers its host and its headers.
-async fn forward(
-    forwarder: &Forwarder,
-    to: &Authority,
-    calls: &Calls,
-    empty_pages: &AtomicBool,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, http::Error> {
-    let refuse = |status| {
-        let nothing = Empty::new().map_err(|never| match never {}).boxed();
-        Response::builder().status(status).body(nothing)
-    };
-    let (mut parts, body) = request.into_parts();
-    let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_REQUEST) };
-    let body = body.to_bytes();
-    let call = call(&parts, &body);
-    let mut uri = parts.uri.into_parts();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(to.clone());
-    parts.uri = Uri::from_parts(uri)?;
-    parts.headers.insert(FORWARDED, HeaderValue::from_static("https"));
-    let Ok(response) = forwarder.request(Request::from_parts(parts, body.clone().into())).await else {
-        return refuse(StatusCode::BAD_GATEWAY);
-    };
-    let count = |denied| {
-        if let Some(call) = &call {
-            let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let times = calls.entry(call.clone()).or_default();
-            times.called += 1;
-            times.denied += u64::from(denied);
+impl Door {
+    async fn pass(&self, request: Request<Incoming>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let Ok(body) = body.collect().await else { return answer(StatusCode::BAD_REQUEST, [], "") };
+        let body = body.to_bytes();
+        let call = call(&parts, &body);
+        parts.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        let request = Request::from_parts(parts, body.clone().into());
+        let response = forward(&self.forwarder, self.upstream, request).await;
+        let Some(call) = call else { return response };
+
+        let (mut parts, mut content) = response.into_parts();
+        let mut denied = false;
+        if parts.status.is_success() {
+            if self.empty_pages.load(Ordering::Relaxed)
+                && let Some(page) = empty_page(&call.action, &body)
+            {
+                parts.headers.remove(CONTENT_LENGTH);
+                content = page.into();
+            }
+        } else {
+            let Ok(error) = content.collect().await else { return answer(StatusCode::BAD_GATEWAY, [], "") };
+            let error = error.to_bytes();
+            denied = String::from_utf8_lossy(&error).contains("AccessDenied");
+            content = error.into();
         }
-    };
-    if response.status().is_success() {
-        count(false);
-        let action = call.map(|call| call.action).unwrap_or_default();
-        if let Some(page) = empty_page(&action, &body).filter(|_| empty_pages.load(Ordering::Relaxed)) {
-            let (mut parts, _) = response.into_parts();
-            parts.headers.remove(CONTENT_LENGTH);
-            return Ok(Response::from_parts(parts, whole(Bytes::from_static(page.as_bytes()))));
-        }
-        return Ok(response.map(BodyExt::boxed));
+        let mut calls = lock(&self.calls);
+        let times = calls.entry(call).or_default();
+        times.called += 1;
+        times.denied += u64::from(denied);
+        Response::from_parts(parts, content)
     }
-    let (parts, body) = response.into_parts();
-    let Ok(body) = body.collect().await else { return refuse(StatusCode::BAD_GATEWAY) };
-    let body = body.to_bytes();
-    count(String::from_utf8_lossy(&body).contains("AccessDenied"));
-    Ok(Response::from_parts(parts, whole(body)))
 }
 
-fn whole(body: Bytes) -> Body {
-    Full::new(body).map_err(|never| match never {}).boxed()
-}
-
-/// An empty page, after which a log begins, for who asks for a log from its head. ministack's token for the head is `f/-`.
+/// An empty page, for a request for the first page of a log. ministack's token for the head is `f/-`.
 fn empty_page(action: &str, request: &[u8]) -> Option<&'static str> {
     let request: Value = serde_json::from_slice(request).ok().filter(|_| action == "logs:GetLogEvents")?;
     (request["startFromHead"] == true && request["nextToken"].is_null())
         .then_some(r#"{"events":[],"nextForwardToken":"f/-","nextBackwardToken":"b/-"}"#)
 }
 
-/// What a signed request asks for, and who asks. Only PutObject is known of S3, which has no other name for it.
+/// The caller and the action of a signed request. S3's requests do not name the action; only PutObject is known.
 fn call(request: &Parts, body: &[u8]) -> Option<Call> {
     let authorization = request.headers.get(AUTHORIZATION)?.to_str().ok()?;
     let mut scope = authorization.split_once("Credential=")?.1.split('/');
     let (access_key_id, service) = (scope.next()?, scope.nth(2)?);
-    let operation = match request.headers.get(TARGET) {
-        Some(target) => target.to_str().ok()?.rsplit('.').next()?.to_owned(),
-        None if service == "s3" && request.method == Method::PUT => "PutObject".to_owned(),
-        None => {
-            let form = std::str::from_utf8(body).ok()?;
-            form.split('&').find_map(|pair| pair.strip_prefix("Action="))?.to_owned()
-        }
+    let operation = match request.headers.get("x-amz-target") {
+        Some(target) => target.to_str().ok()?.rsplit('.').next()?,
+        None if service == "s3" && request.method == Method::PUT => "PutObject",
+        None => std::str::from_utf8(body).ok()?.split('&').find_map(|pair| pair.strip_prefix("Action="))?,
     };
     Some(Call { access_key_id: access_key_id.to_owned(), action: format!("{service}:{operation}") })
 }

@@ -1,94 +1,81 @@
-//! A hostile registry: what whoever reads a registry must withstand.
+//! A hostile registry: the attacks that a client of registries must withstand.
 //!
 //! The first label of the host's name chooses the attack, so `tags.hostile.example` and `drip.hostile.example` are two
-//! registries. Most of them also serve an honest image, `good`. HTTP headers cannot carry line breaks or control characters;
-//! bodies do. What was sent to the registry is remembered, and so is who followed it to this machine's loopback address.
+//! registries. Most of them also serve an honest image, `good`. Line breaks and control characters are in bodies, since HTTP
+//! headers cannot carry them. The registry records all requests, and counts connections to the loopback address that it names.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use anyhow::Result;
 use futures_util::{Stream, StreamExt as _, stream};
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
-};
-use hudsucker::{
-    Body,
-    hyper::{
-        body::{Bytes, Incoming},
-        server::conn::http1,
-        service::service_fn,
-    },
-    hyper_util::rt::TokioIo,
-};
-use serde::Serialize;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use hudsucker::Body;
+use hudsucker::hyper::body::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::{
-    error::{Error, Result},
-    images::{self, Format, Image, ImageSpec, LayerSpec, Manifest},
-    machine::{ACCOUNT, REGION},
-};
+use crate::forward::answer;
+use crate::images::{self, Format, Image, ImageSpec, LayerSpec, Manifest, descriptor};
+use crate::lock;
+use crate::machine::{ACCOUNT, REGION, shared_directory};
+use crate::proxy::Proxy;
 
 /// Below this name, each host is an attack.
 pub const DOMAIN: &str = "hostile.example";
-/// Where injected commands would copy from and to. It serves anybody; nobody has a reason to ask.
+/// Where injected commands would copy from and to. It answers, but must receive no request.
 pub const BACKDOOR: &str = "evil.example";
-/// Where tokens are handed out, to anybody.
+/// Where tokens come from, for everyone.
 pub const ELSEWHERE: &str = "realm-elsewhere.example";
 /// Where injected commands would copy to, at the destination.
 pub const TARGET: &str = "prod/payments";
+/// The hosts that it stands in for.
+const HOSTS: [&str; 3] = ["*hostile.example", BACKDOOR, ELSEWHERE];
 /// The repository of every host.
 pub const REPOSITORY: &str = "a";
 
-/// What is honest at a host, and what has to become of it.
+/// What must happen to the honest images of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Honest {
-    /// The attack is about other images: the honest ones must be copied.
+    /// They are copied: the attack is about other images.
     Copied,
-    /// The attack is about the whole repository: what is honest may be copied or not.
+    /// They may be copied or not: the attack is about the whole repository.
     Perhaps,
-    /// Nothing.
+    /// There are no honest images.
     Nothing,
 }
 
-/// The attacks, as their hosts' names begin, by what has to become of the honest images.
+/// The attacks, as their hosts' names begin, by what must happen to the honest images.
 const ATTACKS: [(Honest, &str); 3] = [
-    // Tags that are none, and lead nowhere, or are found; digests, media types and manifests that are none; bodies that are
-    // something else than their digest; an index with many children; referrers of other images; errors' bodies; sizes.
+    // Invalid tags, missing or found; invalid digests, media types and manifests; bodies that do not match their digests; an
+    // index with many children; referrers of other images; bodies of errors; sizes.
     (
         Honest::Copied,
         "tags found digests liar types shapes index layers many subject error-long error-text error-huge big-manifest realm",
     ),
-    // Lists of tags and of referrers that are none, never end, go in circles or to another host; answers that are slow.
+    // Lists of tags and of referrers that are invalid, never end, repeat, or lead to another host; slow answers.
     (
         Honest::Perhaps,
         "list-string list-object list-mixed list-bytes list-surrogate list-deep list-html big-list pages circle elsewhere \
          referrers endless drip",
     ),
-    // Asks for patience for ever; redirects; realms; a host that looks like ECR's.
+    // Waiting for ever; redirects; realms; a host that looks like ECR's.
     (
         Honest::Nothing,
         "busy to-http-loopback to-https-loopback to-localhost to-task-metadata to-link-local to-plain-http to-and-fro \
          realm-plain-http realm-http-loopback realm-https-loopback realm-link-local 111111111111.dkr.ecr.us-east-1",
     ),
 ];
-/// Those of which nothing must fail: a wrong referrer may be left out, and Docker Hub's realm is elsewhere, too.
+/// The attacks that need not cause an error: a wrong referrer may be left out, and Docker Hub's realm is on another host, too.
 const HARMLESS: [&str; 2] = ["subject", "realm"];
 
-/// Where hosts redirect to, and where they say that tokens are. `TRAP` is a port of this machine.
+/// Where hosts redirect to, and where they say that tokens come from. `TRAP` is a port of this machine.
 const PLACES: [(&str, &str); 12] = [
     ("to-http-loopback", "http://127.0.0.1:TRAP/v2/a/manifests/good"),
     ("to-https-loopback", "https://127.0.0.1:TRAP/v2/a/manifests/good"),
@@ -104,7 +91,7 @@ const PLACES: [(&str, &str); 12] = [
     ("realm-link-local", "https://169.254.169.254/v2/a/token"),
 ];
 
-/// Lists of tags that are none.
+/// Invalid lists of tags.
 const LISTS: [(&str, &[u8]); 6] = [
     ("list-string", br#""good""#),
     ("list-object", br#"{"tags":{"good":"good"}}"#),
@@ -114,7 +101,7 @@ const LISTS: [(&str, &[u8]); 6] = [
     ("list-html", b"<!DOCTYPE html><title>Log in</title>"),
 ];
 
-/// Manifests that are none. `null` and `{}` are not among them: skopeo takes them for empty ones, and so do stand-ins of ECR.
+/// Invalid manifests. `null` and `{}` are not among them, because skopeo and stand-ins of ECR take them for empty manifests.
 const SHAPES: &str = r#"|[]|1|{"manifests":1}|{"layers":{"a":[]}}|{"config":[]}|{"manifests":[[]]}"#;
 
 /// What a parser or a terminal would act on.
@@ -136,18 +123,16 @@ const HUGE_MANIFEST: Flood =
     Flood(200 * MEBIBYTE, r#"{"schemaVersion":2,"layers":["#, r#"{"digest":"sha256:#","size":1},"#, "{}]}");
 const HUGE_LIST: Flood = Flood(400 * MEBIBYTE, r#"{"name":"a","tags":["#, "\"#\",", r#""good"]}"#);
 
-/// A hostile host, and how to name what it has.
+/// A hostile host and its images.
 #[derive(Clone, Debug)]
 pub struct Attack {
-    /// The host.
     pub host: String,
     /// Entries of a list of images: all tags, a tag, and an image pinned by its digest.
     pub entries: [String; 3],
-    /// What is served as it should be: a tag, if it has one, and the digest.
+    /// The honest images: a tag, if there is one, and the digest.
     pub valid: Vec<(Option<&'static str>, String)>,
-    /// What has to become of that.
     pub honest: Honest,
-    /// Whether anything of it must be an error.
+    /// Whether any of its images must fail.
     pub fails: bool,
 }
 
@@ -156,72 +141,40 @@ pub struct Attack {
 pub struct Received {
     /// The host that it was meant for, without a port.
     pub host: String,
-    /// The method.
     pub method: Method,
     /// The path and the query.
     pub path: String,
-    /// The `Authorization` header.
     pub authorization: Option<String>,
 }
 
-/// The running registry. Dropping it stops it.
-#[derive(Debug)]
+/// The running registry. Dropping it closes its trap.
 pub struct Hostile {
-    address: SocketAddr,
     site: Arc<Site>,
     loot: TempDir,
-    servers: [JoinHandle<()>; 2],
+    _trap: JoinSet<()>,
 }
 
 impl Hostile {
-    /// Starts it on a free port of the loopback interface.
-    ///
-    /// # Errors
-    /// If there is no such port, or no place for what injected commands would write.
-    pub async fn start() -> Result<Self> {
-        let failed = |source| Error::File { path: "the hostile registry".into(), source };
-        let loot = tempfile::Builder::new().prefix("ecr-transfer-loot-").tempdir().map_err(failed)?;
+    /// Lets it stand in for its hosts at a proxy.
+    pub async fn start(proxy: &Proxy) -> Result<Self> {
         // Injected commands may run as any user.
-        std::fs::set_permissions(loot.path(), std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
-        let listen = || TcpListener::bind(("127.0.0.1", 0));
-        let (listener, trap) = tokio::try_join!(listen(), listen()).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let site = Arc::new(Site::new(loot.path(), trap.local_addr().map_err(failed)?.port())?);
-        let (served, trapped) = (Arc::clone(&site), Arc::clone(&site));
-        let server = tokio::spawn(async move {
-            loop {
-                let Ok((connection, _)) = listener.accept().await else { continue };
-                let site = Arc::clone(&served);
-                tokio::spawn(async move {
-                    let service = service_fn(|request| {
-                        std::future::ready(Ok::<_, Infallible>(site.receive(&request).response()))
-                    });
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
-                });
-            }
-        });
-        let trap = tokio::spawn(async move {
+        let loot = shared_directory("ecr-transfer-loot-", 0o777)?;
+        let trap = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let site = Arc::new(Site::new(loot.path(), trap.local_addr()?.port())?);
+        for hosts in HOSTS {
+            let site = Arc::clone(&site);
+            proxy.stand_in(hosts, move |request| site.receive(request).response());
+        }
+        let trapping = Arc::clone(&site);
+        let mut trapping_task = JoinSet::new();
+        trapping_task.spawn(async move {
             while trap.accept().await.is_ok() {
-                trapped.trapped.fetch_add(1, Ordering::Relaxed);
+                trapping.trapped.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Ok(Self { address, site, loot, servers: [server, trap] })
+        Ok(Self { site, loot, _trap: trapping_task })
     }
 
-    /// Its address.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The hosts that it stands in for. `*` stands for any text.
-    #[must_use]
-    pub fn hosts(&self) -> [&str; 3] {
-        ["*hostile.example", BACKDOOR, ELSEWHERE]
-    }
-
-    /// All attacks.
-    #[must_use]
     pub fn attacks(&self) -> Vec<Attack> {
         let of = |(honest, names): (_, &'static str)| names.split(' ').map(move |name| self.attack(name, honest));
         ATTACKS.into_iter().flat_map(of).collect()
@@ -237,44 +190,33 @@ impl Hostile {
     }
 
     /// The digest of the honest image.
-    #[must_use]
     pub fn good(&self) -> &str {
         &self.site.good.digest
     }
 
     /// The directory in which injected commands would leave files.
-    #[must_use]
     pub fn loot(&self) -> &Path {
         self.loot.path()
     }
 
-    /// How many connections were made to loopback addresses that redirects and realms name.
-    #[must_use]
+    /// How many connections there were to the loopback address that redirects and realms name.
     pub fn trapped(&self) -> usize {
         self.site.trapped.load(Ordering::Relaxed)
     }
 
     /// All requests so far.
-    #[must_use]
     pub fn received(&self) -> Vec<Received> {
-        self.site.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.site.received).clone()
     }
 
     /// The `Authorization` headers that were sent, and the hosts that they were meant for.
-    #[must_use]
     pub fn authorizations(&self) -> Vec<(String, String)> {
         let received = self.received().into_iter();
         received.filter_map(|request| Some((request.host, request.authorization?))).collect()
     }
 }
 
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.servers.iter().for_each(JoinHandle::abort);
-    }
-}
-
-/// A body of so many bytes that is made while it is sent: its start; what is repeated, with 64 digits of its number in the
+/// A body that is made while it is sent: its size; its start; an item that is repeated, with 64 digits of its number in the
 /// place of `#`; and its end.
 #[derive(Clone, Copy, Debug)]
 struct Flood(usize, &'static str, &'static str, &'static str);
@@ -303,7 +245,6 @@ enum Content {
     Flood(Flood),
 }
 
-/// What a request is answered with.
 #[derive(Clone, Debug)]
 struct Answer {
     status: u16,
@@ -325,7 +266,7 @@ impl Answer {
         Self { content: Content::Flood(flood), ..Self::new(status, OCI, "") }
     }
 
-    /// A manifest under the digest that it has.
+    /// A manifest with its digest.
     fn manifest(media_type: &str, content: impl Into<Bytes>) -> Self {
         let content = content.into();
         Self::new(200, media_type, content.clone()).with(DIGEST, images::digest(&content))
@@ -349,28 +290,25 @@ impl Answer {
     }
 
     fn response(self) -> Response<Body> {
-        let mut response = Response::new(match self.content {
+        let body = match self.content {
             Content::Bytes(bytes) => bytes.into(),
             Content::Flood(flood) => Body::from_stream(flood.stream().map(Ok::<_, std::io::Error>)),
             Content::Drip(bytes) => Body::from_stream(stream::iter(bytes).then(|byte| async move {
                 tokio::time::sleep(DRIP).await;
                 Ok::<_, std::io::Error>(vec![byte])
             })),
-        });
-        *response.status_mut() = self.status.try_into().unwrap_or_default();
-        let headers = self.headers.into_iter();
+        };
         // A header that HTTP cannot carry is left out.
+        let headers = self.headers.into_iter();
         let headers = headers.filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(&value).ok()?)));
-        response.headers_mut().extend(headers);
-        response
+        answer(self.status.try_into().unwrap_or_default(), headers, body)
     }
 }
 
 /// What is served, and what has happened.
-#[derive(Debug)]
 struct Site {
     good: Manifest,
-    /// The first refers to the honest image, one to another image, and one to none.
+    /// The first refers to the honest image, the second to another image, and the third does not refer to an image.
     referrers: [Manifest; 3],
     /// The honest ones, by tag or digest.
     honest: BTreeMap<String, Answer>,
@@ -378,7 +316,7 @@ struct Site {
     manifests: BTreeMap<(&'static str, String), Answer>,
     blobs: BTreeMap<String, Vec<u8>>,
     texts: Vec<String>,
-    /// The port that is listened on for those who follow to it.
+    /// The port that redirects and realms name.
     trap: u16,
     received: Mutex<Vec<Received>>,
     trapped: AtomicUsize,
@@ -402,15 +340,16 @@ impl Site {
         Ok(Self { good, referrers, honest, manifests, blobs, texts, trap, received, trapped })
     }
 
-    fn receive(&self, request: &Request<Incoming>) -> Answer {
-        let header = |name| Some(String::from_utf8_lossy(request.headers().get(name)?.as_bytes()).into_owned());
-        let host = header(HOST).unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
+    fn receive(&self, request: &Request<Body>) -> Answer {
+        let uri = request.uri();
+        let host = uri.host().unwrap_or_default();
         let label = host.split('.').next().unwrap_or_default();
-        let (uri, authorization) = (request.uri(), header(AUTHORIZATION));
+        let authorization =
+            request.headers().get(AUTHORIZATION).map(|it| String::from_utf8_lossy(it.as_bytes()).into());
         let is_let_in = authorization.as_deref() == Some("Bearer hostile");
-        let (method, path) = (request.method().clone(), uri.to_string());
-        let received = Received { host: host.clone(), method, path, authorization };
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
+        let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        let received = Received { host: host.to_owned(), method: request.method().clone(), path, authorization };
+        lock(&self.received).push(received);
 
         let page = uri.query().unwrap_or_default().split('&').find_map(|it| it.strip_prefix("page=")?.parse().ok());
         let page: usize = page.unwrap_or_default();
@@ -469,7 +408,7 @@ impl Site {
         match own.map(|(_, answer)| answer).or_else(|| self.honest.get(reference)) {
             _ if label == "busy" => Answer::new(429, JSON, "{}").with(RETRY_AFTER, "60"),
             Some(answer) => answer.clone(),
-            // Whatever it is called.
+            // For any reference.
             None if matches!(label, "found" | "evil") => self.honest["good"].clone(),
             None => Answer::new(404, JSON, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
         }
@@ -503,11 +442,7 @@ impl Site {
     }
 }
 
-fn descriptor(media_type: &str, digest: impl Serialize, size: impl Serialize) -> Value {
-    json!({ "mediaType": media_type, "digest": digest, "size": size })
-}
-
-/// A digest that nothing has; the blob of that name is something else.
+/// A digest that nothing has. The blob of that name has other content.
 fn another() -> String {
     format!("sha256:{}", "a".repeat(64))
 }
@@ -532,7 +467,7 @@ fn texts(loot: &Path) -> Vec<String> {
     injections.into_iter().chain(ODD.split('|').map(str::to_owned)).chain(["x".repeat(10_240)]).collect()
 }
 
-/// Digests that are none.
+/// Invalid digests.
 fn digests(good: &str, texts: &[String]) -> Vec<String> {
     let hex = good.trim_start_matches("sha256:");
     let (upper, short) = (hex.to_uppercase(), &hex[1..]);
@@ -541,7 +476,7 @@ fn digests(good: &str, texts: &[String]) -> Vec<String> {
     wrong.chain(texts[..INJECTIONS].iter().map(|text| format!("{good} {text}"))).collect()
 }
 
-/// What hosts have besides the honest images: `t0`, `t1` and so on, and the same by digest.
+/// The images of hosts besides the honest ones: `t0`, `t1` and so on, and the same by digest.
 fn manifests(good: &Manifest, texts: &[String]) -> BTreeMap<(&'static str, String), Answer> {
     let mut all = BTreeMap::new();
     let mut serve = |label: &'static str, answers: Vec<Answer>| {
@@ -553,7 +488,7 @@ fn manifests(good: &Manifest, texts: &[String]) -> BTreeMap<(&'static str, Strin
             all.insert((label, format!("t{number}")), answer);
         }
     };
-    // The configuration is never what it is called: none of them can be copied, whatever else is forgiven.
+    // The configuration never matches its digest, so these images cannot be copied, whatever else a client accepts.
     let image = |media_type: &str, layer: Value| {
         let config = descriptor(CONFIG, another(), 110_000);
         let image = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });

@@ -1,29 +1,28 @@
-//! Container images, made here: real layers, real manifests, and the same digests on every machine.
+//! Makes container images: real layers, real manifests, and the same digests on every machine.
 //!
-//! A layer is a gzip'd tar of files whose content follows from the layer's name alone. So two images that name the same
-//! layer share it, as images share their bases, and any change to what this module makes shows as a changed digest.
+//! A layer is a gzip'd tar of files whose content depends on the layer's name and size only. So two images that name the same
+//! layer share it, as images share their bases.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    io::Write as _,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Write as _;
+use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, GzBuilder};
 use hudsucker::rcgen::{KeyPair, SigningKey as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Result};
-
-/// The media types that an image is written in.
+/// The media types of an image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
-    /// As buildah, buildx and most newer tools push.
+    /// Pushed by buildah, buildx and most newer tools.
     Oci,
-    /// As the Docker daemon pushes.
+    /// Pushed by the Docker daemon.
     Docker,
 }
 
@@ -57,32 +56,35 @@ impl Format {
     }
 }
 
-/// A layer by its name and the size of its content, in bytes.
+/// A layer, before it is made.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LayerSpec {
-    /// What its content follows from.
+    /// Its content depends on the name.
     pub name: String,
-    /// How much content it has before compression.
+    /// The size of its content before compression, in bytes.
     pub size: usize,
 }
 
-/// An image, as it is asked for.
+/// An image, before it is made.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
-    /// Its media types.
     pub format: Format,
-    /// Its architectures. With one it is a plain manifest, with several an index of them.
+    /// With one architecture the image is a plain manifest, with several an index.
     pub architectures: Vec<&'static str>,
-    /// Its layers, from the base up; each is made anew for each architecture.
+    /// From the base up; each architecture has its own layers.
     pub layers: Vec<LayerSpec>,
 }
 
 impl ImageSpec {
-    /// The layers of its image for one of them.
+    /// The layers of one architecture.
     pub(crate) fn layers_for(&self, architecture: &str) -> impl Iterator<Item = LayerSpec> {
-        self.layers
-            .iter()
-            .map(move |layer| LayerSpec { name: format!("{}/{architecture}", layer.name), size: layer.size })
+        let layer = move |it: &LayerSpec| LayerSpec { name: format!("{}/{architecture}", it.name), size: it.size };
+        self.layers.iter().map(layer)
+    }
+
+    /// The layers of all architectures.
+    pub(crate) fn all_layers(&self) -> impl Iterator<Item = LayerSpec> {
+        self.architectures.iter().flat_map(|architecture| self.layers_for(architecture))
     }
 }
 
@@ -91,13 +93,16 @@ impl ImageSpec {
 pub struct Blob {
     /// `sha256:…`
     pub digest: String,
-    /// The content.
     pub bytes: Vec<u8>,
 }
 
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
         Self { digest: digest(&bytes), bytes }
+    }
+
+    fn descriptor(&self, media_type: &str) -> Value {
+        descriptor(media_type, &self.digest, self.bytes.len())
     }
 }
 
@@ -106,9 +111,7 @@ impl Blob {
 pub struct Manifest {
     /// `sha256:…`
     pub digest: String,
-    /// Its media type.
     pub media_type: &'static str,
-    /// The content.
     pub bytes: Vec<u8>,
 }
 
@@ -122,44 +125,42 @@ impl Manifest {
 /// An image with everything that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// What its tag names: an index, or the manifest of the only platform.
+    /// An index, or the manifest of the only platform.
     pub manifest: Manifest,
     /// The manifests that the index lists.
     pub platforms: Vec<Manifest>,
-    /// Layers and configurations of all platforms, each once.
+    /// Layers and configurations of all platforms.
     pub blobs: Vec<Arc<Blob>>,
 }
 
 /// An index of no images.
-#[must_use]
 pub fn empty_index() -> Manifest {
-    let media_type = Format::Oci.index();
-    Manifest::new(media_type, &json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": [] }))
+    index_of(Format::Oci, &[])
+}
+
+fn index_of(format: Format, manifests: &[Value]) -> Manifest {
+    let media_type = format.index();
+    Manifest::new(media_type, &json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests }))
 }
 
 /// An artifact of one layer, such as a signature or an SBOM, which may refer to the image of digest `subject`.
-#[must_use]
 pub fn artifact(media_type: &str, content: &str, subject: Option<&str>) -> Image {
-    artifact_with(media_type, content, subject, &json!({}))
+    let layer = Blob::new(content.as_bytes().to_vec());
+    let described = layer.descriptor(media_type);
+    artifact_of(media_type, layer, &described, subject)
 }
 
-/// The same, with annotations of its layer.
-fn artifact_with(media_type: &str, content: &str, subject: Option<&str>, annotations: &Value) -> Image {
-    const EMPTY: &str = "application/vnd.oci.empty.v1+json";
-    let (config, layer) = (Blob::new(b"{}".to_vec()), Blob::new(content.as_bytes().to_vec()));
-    let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len() });
+fn artifact_of(media_type: &str, layer: Blob, described: &Value, subject: Option<&str>) -> Image {
+    let config = Blob::new(b"{}".to_vec());
     let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": Format::Oci.manifest(),
         "artifactType": media_type,
-        "config": descriptor(EMPTY, &config),
-        "layers": [descriptor(media_type, &layer)],
+        "config": config.descriptor("application/vnd.oci.empty.v1+json"),
+        "layers": [described],
     });
-    if annotations.as_object().is_some_and(|annotations| !annotations.is_empty()) {
-        manifest["layers"][0]["annotations"] = annotations.clone();
-    }
     if let Some(subject) = subject {
-        manifest["subject"] = json!({ "mediaType": Format::Oci.manifest(), "digest": subject, "size": 1_000 });
+        manifest["subject"] = descriptor(Format::Oci.manifest(), subject, 1_000);
     }
     let manifest = Manifest::new(Format::Oci.manifest(), &manifest);
     Image { manifest, platforms: Vec::new(), blobs: vec![Arc::new(config), Arc::new(layer)] }
@@ -169,26 +170,19 @@ fn artifact_with(media_type: &str, content: &str, subject: Option<&str>, annotat
 pub struct SigningKey(KeyPair);
 
 impl SigningKey {
-    /// A new one.
-    ///
-    /// # Errors
-    /// If there is no randomness.
     pub fn generate() -> Result<Self> {
-        KeyPair::generate().map(Self).map_err(|error| Error::Unexpected(error.to_string()))
+        Ok(Self(KeyPair::generate()?))
     }
 
     /// The public key, as a signature policy holds it: base64 of PEM.
-    #[must_use]
     pub fn key_data(&self) -> String {
         STANDARD.encode(self.0.public_key_pem())
     }
 
     /// The signature of the image of this digest in a repository, and the tag that it goes by; see cosign's
     /// [specification](https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md).
-    ///
-    /// # Errors
-    /// If it cannot be signed.
     pub fn sign(&self, repository: &str, digest: &str) -> Result<(Image, String)> {
+        const MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
         let payload = json!({
             "critical": {
                 "identity": { "docker-reference": repository },
@@ -198,23 +192,28 @@ impl SigningKey {
             "optional": null,
         });
         let payload = payload.to_string();
-        let signature = self.0.sign(payload.as_bytes()).map_err(|error| Error::Unexpected(error.to_string()))?;
-        let annotations = json!({ "dev.cosignproject.cosign/signature": STANDARD.encode(signature) });
-        let image = artifact_with("application/vnd.dev.cosign.simplesigning.v1+json", &payload, None, &annotations);
+        let signature = STANDARD.encode(self.0.sign(payload.as_bytes())?);
+        let layer = Blob::new(payload.into_bytes());
+        let mut described = layer.descriptor(MEDIA_TYPE);
+        described["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
+        let image = artifact_of(MEDIA_TYPE, layer, &described, None);
         Ok((image, format!("{}.sig", digest.replace(':', "-"))))
     }
 }
 
-/// Makes images, and each layer once.
-///
-/// # Errors
-/// If a layer cannot be written.
+/// Makes images. Each layer is made once.
 pub fn make(specs: &[ImageSpec]) -> Result<Vec<Image>> {
-    let wanted: BTreeSet<LayerSpec> = specs
-        .iter()
-        .flat_map(|spec| spec.architectures.iter().flat_map(|architecture| spec.layers_for(architecture)))
-        .collect();
-    let layers = make_layers(&wanted.into_iter().collect::<Vec<_>>())?;
+    let wanted: BTreeSet<LayerSpec> = specs.iter().flat_map(ImageSpec::all_layers).collect();
+    let wanted: Vec<LayerSpec> = wanted.into_iter().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = wanted.len().div_ceil(threads).max(1);
+    let layers = std::thread::scope(|scope| {
+        let shares = wanted.chunks(share);
+        let workers = shares.map(|specs| scope.spawn(|| specs.iter().map(make_layer).collect::<Vec<_>>()));
+        let workers: Vec<_> = workers.collect();
+        let made = workers.into_iter().map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        made.flatten().collect::<Result<BTreeMap<_, _>>>()
+    })?;
     Ok(specs.iter().map(|spec| assemble(spec, &layers)).collect())
 }
 
@@ -224,118 +223,50 @@ struct Layer {
     diff_id: String,
 }
 
-fn make_layers(specs: &[LayerSpec]) -> Result<BTreeMap<LayerSpec, Layer>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = specs.len().div_ceil(threads).max(1);
-    let layers: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = specs
-            .chunks(share)
-            .map(|specs| scope.spawn(|| specs.iter().map(|spec| Ok((spec.clone(), make_layer(spec)?))).collect()))
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    layers.into_iter().collect::<Result<Vec<_>>>().map(|layers| layers.into_iter().flatten().collect())
-}
-
-fn make_layer(spec: &LayerSpec) -> Result<Layer> {
-    let unwritable = Error::file(format!("layer {}", spec.name));
-    let tar = tar_of(spec).map_err(unwritable)?;
-    let unwritable = Error::file(format!("layer {}", spec.name));
-    let compress = || {
-        // No time and no name in the header: they would change the digest.
-        let mut gzip = GzBuilder::new().write(Vec::with_capacity(tar.len()), Compression::fast());
-        gzip.write_all(&tar)?;
-        gzip.finish()
-    };
-    let bytes = compress().map_err(unwritable)?;
-    Ok(Layer { blob: Arc::new(Blob::new(bytes)), diff_id: digest(&tar) })
-}
-
-/// A few files, whose bytes are as incompressible as most of what images hold.
-fn tar_of(spec: &LayerSpec) -> std::io::Result<Vec<u8>> {
+/// Makes a layer of a few files, whose bytes compress as little as most content of images.
+fn make_layer(spec: &LayerSpec) -> Result<(LayerSpec, Layer)> {
     const FILES: usize = 4;
     let mut archive = tar::Builder::new(Vec::with_capacity(spec.size + 8_192));
-    let mut noise = Noise::new(&spec.name);
+    let mut seed = DefaultHasher::new();
+    spec.name.hash(&mut seed);
+    let mut random = fastrand::Rng::with_seed(seed.finish());
+    let mut content = vec![0; spec.size / FILES];
     for file in 0..FILES {
-        let content = noise.bytes(spec.size / FILES);
+        random.fill(&mut content);
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(0);
         archive.append_data(&mut header, format!("opt/{}/{file}", spec.name), content.as_slice())?;
     }
-    archive.into_inner()
-}
-
-/// `SplitMix64`, seeded with a name. Written out, because a crate may change its numbers with its version.
-struct Noise(u64);
-
-impl Noise {
-    fn new(name: &str) -> Self {
-        // FNV-1a
-        Self(
-            name.bytes()
-                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)),
-        )
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
-        }
-        bytes.truncate(length);
-        bytes
-    }
+    let tar = archive.into_inner()?;
+    // Without a time and a name in the header, which would change the digest.
+    let mut gzip = GzBuilder::new().write(Vec::with_capacity(tar.len()), Compression::fast());
+    gzip.write_all(&tar)?;
+    Ok((spec.clone(), Layer { blob: Arc::new(Blob::new(gzip.finish()?)), diff_id: digest(&tar) }))
 }
 
 fn assemble(spec: &ImageSpec, layers: &BTreeMap<LayerSpec, Layer>) -> Image {
-    let mut blobs = BTreeMap::new();
-    let mut platforms: Vec<(Manifest, &str)> = Vec::new();
+    let (mut platforms, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
     for &architecture in &spec.architectures {
         let layers: Vec<&Layer> = spec.layers_for(architecture).filter_map(|layer| layers.get(&layer)).collect();
-        let config = Arc::new(Blob::new(config_of(spec, architecture, &layers).to_string().into_bytes()));
+        let config = Blob::new(config_of(spec, architecture, &layers).to_string().into_bytes());
+        let described = layers.iter().map(|layer| layer.blob.descriptor(spec.format.layer()));
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": spec.format.manifest(),
-            "config": descriptor(spec.format.config(), &config.digest, config.bytes.len()),
-            "layers": layers.iter()
-                .map(|layer| descriptor(spec.format.layer(), &layer.blob.digest, layer.blob.bytes.len()))
-                .collect::<Vec<_>>(),
+            "config": config.descriptor(spec.format.config()),
+            "layers": described.collect::<Vec<_>>(),
         });
-        platforms.push((Manifest::new(spec.format.manifest(), &manifest), architecture));
-        for blob in layers.iter().map(|layer| &layer.blob).chain([&config]) {
-            blobs.insert(blob.digest.clone(), Arc::clone(blob));
-        }
-    }
-    let blobs = blobs.into_values().collect();
-
-    if let [(manifest, _)] = platforms.as_slice() {
-        return Image { manifest: manifest.clone(), platforms: Vec::new(), blobs };
-    }
-    let entries = platforms.iter().map(|(manifest, architecture)| {
+        let manifest = Manifest::new(spec.format.manifest(), &manifest);
         let mut entry = descriptor(manifest.media_type, &manifest.digest, manifest.bytes.len());
         entry["platform"] = json!({ "architecture": architecture, "os": "linux" });
-        entry
-    });
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": spec.format.index(),
-        "manifests": entries.collect::<Vec<_>>(),
-    });
-    let manifest = Manifest::new(spec.format.index(), &index);
-    Image { manifest, platforms: platforms.into_iter().map(|(manifest, _)| manifest).collect(), blobs }
+        entries.push(entry);
+        platforms.push(manifest);
+        blobs.extend(layers.iter().map(|layer| Arc::clone(&layer.blob)).chain([Arc::new(config)]));
+    }
+    let manifest = if platforms.len() == 1 { platforms.remove(0) } else { index_of(spec.format, &entries) };
+    Image { manifest, platforms, blobs }
 }
 
 fn config_of(spec: &ImageSpec, architecture: &str, layers: &[&Layer]) -> Value {
@@ -352,17 +283,13 @@ fn config_of(spec: &ImageSpec, architecture: &str, layers: &[&Layer]) -> Value {
     })
 }
 
-fn descriptor(media_type: &str, digest: &str, size: usize) -> Value {
+pub(crate) fn descriptor(media_type: &str, digest: impl Serialize, size: impl Serialize) -> Value {
     json!({ "mediaType": media_type, "digest": digest, "size": size })
 }
 
 /// The SHA-256 digest, as registries write it.
-#[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::from("sha256:"), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! `local`: the commands behind `make run`, `make check-aws-local`, `make up` and `make down`.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command")]
+
 mod background;
 mod demonstration;
-mod report;
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use local::error::{Result, chain};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use local::Result;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// An AWS on this machine, to see the project at work.
+/// A local AWS on this machine.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -20,23 +23,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Copy images on an AWS of its own, twice, and check them.
+    /// Copy images on a local AWS, twice, and check the copies.
     Run {
-        /// Copy just these: from the real registries where there is a network, else from stand-ins.
+        /// Copy just these images: from their registries if there is a network, else from stand-ins.
         #[arg(long, value_delimiter = ',')]
         images: Vec<String>,
     },
-    /// Run `make check-aws` on an AWS of its own.
+    /// Run `make check-aws` on a local AWS.
     Check,
-    /// Start an AWS in the background, with the stack deployed and images to copy.
+    /// Start a local AWS in the background, with a stack and images to copy.
     Up {
         /// The port of its endpoint.
         #[arg(long, default_value_t = 4566)]
         port: u16,
     },
-    /// Stop it.
+    /// Stop the local AWS in the background.
     Down,
-    /// Be it.
+    /// Run the local AWS in this process.
     #[command(hide = true)]
     Serve {
         #[arg(long)]
@@ -56,47 +59,36 @@ async fn main() -> ExitCode {
             Command::Serve { port } => background::serve(port).await,
         }
     };
-    match command.await {
-        Ok(Ending::Good) => ExitCode::SUCCESS,
-        Ok(Ending::Bad) => ExitCode::FAILURE,
-        Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
-        Err(error) => {
-            complain(&chain(&error));
-            ExitCode::FAILURE
-        }
+    // When a command is dropped, everything that it has started ends.
+    tokio::select! {
+        result = command => match result {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("local: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        _ = interruption() => ExitCode::from(INTERRUPTED),
     }
 }
 
-/// How a command ended, if it did not fail.
-enum Ending {
-    Good,
-    /// It did its work, and found something wrong.
-    Bad,
-    Interrupted,
+/// Waits for Ctrl-C, for the terminal to close, or for `make down`.
+async fn interruption() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! { _ = interrupt.recv() => {} _ = hangup.recv() => {} _ = terminate.recv() => {} }
+    Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "this is a command")]
-fn complain(text: &str) {
-    eprintln!("local: {text}");
-}
-
-/// Somebody wants it all to end: with Ctrl-C, by closing the terminal, or politely.
-struct Interruption(Vec<Signal>);
-
-impl Interruption {
-    /// Listens from now on. What would have ended this process no longer does.
-    fn listen() -> Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
-        let signals = kinds.into_iter().map(signal).collect::<std::io::Result<_>>();
-        signals.map(Self).map_err(local::Error::file("signals"))
-    }
-
-    /// Does the work; or gives it up, and returns nothing.
-    async fn or<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
-        let any = futures_util::future::select_all(self.0.iter_mut().map(|signal| Box::pin(signal.recv())));
-        tokio::select! {
-            done = work => done.map(Some),
-            _ = any => Ok(None),
-        }
-    }
+/// Prints what is being done, and how long it took.
+async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    print!("{what} … ");
+    std::io::stdout().flush()?;
+    let started = Instant::now();
+    let result = work.await;
+    let end = if result.is_ok() { format!("{:.1} s", started.elapsed().as_secs_f64()) } else { "failed".to_owned() };
+    println!("{end}");
+    result
 }

@@ -1,29 +1,26 @@
-//! The project's template, deployed to a machine, and what can be done with it there.
+//! Stacks of the project's template on a machine, and their executions.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
-use serde::{Deserialize, de::DeserializeOwned};
+use anyhow::{Context as _, Result, bail, ensure};
+use fs_err as fs;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    aws::{Aws, xml_text},
-    corpus::Corpus,
-    error::{Error, Result},
-    machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory},
-    process::Program,
-};
+use crate::aws::{Aws, xml_text};
+use crate::corpus::Corpus;
+use crate::machine::{ARTIFACTS, CLUSTER, Machine, REGION, tool, tools_directory};
+use crate::process::Program;
 
-/// How often an execution is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The policy of a role with what only ministack asks permission for.
+/// The policy of a role with the permissions that only ministack requires.
 pub const LOCAL_POLICY: &str = "LocalAws";
 
-/// What AWS asks permission for on a repository, a path, a task or a stream, and ministack on something wider.
+/// Actions for which AWS requires a permission on a repository, a path, a task or a stream, and ministack on `*`.
 const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
     ("ListImagesFunctionRole", &["ecr:DescribeRepositories", "ssm:GetParametersByPath"]),
     (
@@ -42,6 +39,10 @@ const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
     ),
 ];
 
+/// The user's own accounts must stay out of reach.
+const NO_CONFIGURATION: [(&str, &str); 2] =
+    [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+
 /// A deployed stack.
 #[derive(Clone, Debug)]
 pub struct Stack {
@@ -50,48 +51,41 @@ pub struct Stack {
     outputs: BTreeMap<String, String>,
 }
 
-/// The directory that the project is in.
-#[must_use]
+/// The project's directory.
 pub fn project() -> &'static Path {
     let this_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
     this_crate.parent().unwrap_or(this_crate)
 }
 
 impl Stack {
-    /// Deploys what `sam build` has built, or updates the stack of that name to it. What the template wants to know of the
-    /// machine need not be among the parameters.
-    ///
-    /// # Errors
-    /// [`Error::Ended`] with what `sam` says, if it fails.
+    /// Deploys the output of `sam build`, or updates the stack of that name. Parameters that describe the machine may be left
+    /// out.
     pub async fn deploy(machine: &Machine, name: &str, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = project().join(".aws-sam/build/template.yaml");
-        if !template.is_file() {
-            return Err(Error::Unexpected(format!("{} is missing: run `make build` first", template.display())));
-        }
+        ensure!(template.is_file(), "{} is missing: run `make build` first", template.display());
         let known = known_parameters(machine);
-        // sam takes an empty value for a missing one, and so does the template.
+        // To sam and to the template, an empty value is a missing one.
         let overrides = known
             .iter()
             .filter(|(known, _)| parameters.iter().all(|(given, _)| given != known))
             .chain(parameters)
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("{name}={}", Value::from(*value)));
-        let log: PathBuf = machine.directory().join(format!("deploy-{name}.log"));
         client(machine, "sam")?
-            // A bucket that is there already: stacks that are deployed side by side would both create sam's own.
+            // An existing bucket: stacks that are deployed at the same time would both create sam's own.
             .args(["deploy", "--stack-name", name, "--no-resolve-s3", "--s3-bucket", ARTIFACTS, "--s3-prefix", name])
             .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
             .args(["--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar", "--region", REGION])
-            .args(["--template-file".into(), template])
+            .args(["--template-file".as_ref(), template.as_os_str()])
             .args(["--parameter-overrides".to_owned()].into_iter().chain(overrides))
-            .run(log)
+            .run(machine.directory().join(format!("deploy-{name}.log")))
             .await?;
         let stack = Self::find(machine.home()?, name).await?;
         stack.allow_for_ministack().await?;
         Ok(stack)
     }
 
-    /// Allows what the template need not, because AWS takes these calls to be about narrower resources than ministack does.
+    /// Adds the permissions that only ministack requires.
     async fn allow_for_ministack(&self) -> Result<()> {
         let resources = self.resources().await?;
         for (role, actions) in LOCAL_ACTIONS {
@@ -106,25 +100,17 @@ impl Stack {
         Ok(())
     }
 
-    /// Publishes what `sam build` has built, as a template without any transform, and returns its URL.
-    ///
-    /// # Errors
-    /// [`Error::Ended`] with what the program says, if it fails.
+    /// Publishes the output of `sam build`, as a template without a transform, and returns its URL.
     pub async fn publish(machine: &Machine) -> Result<String> {
         let log = machine.directory().join("publish.log");
         client(machine, "python")?
-            .envs([("PATH", tools_path())])
             .args(["tools/publish.py", ".aws-sam/build/template.yaml", ARTIFACTS, "published"])
             .run(&log)
             .await?;
-        let printed = std::fs::read_to_string(&log).map_err(Error::file(&log))?;
-        Ok(printed.lines().last().unwrap_or_default().to_owned())
+        Ok(fs::read_to_string(&log)?.lines().last().unwrap_or_default().to_owned())
     }
 
-    /// Creates a stack from a published template, as `aws cloudformation create-stack` does with these capabilities.
-    ///
-    /// # Errors
-    /// [`Error::Aws`] with what CloudFormation says, if it refuses.
+    /// Creates a stack from a published template, as `aws cloudformation create-stack` does.
     pub async fn create(
         aws: Aws,
         name: &str,
@@ -147,10 +133,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// `make check-aws` for this machine, ready to be run, with the images that it copies.
-    ///
-    /// # Errors
-    /// If the images cannot be made, or a program is missing.
+    /// `make check-aws` for this machine, ready to be run. Makes the images that it copies.
     pub async fn check(machine: &Machine) -> Result<Program> {
         let images = [("busybox", "1.36"), ("alpine", "3.19"), ("alpine", "3.20"), ("hello-world", "linux")];
         let corpus = images.into_iter().fold(Corpus::default(), |corpus, (repository, tag)| {
@@ -161,16 +144,13 @@ impl Stack {
         let parameters = known_parameters(machine);
         let parameters = parameters.map(|(name, value)| ["--parameter".to_owned(), format!("{name}={value}")]);
         let program = client(machine, "python")?
-            .envs([("PATH", tools_path().as_str()), ("SAM_CLI_POLL_DELAY", "0.5")])
+            .envs([("SAM_CLI_POLL_DELAY", "0.5")])
             .args(["tools/check_aws.py", "--yes", "--local", &Value::from(actions).to_string()])
             .args(parameters.into_iter().flatten());
         Ok(program)
     }
 
-    /// Deletes it as a person does, with `make delete`, and returns what the command says.
-    ///
-    /// # Errors
-    /// [`Error::Ended`] with what the command says, if it fails.
+    /// Deletes it as a person does, with `make delete`, and returns what the command prints.
     pub async fn make_delete(self, machine: &Machine) -> Result<String> {
         let log = machine.directory().join(format!("delete-{}.log", self.name));
         let inherited = ["HOME", "CARGO_HOME", "RUSTUP_HOME"].into_iter();
@@ -179,18 +159,15 @@ impl Stack {
         Program::new("make", "install the package make")?
             .args(["--no-print-directory", "delete", "YES=1", &tools, &format!("STACK={}", self.name)])
             .envs(machine.env().iter().cloned())
-            .envs(NOBODYS_CONFIGURATION)
+            .envs(NO_CONFIGURATION)
             .envs(inherited)
             .directory(project())
             .run(&log)
             .await?;
-        std::fs::read_to_string(&log).map_err(Error::file(&log))
+        Ok(fs::read_to_string(&log)?)
     }
 
     /// Deletes it, and waits until it is gone.
-    ///
-    /// # Errors
-    /// If CloudFormation does not answer, or it cannot be deleted.
     pub async fn delete(self) -> Result<()> {
         let id = self.id().await?;
         self.aws.query("cloudformation", "DeleteStack", &[("StackName", &self.name)]).await?;
@@ -198,51 +175,32 @@ impl Stack {
     }
 
     /// A stack that was deployed before.
-    ///
-    /// # Errors
-    /// If there is none of that name.
     pub async fn find(aws: Aws, name: &str) -> Result<Self> {
         let described = aws.query("cloudformation", "DescribeStacks", &[("StackName", name)]).await?;
         let outputs = members(&described, "Outputs", "OutputKey", "OutputValue");
         Ok(Self { aws, name: name.to_owned(), outputs })
     }
 
-    /// Its name.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Its ARN.
-    ///
-    /// # Errors
-    /// If CloudFormation does not know it.
     pub async fn id(&self) -> Result<String> {
         let described = self.aws.query("cloudformation", "DescribeStacks", &[("StackName", &self.name)]).await?;
-        xml_text(&described, "StackId").ok_or_else(|| Error::Unexpected(described))
+        xml_text(&described, "StackId").context(described)
     }
 
-    /// One of its outputs.
-    ///
-    /// # Errors
-    /// If it has none of that name.
     pub fn output(&self, name: &str) -> Result<&str> {
-        let missing = || Error::Unexpected(format!("stack {} has no output {name}", self.name));
-        self.outputs.get(name).map(String::as_str).ok_or_else(missing)
+        let value = self.outputs.get(name).map(String::as_str);
+        value.with_context(|| format!("stack {} has no output {name}", self.name))
     }
 
-    /// The ARN of its state machine.
-    ///
-    /// # Errors
-    /// If it has none.
     pub fn state_machine_arn(&self) -> Result<&str> {
         self.output("StateMachineArn")
     }
 
     /// The physical ids of its resources, by their logical ones.
-    ///
-    /// # Errors
-    /// If CloudFormation does not answer.
     pub async fn resources(&self) -> Result<BTreeMap<String, String>> {
         let described =
             self.aws.query("cloudformation", "DescribeStackResources", &[("StackName", &self.name)]).await?;
@@ -250,46 +208,34 @@ impl Stack {
     }
 
     /// Starts an execution of the state machine.
-    ///
-    /// # Errors
-    /// If Step Functions refuses.
     pub async fn start(&self, input: &Value) -> Result<Execution> {
         let request = json!({ "stateMachineArn": self.state_machine_arn()?, "input": input.to_string() });
         let started = self.aws.json("states", "AWSStepFunctions.StartExecution", request).await?;
-        let arn = started["executionArn"].as_str().unwrap_or_default().to_owned();
-        Ok(Execution { aws: self.aws.clone(), arn })
+        Ok(self.execution(&started))
+    }
+
+    fn execution(&self, answer: &Value) -> Execution {
+        Execution { aws: self.aws.clone(), arn: answer["executionArn"].as_str().unwrap_or_default().to_owned() }
     }
 
     /// Changes the definition of its state machine.
-    ///
-    /// # Errors
-    /// If Step Functions refuses.
     pub async fn change_definition(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut request = json!({ "stateMachineArn": self.state_machine_arn()? });
         let described = self.aws.json("states", "AWSStepFunctions.DescribeStateMachine", request.clone()).await?;
-        let mut definition =
-            described["definition"].as_str().and_then(|it| serde_json::from_str(it).ok()).unwrap_or_default();
+        let mut definition = serde_json::from_str(described["definition"].as_str().unwrap_or_default())?;
         change(&mut definition);
         request["definition"] = definition.to_string().into();
         self.aws.json("states", "AWSStepFunctions.UpdateStateMachine", request).await.map(drop)
     }
 
-    /// The executions that were ever started, the latest first.
-    ///
-    /// # Errors
-    /// If Step Functions does not answer.
+    /// All executions, the latest first.
     pub async fn executions(&self) -> Result<Vec<Execution>> {
         let request = json!({ "stateMachineArn": self.state_machine_arn()? });
         let listed = self.aws.json("states", "AWSStepFunctions.ListExecutions", request).await?;
-        let arns = listed["executions"].as_array().into_iter().flatten();
-        let arns = arns.filter_map(|execution| execution["executionArn"].as_str());
-        Ok(arns.map(|arn| Execution { aws: self.aws.clone(), arn: arn.to_owned() }).collect())
+        Ok(listed["executions"].as_array().into_iter().flatten().map(|listed| self.execution(listed)).collect())
     }
 
-    /// What the table says of all images.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
+    /// The rows of all images.
     pub async fn image_rows(&self) -> Result<Vec<ImageRow>> {
         let mut rows = Vec::new();
         let mut request = json!({ "TableName": self.output("ImageTable")?, "ConsistentRead": true });
@@ -305,10 +251,7 @@ impl Stack {
         }
     }
 
-    /// What is counted of an execution, as soon as anything is.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
+    /// The counts of an execution, if anything was counted so far.
     pub async fn execution_row(&self, execution: &str) -> Result<Option<ExecutionRow>> {
         let request = json!({
             "TableName": self.output("ExecutionTable")?,
@@ -316,10 +259,7 @@ impl Stack {
             "ConsistentRead": true,
         });
         let answer = self.aws.json("dynamodb", "DynamoDB_20120810.GetItem", request).await?;
-        match &answer["Item"] {
-            Value::Null => Ok(None),
-            item => from_item(item).map(Some),
-        }
+        answer.get("Item").map(from_item).transpose()
     }
 }
 
@@ -329,53 +269,45 @@ impl Stack {
 pub struct ImageRow {
     /// Its repository, as the table names it.
     pub image: String,
-    /// Its tag, or its digest where it has none.
+    /// Its tag, or its digest if it has no tag.
     pub tag: String,
     /// `Done` or `Error`.
     pub status: String,
-    /// What is wrong.
     pub error_message: Option<String>,
     /// The name of the execution that wrote the row.
     pub execution: String,
-    /// Which platforms were copied.
+    /// The platforms that were copied.
     pub multi_arch_option: String,
-    /// Where it came from.
     pub source: String,
-    /// Where it went.
     pub destination: String,
-    /// What the destination answers.
+    /// The digest at the destination.
     pub digest: Option<String>,
-    /// Its compressed size.
+    /// The compressed size.
     pub bytes: Option<u64>,
     /// How long the copy took.
     pub seconds: Option<f64>,
-    /// How many tries it took.
     pub attempts: Option<u64>,
-    /// Where the task's output is.
     pub log_group: Option<String>,
-    /// Where in it.
+    /// Where in the log group the task's output is.
     pub log_stream: Option<String>,
 }
 
-/// An execution's item in the table.
+/// An execution's item in the table: numbers of images, and their sizes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ExecutionRow {
-    /// Images at the source.
+    /// At the source.
     pub listed: u64,
-    /// Images that the destination has.
+    /// At the destination already.
     pub unchanged: u64,
-    /// Images that nobody asked for.
+    /// Not selected.
     pub excluded: u64,
-    /// Images to copy.
     pub to_copy: u64,
-    /// Their size.
+    /// Of those that are to be copied.
     pub bytes: u64,
-    /// Images copied.
     pub done: u64,
-    /// Images that could not be copied.
     pub failed: u64,
-    /// The size of those copied.
+    /// Of those that are done.
     pub bytes_done: u64,
 }
 
@@ -387,68 +319,50 @@ pub struct Execution {
 }
 
 /// How an execution stands, or ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Outcome {
     /// `RUNNING`, `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `ABORTED`.
     pub status: String,
-    /// The error's name, if it failed.
     pub error: Option<String>,
-    /// What Step Functions says about it.
     pub cause: Option<String>,
-    /// Its output, if it succeeded.
+    /// Null unless it succeeded.
     pub output: Value,
 }
 
 impl Outcome {
-    /// Whether all went well.
-    #[must_use]
     pub fn succeeded(&self) -> bool {
         self.status == "SUCCEEDED"
     }
 }
 
 impl Execution {
-    /// Its ARN.
-    #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
     }
 
     /// Its name, which is its key in the table.
-    #[must_use]
     pub fn name(&self) -> &str {
         self.arn.rsplit(':').next().unwrap_or(&self.arn)
     }
 
-    /// How it stands.
-    ///
-    /// # Errors
-    /// If Step Functions does not answer.
     pub async fn describe(&self) -> Result<Outcome> {
         let request = json!({ "executionArn": self.arn });
         let described = self.aws.json("states", "AWSStepFunctions.DescribeExecution", request).await?;
-        let text = |name: &str| described[name].as_str().map(str::to_owned);
-        Ok(Outcome {
-            status: text("status").unwrap_or_default(),
-            error: text("error"),
-            cause: text("cause"),
-            output: text("output").and_then(|output| serde_json::from_str(&output).ok()).unwrap_or_default(),
-        })
+        let mut outcome: Outcome = serde_json::from_value(described)?;
+        if let Some(output) = outcome.output.as_str() {
+            outcome.output = serde_json::from_str(output)?;
+        }
+        Ok(outcome)
     }
 
-    /// Stops it, as a person would in the console.
-    ///
-    /// # Errors
-    /// If Step Functions does not answer.
+    /// Stops it, as a person does in the console.
     pub async fn stop(&self) -> Result<()> {
         let request = json!({ "executionArn": self.arn, "cause": "stopped by hand" });
         self.aws.json("states", "AWSStepFunctions.StopExecution", request).await.map(drop)
     }
 
-    /// The states that it has entered so far, in their order.
-    ///
-    /// # Errors
-    /// If Step Functions does not answer.
+    /// The states that it has entered so far, in order.
     pub async fn states(&self) -> Result<Vec<String>> {
         let request = json!({ "executionArn": self.arn, "maxResults": 1_000 });
         let events = self.aws.pages("states", "AWSStepFunctions.GetExecutionHistory", request, "events").await?;
@@ -457,26 +371,16 @@ impl Execution {
     }
 
     /// Waits until it has entered a state.
-    ///
-    /// # Errors
-    /// If it ends before, or Step Functions does not answer.
     pub async fn enters(&self, state: &str) -> Result<()> {
-        loop {
-            if self.states().await?.iter().any(|entered| entered == state) {
-                return Ok(());
-            }
+        while !self.states().await?.iter().any(|entered| entered == state) {
             let outcome = self.describe().await?;
-            if outcome.status != "RUNNING" {
-                return Err(Error::Unexpected(format!("it ended before {state}: {outcome:?}")));
-            }
+            ensure!(outcome.status == "RUNNING", "the execution ended before {state}: {outcome:?}");
             tokio::time::sleep(POLL).await;
         }
+        Ok(())
     }
 
     /// Waits for its end.
-    ///
-    /// # Errors
-    /// If Step Functions does not answer.
     pub async fn wait(&self) -> Result<Outcome> {
         loop {
             let outcome = self.describe().await?;
@@ -488,7 +392,7 @@ impl Execution {
     }
 }
 
-/// Waits until what is done to a stack, `CREATE` or `DELETE`, is complete.
+/// Waits until a stack's `CREATE` or `DELETE` is complete.
 async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
     loop {
         let described = aws.query("cloudformation", "DescribeStacks", &[("StackName", stack)]).await?;
@@ -496,37 +400,28 @@ async fn becomes(aws: &Aws, stack: &str, what: &str) -> Result<()> {
         match status.as_deref().and_then(|status| status.strip_prefix(what)) {
             Some("_COMPLETE") => return Ok(()),
             Some("_IN_PROGRESS") => tokio::time::sleep(POLL).await,
-            _ => return Err(Error::Unexpected(described)),
+            _ => bail!(described),
         }
     }
 }
 
-/// The user's accounts are none of this machine's business.
-const NOBODYS_CONFIGURATION: [(&str, &str); 2] =
-    [("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
-
-/// A tool of the project's that talks to AWS: to this machine's, and not to the user's accounts, whatever is configured for them.
+/// One of the project's tools, which uses this machine instead of the user's accounts.
 fn client(machine: &Machine, program: &str) -> Result<Program> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", tools_directory().join("sam/bin").display());
     let program = Program::new(tool("sam", program), "run `make setup`")?
         .envs(machine.env().iter().cloned())
-        .envs(NOBODYS_CONFIGURATION)
+        .envs(NO_CONFIGURATION)
         .envs([("HOME", machine.directory()), ("TMPDIR", machine.directory())])
-        .envs([("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")]);
+        .envs([("PATH", path.as_str()), ("LC_ALL", "C.UTF-8"), ("NO_COLOR", "1")]);
     Ok(program.directory(project()))
 }
 
-/// `PATH`, with the project's tools in front.
-fn tools_path() -> String {
-    let tools = tool("sam", "sam");
-    let tools = tools.parent().unwrap_or(&tools).display();
-    format!("{tools}:{}", std::env::var("PATH").unwrap_or_default())
-}
-
-/// The parameters by which the template learns of the machine.
+/// The parameters that describe the machine.
 fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
     let network = machine.network();
     [
-        ("architecture", architecture()),
+        ("architecture", if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }),
         ("destRegion", REGION),
         ("ecsClusterName", CLUSTER),
         ("ecsVpcId", &network.vpc),
@@ -535,43 +430,27 @@ fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
     ]
 }
 
-/// What the Lambdas are built for here.
-fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }
-}
-
-/// A list of key-value pairs in an answer of CloudFormation.
+/// A list of key-value pairs in CloudFormation's answer.
 fn members(document: &str, list: &str, key: &str, value: &str) -> BTreeMap<String, String> {
     let Ok(document) = roxmltree::Document::parse(document) else { return BTreeMap::new() };
     let text = |node: roxmltree::Node<'_, '_>, name: &str| {
         node.children().find(|child| child.tag_name().name() == name)?.text().map(str::to_owned)
     };
-    document
-        .descendants()
-        .filter(|node| node.tag_name().name() == list)
-        .flat_map(|list| list.children())
-        .filter_map(|member| Some((text(member, key)?, text(member, value)?)))
-        .collect()
+    let lists = document.descendants().filter(|node| node.tag_name().name() == list);
+    let members = lists.flat_map(|list| list.children());
+    members.filter_map(|member| Some((text(member, key)?, text(member, value)?))).collect()
 }
 
-/// A DynamoDB item as the type that it stands for.
+/// A DynamoDB item as a struct, of its texts and numbers.
 fn from_item<T: DeserializeOwned>(item: &Value) -> Result<T> {
-    let fields: Map<String, Value> = item
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.clone(), plain(value)?)))
-        .collect();
-    serde_json::from_value(fields.into()).map_err(|error| Error::Unexpected(format!("item {item}: {error}")))
-}
-
-/// A value of DynamoDB's as JSON has it: texts and numbers, which is all that is looked at.
-fn plain(value: &Value) -> Option<Value> {
-    match value.as_object()?.iter().next()? {
+    let plain = |value: &Value| match value.as_object()?.iter().next()? {
         (kind, value) if kind == "S" => Some(value.clone()),
         (kind, value) if kind == "N" => value.as_str()?.parse().ok().map(Value::Number),
         _ => None,
-    }
+    };
+    let fields = item.as_object().into_iter().flatten();
+    let fields: Map<_, _> = fields.filter_map(|(name, value)| Some((name.clone(), plain(value)?))).collect();
+    serde_json::from_value(fields.into()).with_context(|| format!("item {item}"))
 }
 
 #[cfg(test)]

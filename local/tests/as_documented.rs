@@ -1,23 +1,19 @@
-//! What README.md says of this machine: where ministack answers otherwise than AWS's documentation says, the machine answers
-//! as documented.
+//! The corrections that README.md lists: where ministack does not answer as AWS documents, the machine does.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 #![allow(clippy::needless_pass_by_value, reason = "JSON is made where it is passed")]
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-    time::Duration,
-};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use local::{
-    Machine, Options,
-    aws::Aws,
-    images::{self, Format, Image, ImageSpec, LayerSpec},
-    machine::{ACCOUNT, REGION},
-    registry::Registry,
-};
+use local::aws::{Aws, code};
+use local::images::{self, Format, Image, ImageSpec, LayerSpec};
+use local::machine::{ACCOUNT, REGION};
+use local::registry::Registry;
+use local::{Machine, Options};
 use serde_json::{Value, json};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -63,6 +59,7 @@ fn main() -> ExitCode {
         a_request_for_a_task_with_the_same_token_starts_no_other_task,
         a_group_is_that_of_the_family_and_started_by_is_the_only_filter,
         a_task_that_is_stopped_ends_by_itself_or_is_killed,
+        an_event_on_which_a_function_fails_is_tried_twice_more_and_then_kept,
         a_parameter_matches_its_pattern,
         a_log_goes_on_after_the_empty_page_that_it_begins_with,
     ];
@@ -189,13 +186,14 @@ impl World {
         self.aws.query("sns", "Subscribe", &to).await?;
         self.events("PutRule", json!({ "Name": name, "EventPattern": pattern.to_string() })).await?;
         self.events("PutTargets", json!({ "Rule": name, "Targets": [{ "Id": "topic", "Arn": topic }] })).await?;
-        Ok(Queue { aws: &self.aws, url: url["QueueUrl"].clone() })
+        Ok(Queue { aws: &self.aws, url: url["QueueUrl"].clone(), arn: queue })
     }
 }
 
 struct Queue<'a> {
     aws: &'a Aws,
     url: Value,
+    arn: String,
 }
 
 impl Queue<'_> {
@@ -255,7 +253,7 @@ fn map(items: &Value, child: Value, fields: Value) -> Value {
 }
 
 /// ["Status changes in state machine executions are sent to EventBridge automatically."](https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html)
-/// ministack sends those of a child to nobody. The ARN of a child's machine is
+/// ministack does not send those of a child. The ARN of a child's machine is
 /// ["arn:…:stateMachine:stateMachineName/MapRunLabel or UUID"](https://docs.aws.amazon.com/step-functions/latest/dg/concepts-examine-map-run.html).
 async fn a_change_of_status_of_an_execution_or_of_a_child_is_an_event(world: &World) -> Result {
     let queue = world.queue_of(json!({ "source": ["aws.states"], "detail": { "name": [{ "exists": true }] } })).await?;
@@ -398,7 +396,7 @@ async fn a_task_that_is_tried_again_has_another_token(world: &World) -> Result {
     world.states("SendTaskFailure", json!({ "taskToken": first, "error": "Again" })).await?;
     let second = queue.received(1).await?[0]["token"].clone();
     let late = world.states("SendTaskSuccess", json!({ "taskToken": first, "output": "1" })).await;
-    assert_eq!(late.unwrap_err().code(), Some("TaskTimedOut"));
+    assert_eq!(code(&late.unwrap_err()), Some("TaskTimedOut"));
     world.states("SendTaskSuccess", json!({ "taskToken": second, "output": "2" })).await?;
     assert_eq!(world.end_of(&execution).await?["output"], "2");
     Ok(())
@@ -413,7 +411,7 @@ async fn a_state_machine_has_a_name_of_80_characters_at_most(world: &World) -> R
         world.states("CreateStateMachine", json!({ "name": name, "definition": definition, "roleArn": role }))
     };
     create(80).await?;
-    assert_eq!(create(81).await.unwrap_err().code(), Some("InvalidName"));
+    assert_eq!(code(&create(81).await.unwrap_err()), Some("InvalidName"));
     Ok(())
 }
 
@@ -453,13 +451,13 @@ async fn a_listing_comes_in_pages(world: &World) -> Result {
         assert_eq!(all["nextToken"], Value::Null, "{action}");
         for wrong in [0, 1_001] {
             let refused = page(action, json!({ "maxResults": wrong })).await.unwrap_err();
-            assert_eq!(refused.code(), Some("InvalidParameterException"), "{action}");
+            assert_eq!(code(&refused), Some("InvalidParameterException"), "{action}");
         }
     }
     let usual = page("ListImages", json!({})).await?;
     assert_eq!((usual["imageIds"].as_array().unwrap().len(), usual["nextToken"].is_string()), (100, true));
     let both = page("DescribeImages", json!({ "imageIds": [{ "imageTag": "b" }], "maxResults": 1 })).await.unwrap_err();
-    assert_eq!(both.code(), Some("InvalidParameterException"));
+    assert_eq!(code(&both), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -496,7 +494,7 @@ async fn an_image_is_described_with_its_size_and_what_it_refers_to(world: &World
 async fn an_image_that_is_asked_for_and_missing_is_an_error(world: &World) -> Result {
     let (repository, _) = world.repository().await?;
     let request = json!({ "repositoryName": repository, "imageIds": [{ "imageTag": "none" }] });
-    assert_eq!(world.ecr("DescribeImages", request).await.unwrap_err().code(), Some("ImageNotFoundException"));
+    assert_eq!(code(&world.ecr("DescribeImages", request).await.unwrap_err()), Some("ImageNotFoundException"));
     Ok(())
 }
 
@@ -546,7 +544,7 @@ async fn an_image_is_asked_for_by_a_tag_or_a_digest(world: &World) -> Result {
         got["failures"].as_array().unwrap().iter().map(|failure| text(&failure["failureCode"])).collect();
     assert_eq!(codes, ["ImageTagDoesNotMatchDigest", "ImageNotFound", "MissingDigestAndTag"]);
     let many = world.get(&repository, json!(vec![json!({ "imageTag": "1" }); 101])).await;
-    assert_eq!(many.unwrap_err().code(), Some("InvalidParameterException"));
+    assert_eq!(code(&many.unwrap_err()), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -604,7 +602,7 @@ async fn a_request_for_a_task_with_the_same_token_starts_no_other_task(world: &W
     assert_eq!(first["taskArn"], second["taskArn"]);
     let mut another = request;
     another["startedBy"] = json!("me");
-    assert_eq!(world.run_task(another.clone()).await.unwrap_err().code(), Some("ConflictException"));
+    assert_eq!(code(&world.run_task(another.clone()).await.unwrap_err()), Some("ConflictException"));
     another["clientToken"] = json!(world.name());
     assert_ne!(world.run_task(another).await?["taskArn"], first["taskArn"]);
     Ok(())
@@ -621,7 +619,7 @@ async fn a_group_is_that_of_the_family_and_started_by_is_the_only_filter(world: 
     let listed = world.ecs("ListTasks", json!({ "startedBy": family })).await?;
     assert_eq!(listed["taskArns"], json!([task["taskArn"]]));
     let refused = world.ecs("ListTasks", json!({ "startedBy": family, "desiredStatus": "RUNNING" })).await;
-    assert_eq!(refused.unwrap_err().code(), Some("InvalidParameterException"));
+    assert_eq!(code(&refused.unwrap_err()), Some("InvalidParameterException"));
     Ok(())
 }
 
@@ -643,6 +641,7 @@ async fn a_task_that_is_stopped_ends_by_itself_or_is_killed(world: &World) -> Re
         assert_eq!(stopped["task"]["desiredStatus"], "STOPPED");
         let detail = queue.received(1).await?[0]["detail"].take();
         assert_eq!(detail["containers"][0]["exitCode"], exit_code, "{script}");
+        assert!(detail["stoppedAt"].as_str().is_some_and(|time| time.ends_with('Z')), "an event has times as texts");
         let described = world.ecs("DescribeTasks", json!({ "tasks": [arn] })).await?["tasks"][0].take();
         for task in [&detail, &described] {
             assert_eq!((&task["taskArn"], &task["stopCode"]), (&json!(arn), &json!("UserInitiated")));
@@ -652,6 +651,42 @@ async fn a_task_that_is_stopped_ends_by_itself_or_is_killed(world: &World) -> Re
             );
         }
     }
+    Ok(())
+}
+
+/// ["If the function returns an error, by default Lambda attempts to run it two more
+/// times"](https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html). To a rule's event, ministack runs
+/// it once.
+async fn an_event_on_which_a_function_fails_is_tried_twice_more_and_then_kept(world: &World) -> Result {
+    let (name, queue) = (world.name(), world.queue_of(json!({ "source": ["none"] })).await?);
+    let attempts = world.machine.directory().join(&name);
+    let code = format!(
+        "def handler(event, context):\n    open({attempts:?}, 'a').write('x')\n    raise ValueError('broken')\n"
+    );
+    let template = json!({ "Resources": {
+        "Function": { "Type": "AWS::Lambda::Function", "Properties": {
+            "Runtime": "python3.13", "Handler": "index.handler", "Code": { "ZipFile": code },
+            "Role": format!("arn:aws:iam::{ACCOUNT}:role/states"),
+        } },
+        "OnFailure": { "Type": "AWS::Lambda::EventInvokeConfig", "Properties": {
+            "FunctionName": { "Ref": "Function" }, "Qualifier": "$LATEST",
+            "DestinationConfig": { "OnFailure": { "Destination": queue.arn } },
+        } },
+        "Rule": { "Type": "AWS::Events::Rule", "Properties": {
+            "EventPattern": { "source": [name] }, "Targets": [{ "Id": "function", "Arn": { "Fn::GetAtt": ["Function", "Arn"] } }],
+        } },
+    } });
+    let stack = [("StackName", name.as_str()), ("TemplateBody", &template.to_string())];
+    world.aws.query("cloudformation", "CreateStack", &stack).await?;
+    let complete = async || {
+        let described = world.aws.query("cloudformation", "DescribeStacks", &stack[..1]).await?;
+        Ok(described.contains("CREATE_COMPLETE").then_some(()))
+    };
+    until(complete).await?;
+    let event = json!({ "Source": name, "DetailType": "test", "Detail": "{\"is\":\"kept\"}" });
+    world.events("PutEvents", json!({ "Entries": [event] })).await?;
+    assert_eq!(queue.received(1).await?[0]["requestPayload"]["detail"]["is"], "kept");
+    assert_eq!(std::fs::read_to_string(attempts)?, "xxx");
     Ok(())
 }
 
@@ -666,7 +701,7 @@ async fn a_parameter_matches_its_pattern(world: &World) -> Result {
         world.aws.json("ssm", "AmazonSSM.PutParameter", request)
     };
     put("12").await?;
-    assert_eq!(put("twelve").await.unwrap_err().code(), Some("ParameterPatternMismatchException"));
+    assert_eq!(code(&put("twelve").await.unwrap_err()), Some("ParameterPatternMismatchException"));
     Ok(())
 }
 

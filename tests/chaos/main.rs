@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use http::{Method, StatusCode};
+use local::aws::code;
 use local::corpus::Corpus;
 use local::fargate::Behaviour;
 use local::machine::{Machine, Options};
@@ -192,7 +193,7 @@ async fn empty(machine: &Machine, names: &[String]) -> Result {
     for name in names {
         let request = json!({ "repositoryName": format!("{STACK}/{name}"), "force": true });
         let deleted = home.json("ecr", "AmazonEC2ContainerRegistry_V20150921.DeleteRepository", request).await;
-        if !matches!(&deleted, Err(error) if error.code() == Some("RepositoryNotFoundException")) {
+        if !matches!(&deleted, Err(error) if code(error) == Some("RepositoryNotFoundException")) {
             deleted?;
         }
     }

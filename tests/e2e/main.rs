@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     };
     let world = match runtime.block_on(World::start()) {
         Ok(world) => Arc::new(Some(world)),
-        Err(error) => return fail(&error),
+        Err(error) => return fail(&*error),
     };
     let mut conclusion = libtest_mimic::run(&arguments, trials(&world, Some(runtime.handle())));
     // What all tests together have used can only be known after them.

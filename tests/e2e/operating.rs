@@ -148,7 +148,7 @@ pub async fn images_that_are_pushed_are_copied_by_one_run_that_starts_with_the_n
         world.machine().fargate().deliver(&pushed(tag)).await?;
     }
 
-    let executions = async || Ok::<_, local::Error>(stack.executions().await.map(|it| (!it.is_empty()).then_some(it))?);
+    let executions = async || Ok(Some(stack.executions().await?).filter(|it| !it.is_empty()));
     let executions = eventually(executions).await?;
     for execution in &executions {
         assert!(execution.name().starts_with("pushed-"), "{}", execution.name());
@@ -281,17 +281,14 @@ pub async fn a_stack_has_alarms_and_a_dashboard(world: &World) -> Result {
 }
 
 /// Waits until there is something.
-async fn eventually<T, E>(probe: impl AsyncFn() -> std::result::Result<Option<T>, E>) -> Result<T>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
+async fn eventually<T>(probe: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
     let wait = async {
         loop {
             if let Some(found) = probe().await? {
-                return Ok::<_, E>(found);
+                return Ok(found);
             }
             tokio::time::sleep(POLL).await;
         }
     };
-    Ok(tokio::time::timeout(PATIENCE, wait).await??)
+    tokio::time::timeout(PATIENCE, wait).await?
 }

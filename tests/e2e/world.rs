@@ -55,9 +55,8 @@ pub struct Run {
 
 impl World {
     /// Starts it, and pushes images to the source account and the public registries.
-    pub async fn start() -> local::Result<Self> {
-        let directory =
-            tempfile::tempdir().map_err(|source| local::Error::File { path: std::env::temp_dir(), source })?;
+    pub async fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
         let machine = Machine::start(Options::new(directory.path())).await?;
         machine.gateway().begin_logs_with_an_empty_page();
         let corpus = machine.private_corpus().await?.and(Corpus::public()).with(PRIVATE_REGISTRY, "team/tool", "1.0");
@@ -237,10 +236,10 @@ impl World {
 }
 
 /// Signs an image in a public registry, as cosign does, and lets an SBOM refer to one in the source account.
-async fn add_companions(machine: &Machine, seeded: &mut Vec<Seeded>) -> local::Result<()> {
+async fn add_companions(machine: &Machine, seeded: &mut Vec<Seeded>) -> Result {
     let find = |repository: &str, tag: &str| {
         let image = seeded.iter().find(|image| image.repository == repository && image.tag.as_deref() == Some(tag));
-        image.cloned().ok_or_else(|| local::Error::Unexpected(format!("{repository}:{tag} is not seeded")))
+        image.cloned().ok_or_else(|| format!("{repository}:{tag} is not seeded"))
     };
     let (etcd, api) = (find("coreos/etcd", "v3.5.16")?, find("platform/api", "1.1.0")?);
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use local::{
-    aws::Aws,
+    aws::{Aws, code},
     corpus::{Corpus, Seeded},
     images::{self, Format, ImageSpec, LayerSpec},
     machine::{ACCOUNT, Machine, Options, REGION},
@@ -162,7 +162,7 @@ impl Site {
         names.dedup();
         for name in names {
             match ecr("DeleteRepository", json!({ "repositoryName": name, "force": true })).await {
-                Err(error) if error.code() == Some("RepositoryNotFoundException") => {}
+                Err(error) if code(&error) == Some("RepositoryNotFoundException") => {}
                 deleted => drop(deleted?),
             }
             if tool != Tool::EcrTransfer {
