@@ -71,7 +71,9 @@ delete: setup ## Delete the stack STACK=name, also while a run is active; REGION
 # Work on it
 
 .PHONY: check-aws-local
-check-aws-local: build ## Run check-aws on a local AWS
+check-aws-local: setup ## Run check-aws on a local AWS
+	@tools/exclusively tools/build
+	$(CARGO) build --locked --quiet -p ecr-transfer-local
 	@$(LOCAL) check
 
 .PHONY: test
@@ -88,7 +90,8 @@ e2e: setup ## Run the end-to-end tests whose name contains TEST=text, or all of 
 	$(CARGO) test --locked --workspace --test e2e -- $(TEST)
 
 .PHONY: chaos
-chaos: build ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
+chaos: setup ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
+	@tools/exclusively tools/build
 	$(CARGO) test --locked --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: bench
@@ -104,10 +107,12 @@ bench-small: setup ## Compare ecr-transfer with other tools on 1,000 small image
 	tools/exclusively tools/build
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- copying --set small --markdown docs/comparison-small.md --check
 
+# Without link-time optimization, which takes minutes and changes nothing that `make run` shows.
 .PHONY: build
-build: setup ## Build what `make run` runs: the Lambdas, for this machine, and the local AWS
-	@tools/exclusively tools/build
-	@$(CARGO) build --locked --quiet -p ecr-transfer-local
+build: setup ## Build what `make run` runs: the functions, without optimization, and the local AWS
+	@echo 'Building the functions and a local AWS. The first time, this takes some minutes.'
+	@SAM_BUILD_MODE=debug tools/exclusively tools/build '' .aws-sam/local
+	@$(CARGO) build --locked -p ecr-transfer-local
 
 .PHONY: lint
 lint: fmt deny shell template clippy doc ## Run every check that is not a test

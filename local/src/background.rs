@@ -14,7 +14,7 @@ use rustix::process::{Signal, kill_process, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use tokio::time::{sleep, timeout};
 
-use crate::demonstration::{ECR_PARAMETERS, ECR_STACK};
+use crate::demonstration::{ECR_PARAMETERS, ECR_STACK, quick_build};
 use crate::step;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -71,7 +71,7 @@ pub async fn down() -> Result<bool> {
 /// Runs the machine until it is interrupted.
 pub async fn serve(port: u16) -> Result<bool> {
     let directory = directory();
-    let options = Options { port, ..Options::new(&directory) };
+    let options = Options { port, build: quick_build(), ..Options::new(&directory) };
     let mut machine = step("Starting a local AWS", Machine::start(options)).await?;
     let corpus = machine.private_corpus().await?.and(Corpus::public());
     step("Making images and pushing them to their registries", machine.seed(corpus)).await?;

@@ -21,6 +21,7 @@ use crate::hostile::Hostile;
 use crate::process::{Process, Program, find};
 use crate::proxy::{ECR_HOSTS, Proxy, Upstream};
 use crate::registry::Registry;
+use crate::stack::project;
 
 /// The account that everything is deployed to.
 pub const ACCOUNT: &str = "111111111111";
@@ -44,14 +45,17 @@ pub struct Options {
     pub directory: PathBuf,
     /// The port of the AWS endpoint; 0 is a free one.
     pub port: u16,
+    /// The output of `sam build` that stacks are deployed from.
+    pub build: PathBuf,
     /// Whether public registries are the real ones, reached over the network, instead of a stand-in.
     pub real_registries: bool,
 }
 
 impl Options {
-    /// A machine on free ports with stand-ins for everything.
+    /// A machine on free ports with stand-ins for everything, and functions as they are built for AWS.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), port: 0, real_registries: false }
+        let build = project().join(".aws-sam/build");
+        Self { directory: directory.into(), port: 0, build, real_registries: false }
     }
 }
 
@@ -76,6 +80,7 @@ pub struct Machine {
     network: Network,
     environment: Vec<(String, String)>,
     directory: PathBuf,
+    build: PathBuf,
     // Released, and removed, after everything that uses them.
     _scratch: TempDir,
     _lock: fs::File,
@@ -151,9 +156,15 @@ impl Machine {
             network,
             environment,
             directory,
+            build: options.build,
             _scratch: scratch,
             _lock: lock,
         })
+    }
+
+    /// The output of `sam build` that stacks are deployed from.
+    pub fn build(&self) -> &Path {
+        &self.build
     }
 
     /// A client as an account's root.

@@ -61,7 +61,7 @@ impl Stack {
     /// Deploys the output of `sam build`, or updates the stack of that name. Parameters that describe the machine may be left
     /// out.
     pub async fn deploy(machine: &Machine, name: &str, parameters: &[(&str, &str)]) -> Result<Self> {
-        let template = project().join(".aws-sam/build/template.yaml");
+        let template = machine.build().join("template.yaml");
         ensure!(template.is_file(), "{} is missing: run `make build` first", template.display());
         let known = known_parameters(machine);
         // To sam and to the template, an empty value is a missing one.

@@ -108,7 +108,7 @@ impl Tool {
     /// Runs its program once, in a home of its own.
     async fn call(self, site: &Site, arguments: &[&str], config: Option<&Value>) -> Result<()> {
         let (program, home) = site.program(self.program(), config)?;
-        Ok(program.args(arguments).run(home.join("log")).await?)
+        program.args(arguments).run(home.join("log")).await
     }
 
     /// Copies each image by itself, from a source to a destination.
