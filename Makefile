@@ -16,6 +16,8 @@ CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
 PYTHON := $(ECR_TRANSFER_TOOLS)/sam/bin/python
 CHECK := $(PYTHON) tools/check.py
+# The crates that are deployed.
+PRODUCT := ecr-transfer-shared list-images launch-task record-status
 
 .DEFAULT_GOAL := help
 # The steps share one build directory; cargo and sam use every core by themselves.
@@ -154,11 +156,21 @@ arm64: setup-lint ## Build the Lambdas for AWS, and check what would be uploaded
 	tools/exclusively tools/build arm64 .aws-sam/arm64
 	$(CHECK) artifacts .aws-sam/arm64 arm64
 
-.PHONY: setup setup-lint
+.PHONY: mutants
+mutants: setup-mutants ## List the changes to the code that no unit test notices; takes hours; SHARD=0/8 tries an eighth of them, FILE=path those of a file
+	@# Its builds of our crates are not those of this clone, so they have a directory of their own. It ends with 2 or 3 where
+	@# tests missed something, or never ended: that is a result.
+	mkdir -p target
+	CARGO_BUILD_BUILD_DIR=$(CACHE)/mutants CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants $(PRODUCT:%=--package %) \
+		$(if $(SHARD),--shard $(SHARD)) $(if $(FILE),--file '$(FILE)') || [ $$? = 2 ] || [ $$? = 3 ]
+
+.PHONY: setup setup-lint setup-mutants
 setup:
 	@tools/setup
 setup-lint:
 	@tools/setup lint
+setup-mutants:
+	@tools/setup mutants
 
 .PHONY: lock
 lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for

@@ -249,4 +249,10 @@ mod tests {
             assert_eq!(kind.is_transient(), retried.contains(kind.name()), "{kind:?}");
         }
     }
+
+    #[test]
+    fn a_request_that_timed_out_may_succeed_later_whatever_the_status() {
+        let error = ErrorMetadata::builder().code("RequestTimeout").build();
+        assert_eq!(kind_of("s3:PutObject", 400, error), Kind::Unavailable);
+    }
 }

@@ -451,4 +451,9 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_is_not_a_tag_says_what_it_was() {
+        assert_eq!("a b".parse::<Tag>().expect_err("it has a blank").text().as_str(), "a b");
+    }
 }
