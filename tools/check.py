@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import cfnlint.api
+import yaml
 
 import parameters
 from plain import plain_template
@@ -265,8 +266,14 @@ def check_artifacts(directory, architecture):
     binaries = sorted(Path(directory).glob("*/bootstrap"))
     if not binaries:
         raise SystemExit(f"{directory} has no */bootstrap")
-    stated = load(Path(directory) / "template.yaml")["Globals"]["Function"]["Architectures"]
-    passed = [report("architecture of the functions in the template", [] if stated == [architecture] else stated)]
+    path = Path(directory) / "template.yaml"
+    stated = load(path)["Globals"]["Function"]["Architectures"]
+    # CloudFormation rejects aliases: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/template-formats.html
+    aliases = [token.value for token in yaml.scan(path.read_text(encoding="utf-8")) if isinstance(token, yaml.AliasToken)]
+    passed = [
+        report("architecture of the functions in the template", [] if stated == [architecture] else stated),
+        report("no aliases in the template", aliases),
+    ]
     for binary in binaries:
         content = binary.read_bytes()
         packed = io.BytesIO()
