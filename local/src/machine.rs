@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow};
 use fs_err as fs;
 use futures_util::future::select_all;
 use rustix::process::Pid;
@@ -262,13 +262,9 @@ impl Machine {
 fn take(directory: &Path) -> Result<fs::File> {
     let path = directory.join("pid");
     let file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
-    match file.file().try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            bail!("a local AWS is already running in {}: stop it with `make down` first", directory.display())
-        }
-        Err(TryLockError::Error(error)) => bail!(error),
-    }
+    let in_use =
+        || format!("a local AWS is already running in {}: stop it with `make down` first", directory.display());
+    file.file().try_lock().with_context(in_use)?;
     fs::write(path, std::process::id().to_string())?;
     Ok(file)
 }
