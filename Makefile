@@ -16,8 +16,6 @@ CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
 PYTHON := $(ECR_TRANSFER_TOOLS)/sam/bin/python
 CHECK := $(PYTHON) tools/check.py
-# The crates that are deployed.
-PRODUCT := ecr-transfer-shared list-images launch-task record-status
 
 .DEFAULT_GOAL := help
 # The steps share one build directory; cargo and sam use every core by themselves.
@@ -158,11 +156,15 @@ arm64: setup-lint ## Build the Lambdas for AWS, and check what would be uploaded
 
 .PHONY: mutants
 mutants: setup-mutants ## List the changes to the code that no unit test notices; takes hours; SHARD=0/8 tries an eighth of them, FILE=path those of a file
-	@# Its builds of our crates are not those of this clone, so they have a directory of their own. It ends with 2 or 3 where
-	@# tests missed something, or never ended: that is a result.
-	mkdir -p target
-	CARGO_BUILD_BUILD_DIR=$(CACHE)/mutants CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants $(PRODUCT:%=--package %) \
-		$(if $(SHARD),--shard $(SHARD)) $(if $(FILE),--file '$(FILE)') || [ $$? = 2 ] || [ $$? = 3 ]
+	mkdir -p target/libraries target/programs
+	$(MUTANTS) --output target/libraries --package ecr-transfer-shared --package list-images --cargo-arg=--lib || $(MISSED)
+	$(MUTANTS) --output target/programs --package launch-task --package record-status --cargo-arg=--bins || $(MISSED)
+
+# What it builds is not this clone's code, so it has a directory of its own.
+MUTANTS = CARGO_BUILD_BUILD_DIR=$(CACHE)/mutants CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants \
+	$(if $(SHARD),--shard $(SHARD)) $(if $(FILE),--file '$(FILE)')
+# A mutant that was missed, or that never ended, is a result and not an error.
+MISSED := [ $$? = 2 ] || [ $$? = 3 ]
 
 .PHONY: setup setup-lint setup-mutants
 setup:
