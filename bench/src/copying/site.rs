@@ -42,8 +42,6 @@ pub struct Site {
     homes: TempDir,
     /// The digest of each repository's tag.
     images: BTreeMap<(String, String), String>,
-    /// The bytes of all different layers and configurations.
-    pub unique_bytes: u64,
     changes: usize,
 }
 
@@ -78,11 +76,6 @@ impl Site {
         let images: BTreeMap<_, _> = seeded
             .map(|Seeded { repository, tag, digest, .. }| ((repository, tag.unwrap_or_default()), digest))
             .collect();
-        let public = machine.public().context("nothing stands in for the source")?;
-        let mut blobs = BTreeMap::new();
-        for ((repository, _), digest) in &images {
-            blobs.extend(public.blobs(repository, digest).await?);
-        }
         let list = list.join(",");
         let mut parameters = vec![
             ("sourceType", "Public"),
@@ -101,8 +94,8 @@ impl Site {
         let answer = aws.json("ecr", &format!("{ECR}.GetAuthorizationToken"), json!({})).await?;
         let token = &answer["authorizationData"][0]["authorizationToken"];
         let auth = json!({ "auths": { destination.host(): { "auth": token } } }).to_string();
-        let (homes, unique_bytes) = (tempfile::tempdir()?, blobs.values().sum());
-        Ok(Self { machine, stack, aws, destination, auth, homes, images, unique_bytes, changes: 0 })
+        let homes = tempfile::tempdir()?;
+        Ok(Self { machine, stack, aws, destination, auth, homes, images, changes: 0 })
     }
 
     pub async fn stop(self) {
@@ -177,12 +170,24 @@ impl Site {
         self.changes += 1;
         let layers = vec![LayerSpec { name: format!("changed/{}", self.changes), size: 1_000_000 }];
         let made = images::make(&[ImageSpec { format: Format::Oci, architectures: vec!["amd64"], layers }])?;
-        let public = self.machine.public().context("nothing stands in for the source")?;
-        if let (Some(((repository, tag), digest)), Some(image)) = (self.images.iter_mut().next(), made.first()) {
-            public.push(repository, &[(image, std::slice::from_ref(tag))]).await?;
-            digest.clone_from(&image.manifest.digest);
+        if let (Some(((repository, tag), _)), Some(image)) = (self.images.first_key_value(), made.first()) {
+            self.source()?.push(repository, &[(image, std::slice::from_ref(tag))]).await?;
+            self.images.insert((repository.clone(), tag.clone()), image.manifest.digest.clone());
         }
         Ok(())
+    }
+
+    fn source(&self) -> Result<&Registry> {
+        self.machine.public().context("nothing stands in for the source")
+    }
+
+    /// The bytes of all different layers and configurations at the source.
+    pub async fn unique_bytes(&self) -> Result<u64> {
+        let mut blobs = BTreeMap::new();
+        for ((repository, _), digest) in &self.images {
+            blobs.extend(self.source()?.blobs(repository, digest).await?);
+        }
+        Ok(blobs.values().sum())
     }
 
     /// Checks that a tool has copied every image, with its digest.

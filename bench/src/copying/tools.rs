@@ -131,8 +131,11 @@ impl Tool {
     }
 
     fn ocync(self, site: &Site) -> Value {
-        let mapping = |(repository, tags): (&str, Vec<&str>)| json!({ "from": repository, "to": format!("{}/{repository}", self.prefix()), "tags": { "glob": tags } });
-        let mappings: Vec<_> = tags(site).into_iter().map(mapping).collect();
+        let prefix = self.prefix();
+        let mappings: Vec<_> = tags(site)
+            .into_iter()
+            .map(|(name, tags)| json!({ "from": name, "to": format!("{prefix}/{name}"), "tags": { "glob": tags } }))
+            .collect();
         json!({
             "registries": {
                 "source": { "url": SOURCE, "auth_type": "anonymous" },
