@@ -88,8 +88,8 @@ pub struct Record {
     pub calls: BTreeMap<String, usize>,
     pub throttled: usize,
     pub first_images: Option<Instant>,
-    /// The bytes that were put into the bucket.
-    pub stored: usize,
+    /// The bytes of the plan.
+    pub plan: usize,
 }
 
 pub struct Invocation {
@@ -209,10 +209,10 @@ async fn aws(State(state): State<Arc<Shared>>, method: Method, uri: Uri, headers
         if action == "DescribeImages" {
             record.first_images.get_or_insert_with(Instant::now);
         }
-        if is_upload {
+        if uri.path().contains("/plans/") {
             // A body in signed chunks is longer than its content.
             let decoded = text("x-amz-decoded-content-length").and_then(|length| length.parse().ok());
-            record.stored += decoded.unwrap_or(body.len());
+            record.plan += decoded.unwrap_or(body.len());
         }
         throttled
     };

@@ -213,7 +213,7 @@ fn scenarios(rows: &[Row]) -> String {
         header,
         rows.iter().map(|row| {
             let Row { scenario, run, summary } = row;
-            let plan = mebibytes(run.record.stored as u64);
+            let plan = mebibytes(run.record.plan as u64);
             [
                 scenario.name().to_owned(),
                 count(scenario.all_images()),
@@ -224,7 +224,7 @@ fn scenarios(rows: &[Row]) -> String {
                 scenario.fewest_calls().map_or_else(|| NOTHING.to_owned(), count),
                 count(run.record.throttled),
                 count(summary.batches),
-                if run.record.stored == 0 { NOTHING.to_owned() } else { format!("{plan:.1} MiB") },
+                if run.record.plan == 0 { NOTHING.to_owned() } else { format!("{plan:.1} MiB") },
             ]
         }),
     )

@@ -1,9 +1,11 @@
 //! Compares the source with the destination: what a run copies, and what fails.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use futures_util::future;
-use shared::ecr::{Registry, is_same_registry};
+use shared::ecr::{Image, Registry, is_same_registry};
+use shared::inventory::{self, MirroredImage, MirroredRepository};
 use shared::naming;
 use shared::plan::{self, RepositoryCopy, Row, Summary};
 use shared::reference::{RegistryHost, Repository};
@@ -33,6 +35,8 @@ pub struct Comparison<'a> {
     pub failing_rows: &'a FailingRows,
     /// Whether to report the decision about each image, for a dry run.
     pub explain: bool,
+    /// What the destination has is added here.
+    pub inventory: Option<RefCell<inventory::Writer>>,
 }
 
 /// The difference between source and destination.
@@ -131,7 +135,13 @@ impl Comparison<'_> {
         };
         let (listing, existing) = future::join(self.source.list(&request, options), existing).await;
         let (mut listing, existing) = match existing {
-            Ok(existing) => (listing, existing.unwrap_or_default()),
+            Ok(existing) => {
+                let existing = existing.unwrap_or_default();
+                if let Some(inventory) = &self.inventory {
+                    inventory.borrow_mut().add(&mirrored(&request, self.host, &existing));
+                }
+                (listing, existing)
+            }
             Err(error) => (Listing::failed(error), Vec::new()),
         };
         let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &existing);
@@ -187,6 +197,21 @@ impl Comparison<'_> {
     }
 }
 
+/// A repository in the inventory. Archived images cannot be pulled, and nobody runs signatures and other referrers.
+fn mirrored(request: &RepositoryRequest, host: &RegistryHost, existing: &[Image]) -> MirroredRepository {
+    let runnable = existing.iter().filter(|image| !image.is_archived && image.subject.is_none());
+    let names = runnable.flat_map(|image| {
+        let untagged = image.tags.is_empty().then_some(None);
+        let names = image.tags.iter().cloned().map(Some).chain(untagged);
+        names.map(|tag| MirroredImage { tag, digest: image.digest })
+    });
+    MirroredRepository {
+        source: request.repository.clone(),
+        destination: Repository { registry: host.clone(), name: request.destination.clone() },
+        images: names.collect(),
+    }
+}
+
 impl RunDiff {
     /// The work of the run. `host` is the destination's.
     pub fn into_work(self, host: &RegistryHost) -> Work {
@@ -235,7 +260,7 @@ mod tests {
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 
     use serde_json::Value;
-    use shared::reference::Digest;
+    use shared::reference::{Digest, Tag};
     use shared::selection;
 
     use super::*;
@@ -340,9 +365,17 @@ mod tests {
         let selection = list.map(|list| selection::parse([("the list", list)], source.host()).expect("it is a list"));
         let host = THERE.parse().expect("it is a host");
         let failing_rows = FailingRows::default();
-        Comparison { config, source, destination: there, host: &host, failing_rows: &failing_rows, explain: true }
-            .run(selection)
-            .await
+        Comparison {
+            config,
+            source,
+            destination: there,
+            host: &host,
+            failing_rows: &failing_rows,
+            explain: true,
+            inventory: None,
+        }
+        .run(selection)
+        .await
     }
 
     async fn compared(source: &Source<'_>, there: &[&Rule]) -> RunDiff {
@@ -398,6 +431,36 @@ mod tests {
         assert_eq!(copy.source.to_string(), format!("{HERE}/app"));
         assert_eq!(copy.destination.to_string(), format!("{THERE}/to/app"));
         assert_eq!((copy.image.as_str(), images[0].bytes, work.failures.len()), ("app", 5, 0));
+    }
+
+    #[tokio::test]
+    async fn the_inventory_has_what_can_be_pulled_from_the_destination() {
+        let mut archived = image("archived", Some("old"));
+        archived.image_status = Some(types::ImageStatus::Archived);
+        let mut signature = image("signature", None);
+        signature.subject_manifest_digest = Some(of("1").to_string());
+        let mut both = image("1", Some("1"));
+        both.image_tags = Some(vec!["1".into(), "latest".into()]);
+        let there = images("to/app", &[both, image("child", None), archived, signature]);
+        let (repositories, here) = (repositories(&["app"]), images("app", &[image("1", Some("1"))]));
+        let (config, source, host) =
+            (config(&[]), source(here.iter().chain([&repositories])), THERE.parse().expect("it is a host"));
+        let comparison = Comparison {
+            config: &config,
+            source: &source,
+            destination: &registry(&there),
+            host: &host,
+            failing_rows: &FailingRows::default(),
+            explain: false,
+            inventory: Some(RefCell::new(inventory::Writer::new(&host))),
+        };
+        comparison.run(None).await.expect("both can be listed");
+        let json = comparison.inventory.expect("it was given").into_inner().finish();
+        let all = shared::inventory::Inventory::parse(&json).expect("it was written").repositories();
+        let [MirroredRepository { source, destination, images }] = &all[..] else { panic!("there is one") };
+        assert_eq!((source.to_string(), destination.to_string()), (format!("{HERE}/app"), format!("{THERE}/to/app")));
+        let images: Vec<_> = images.iter().map(|it| (it.tag.as_ref().map_or("", Tag::as_str), it.digest)).collect();
+        assert_eq!(images, [("1", of("1")), ("latest", of("1")), ("", of("child"))]);
     }
 
     #[tokio::test]
@@ -663,6 +726,7 @@ mod tests {
             host: &host,
             failing_rows: &failing,
             explain: false,
+            inventory: None,
         };
         let work = comparison.run(None).await.expect("both can be listed").into_work(&host);
         let present: Vec<_> = work

@@ -1,5 +1,7 @@
 //! Lists the source for one execution, compares it with the destination, and writes the plan.
 
+use std::cell::RefCell;
+
 use aws_config::SdkConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future;
@@ -8,6 +10,7 @@ use serde_json::Value;
 use shared::config::{Environment, RegistryConfig, SourceConfig};
 use shared::credentials::Stores;
 use shared::ecr::Registry;
+use shared::inventory;
 use shared::logins::SourceLogins;
 use shared::metrics::{self, Unit};
 use shared::plan::{Object, Summary};
@@ -33,23 +36,17 @@ pub struct Request {
     pub input: Value,
 }
 
-/// The clients of AWS's services.
+/// The clients that every run may need. Those for DynamoDB and Step Functions are made where they are used, because each one adds
+/// milliseconds to a cold start.
 pub struct Clients {
     s3: aws_sdk_s3::Client,
-    dynamodb: aws_sdk_dynamodb::Client,
-    sfn: aws_sdk_sfn::Client,
     stores: Stores,
 }
 
 impl Clients {
     /// Clients with the Lambda's role.
     pub fn new(aws: &SdkConfig) -> Self {
-        Self {
-            s3: aws_sdk_s3::Client::new(aws),
-            dynamodb: aws_sdk_dynamodb::Client::new(aws),
-            sfn: aws_sdk_sfn::Client::new(aws),
-            stores: Stores::new(aws),
-        }
+        Self { s3: aws_sdk_s3::Client::new(aws), stores: Stores::new(aws) }
     }
 }
 
@@ -61,7 +58,7 @@ impl Clients {
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
-    match whose_turn(config, clients, request, &input).await? {
+    match whose_turn(config, aws, request, &input).await? {
         Turn::Now => {}
         Turn::LeftTo(execution) => {
             tracing::info!(execution, "a waiting execution copies the same images");
@@ -73,14 +70,24 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
         }
     }
     let (failing_rows, source, (destination, host)) = future::try_join3(
-        read_failing_rows(config, clients, &input),
+        read_failing_rows(config, aws, &input),
         connect_source(config, aws, clients),
         connect(&config.destination, aws, clients),
     )
     .await?;
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
-    let (source, destination, explain) = (&source, &destination, input.dry_run);
-    let comparison = Comparison { config, source, destination, host: &host, failing_rows: &failing_rows, explain };
+    // Only a run of all images knows everything that is mirrored.
+    let inventory =
+        (!input.dry_run && input.src_image_list.is_none()).then(|| RefCell::new(inventory::Writer::new(&host)));
+    let comparison = Comparison {
+        config,
+        source: &source,
+        destination: &destination,
+        host: &host,
+        failing_rows: &failing_rows,
+        explain: input.dry_run,
+        inventory,
+    };
     let mut diff = comparison.run(selection).await?;
     let mut summary = std::mem::take(&mut diff.summary);
     if summary.listed < config.min_images {
@@ -88,16 +95,19 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     }
 
     let bucket = &config.plan_bucket;
+    if let Some(inventory) = comparison.inventory {
+        write(&clients.s3, bucket, inventory::KEY, inventory.into_inner().finish()).await?;
+    }
     if input.dry_run {
         let key = format!("dry-runs/{}.json", request.execution);
-        summary.dry_run = Some(write(&clients.s3, bucket, &key, dry_run::report(diff.decisions)).await?);
+        summary.dry_run = Some(write(&clients.s3, bucket, &key, json_array(dry_run::report(diff.decisions))).await?);
     } else {
         check_size(config, &summary)?;
         let batches = batches::pack(diff.into_work(&host), &config.packing);
         summary.batches = batches.len();
         if summary.batches > 0 {
             let key = format!("plans/{}.json", request.execution);
-            summary.plan = Some(write(&clients.s3, bucket, &key, batches).await?);
+            summary.plan = Some(write(&clients.s3, bucket, &key, json_array(batches)).await?);
         }
     }
     tracing::info!(
@@ -127,18 +137,20 @@ pub fn emit_metrics(environment: &Environment, summary: &Summary) {
     metrics::emit(environment, &metrics.map(|(name, count)| (name, Unit::Count, count as u64)));
 }
 
-async fn whose_turn(config: &Config, clients: &Clients, request: &Request, input: &Input) -> Result<Turn> {
+async fn whose_turn(config: &Config, aws: &SdkConfig, request: &Request, input: &Input) -> Result<Turn> {
     match &config.state_machine {
-        Some(state_machine) => turn::take(&clients.sfn, state_machine, &request.execution, input).await,
+        Some(state_machine) => {
+            turn::take(&aws_sdk_sfn::Client::new(aws), state_machine, &request.execution, input).await
+        }
         None => Ok(Turn::Now),
     }
 }
 
 /// A run of other images cannot decide which rows are outdated, so it reads none.
-async fn read_failing_rows(config: &Config, clients: &Clients, input: &Input) -> Result<FailingRows> {
+async fn read_failing_rows(config: &Config, aws: &SdkConfig, input: &Input) -> Result<FailingRows> {
     match &config.image_table {
         Some(table) if !input.dry_run && input.src_image_list.is_none() => {
-            FailingRows::read(&clients.dynamodb, table).await
+            FailingRows::read(&aws_sdk_dynamodb::Client::new(aws), table).await
         }
         _ => Ok(FailingRows::default()),
     }
@@ -177,18 +189,13 @@ fn check_size(config: &Config, summary: &Summary) -> Result<()> {
     Ok(())
 }
 
-async fn write(
-    s3: &aws_sdk_s3::Client,
-    bucket: &str,
-    key: &str,
-    items: impl IntoIterator<Item: Serialize>,
-) -> Result<Object> {
+async fn write(s3: &aws_sdk_s3::Client, bucket: &str, key: &str, json: Vec<u8>) -> Result<Object> {
     let written = s3
         .put_object()
         .bucket(bucket)
         .key(key)
         .content_type("application/json")
-        .body(ByteStream::from(json_array(items)))
+        .body(ByteStream::from(json))
         .send()
         .await
         .map_err(Error::aws("s3:PutObject", format!("{bucket}/{key}")))?;
@@ -212,14 +219,12 @@ fn json_array(items: impl IntoIterator<Item: Serialize>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
     use aws_config::{BehaviorVersion, Region};
-    use aws_sdk_dynamodb::operation::scan::ScanOutput;
     use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
     use aws_sdk_s3::operation::put_object::PutObjectOutput;
-    use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
-    use aws_sdk_sfn::operation::list_executions::ListExecutionsOutput;
-    use aws_sdk_sfn::primitives::DateTime;
-    use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
     use aws_smithy_mocks::{RuleMode, mock, mock_client};
     use reqwest::StatusCode;
     use serde_json::json;
@@ -259,7 +264,7 @@ mod tests {
             .match_requests(|request| request.bucket() == Some("bucket") && request.key() == Some("plans/run.json"))
             .then_output(|| PutObjectOutput::builder().version_id("v1").build());
         let s3 = mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&rule]);
-        let object = write(&s3, "bucket", "plans/run.json", [1, 2]).await.expect("it is written");
+        let object = write(&s3, "bucket", "plans/run.json", vec![1]).await.expect("it is written");
         let version = "v1".into();
         assert_eq!(object, Object { bucket: "bucket".into(), key: "plans/run.json".into(), version });
         assert_eq!(rule.num_calls(), 1);
@@ -275,8 +280,11 @@ mod tests {
     const HERE: &str = "222222222222.dkr.ecr.us-west-2.amazonaws.com";
     const THERE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
 
-    /// An ECR that has the image `app:1` in us-west-2, and also in us-east-1 if `is_there`.
-    async fn ecr(is_there: bool) -> SdkConfig {
+    /// An AWS with the image `app:1` in us-west-2, and also in us-east-1 if `is_there`, an empty table, and the executions
+    /// `running`; with how often the table is read.
+    async fn aws(is_there: bool, running: &'static [&'static str]) -> (SdkConfig, Arc<AtomicUsize>) {
+        let scans = Arc::new(AtomicUsize::new(0));
+        let counted = scans.clone();
         let host = serve(move |request| {
             let header = |name: &str| request.headers()[name].to_str().unwrap_or_default();
             let is_here = header("authorization").contains("/us-west-2/");
@@ -297,16 +305,31 @@ mod tests {
                     *answer.status_mut() = StatusCode::BAD_REQUEST;
                     answer
                 }
+                "Scan" => {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    answer(&json!({ "Items": [], "Count": 0, "ScannedCount": 0 }))
+                }
+                "ListExecutions" => {
+                    let execution = |(second, name): (usize, &&str)| {
+                        json!({ "executionArn": format!("arn:{name}"), "stateMachineArn": "arn:machine", "name": name,
+                            "status": "RUNNING", "startDate": second })
+                    };
+                    let executions: Vec<_> = running.iter().enumerate().map(execution).collect();
+                    answer(&json!({ "executions": executions }))
+                }
+                "DescribeExecution" => answer(&json!({ "executionArn": "arn", "stateMachineArn": "arn:machine",
+                    "status": "RUNNING", "startDate": 0, "input": "{}" })),
                 other => unreachable!("{other} is not called"),
             }
         })
         .await;
-        SdkConfig::builder()
+        let config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .credentials_provider(SharedCredentialsProvider::new(Credentials::new("id", "key", None, None, "test")))
             .region(Region::new("us-east-1"))
             .endpoint_url(format!("http://{host}"))
-            .build()
+            .build();
+        (config, scans)
     }
 
     /// Lists as the execution `this`, after the executions `running`; with how often the failing rows were read.
@@ -315,27 +338,17 @@ mod tests {
         input: Value,
         is_there: bool,
         running: &'static [&'static str],
-    ) -> (Result<Summary>, usize) {
-        let put = mock!(aws_sdk_s3::Client::put_object).then_output(|| PutObjectOutput::builder().build());
-        let scanned = mock!(aws_sdk_dynamodb::Client::scan).then_output(|| ScanOutput::builder().build());
-        let executions = mock!(aws_sdk_sfn::Client::list_executions).then_output(|| {
-            let item = |(second, name): (usize, &&str)| {
-                let item = ExecutionListItem::builder().execution_arn(format!("arn:{name}")).name(*name);
-                let item = item.state_machine_arn("arn:machine").status(ExecutionStatus::Running);
-                item.start_date(DateTime::from_secs(second as i64)).build().expect("it is complete")
-            };
-            let all = running.iter().enumerate().map(item).collect();
-            ListExecutionsOutput::builder().set_executions(Some(all)).build().expect("it is complete")
-        });
-        let described = mock!(aws_sdk_sfn::Client::describe_execution).then_output(|| {
-            let output = DescribeExecutionOutput::builder().execution_arn("arn").state_machine_arn("arn:machine");
-            let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0)).input("{}");
-            output.build().expect("it is complete")
-        });
+    ) -> (Result<Summary>, usize, Vec<String>) {
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let seen = keys.clone();
+        let put = mock!(aws_sdk_s3::Client::put_object)
+            .match_requests(move |request| {
+                seen.lock().expect("nothing panics").extend(request.key().map(str::to_owned));
+                true
+            })
+            .then_output(|| PutObjectOutput::builder().build());
         let clients = Clients {
             s3: mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&put]),
-            dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&scanned]),
-            sfn: mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&executions, &described]),
             stores: Stores {
                 secrets: mock_client!(aws_sdk_secretsmanager, RuleMode::MatchAny, []),
                 ssm: mock_client!(aws_sdk_ssm, RuleMode::MatchAny, []),
@@ -344,8 +357,25 @@ mod tests {
         };
         let config = config(&[&[("SRC_REGION", "us-west-2")], variables].concat());
         let request = Request { execution: "this".into(), input };
-        let summary = list(&config, &ecr(is_there).await, &clients, &request).await;
-        (summary, scanned.num_calls())
+        let (aws, scans) = aws(is_there, running).await;
+        let summary = list(&config, &aws, &clients, &request).await;
+        let keys = keys.lock().expect("nothing panics").clone();
+        (summary, scans.load(Ordering::Relaxed), keys)
+    }
+
+    #[tokio::test]
+    async fn a_run_of_all_images_writes_the_inventory_and_no_other_run_does() {
+        const PLAN: &str = "plans/this.json";
+        for (input, is_there, written) in [
+            (json!({}), false, vec![inventory::KEY, PLAN]),
+            (json!({}), true, vec![inventory::KEY]),
+            (json!({ "dryRun": true }), false, vec!["dry-runs/this.json"]),
+            (json!({ "srcImageList": "app:1" }), false, vec![PLAN]),
+        ] {
+            let (summary, _, keys) = listed(&[], input.clone(), is_there, &[]).await;
+            summary.expect("both can be listed");
+            assert_eq!(keys, written, "{input}");
+        }
     }
 
     fn key(object: Option<&Object>) -> Option<&str> {
@@ -377,7 +407,7 @@ mod tests {
         let table = [("IMAGE_TABLE", "images")];
         for (input, reads) in [(json!({}), 1), (json!({ "dryRun": true }), 0), (json!({ "srcImageList": "app:1" }), 0)]
         {
-            let (summary, scans) = listed(&table, input.clone(), true, &[]).await;
+            let (summary, scans, _) = listed(&table, input.clone(), true, &[]).await;
             summary.expect("both can be listed");
             assert_eq!(scans, reads, "{input}");
         }

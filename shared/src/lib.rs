@@ -5,6 +5,7 @@
 //! - [`ecr`], [`manifest`]: ECR's registries, and the content of manifests
 //! - [`credentials`], [`logins`]: identities, and logins to registries
 //! - [`plan`], [`task`]: what list-images, launch-task, the copying task and record-status exchange
+//! - [`inventory`]: what the destination has, for those who use it
 //! - [`config`], [`lambda`], [`metrics`], [`text`]: parameters, invocations, metrics, and text that can be shown
 
 pub mod allowed;
@@ -14,6 +15,7 @@ pub mod ecr;
 mod error;
 #[cfg(test)]
 mod guide;
+pub mod inventory;
 mod kind;
 pub mod lambda;
 pub mod logins;

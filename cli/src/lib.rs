@@ -1,0 +1,45 @@
+//! The subcommands of the command `ecr-transfer`.
+
+pub mod mirror;
+mod output;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+pub use output::Outcome;
+
+/// The command line.
+#[derive(Parser)]
+#[command(name = "ecr-transfer", version, about = "Uses the container images that ecr-transfer copied to Amazon ECR")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make workloads pull the copies in ECR instead of the original images
+    Mirror(mirror::Arguments),
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// If it cannot do its work, for example because of a missing permission. That an image is not mirrored is an [`Outcome`].
+pub async fn run(arguments: Arguments) -> Result<Outcome> {
+    match arguments.command {
+        Command::Mirror(arguments) => mirror::run(arguments).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

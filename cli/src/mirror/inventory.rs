@@ -1,0 +1,186 @@
+//! Reads the inventory: of a stack, or from a file.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
+use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
+use aws_sdk_cloudformation::types::Stack;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use clap::ValueEnum;
+use fs_err as fs;
+use futures_util::future;
+use shared::Error;
+use shared::inventory::{Inventory, KEY, Match, MirroredImage, MirroredRepository};
+use shared::reference::ImageReference;
+
+/// How many parts of the table are scanned at once.
+const SEGMENTS: i32 = 8;
+
+/// Which inventory is used.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Source {
+    /// The stack that copies the images
+    #[arg(long, env = "ECR_TRANSFER_STACK", required_unless_present = "inventory")]
+    stack: Option<String>,
+    /// The stack's region; default: as for the AWS CLI
+    #[arg(long)]
+    region: Option<String>,
+    /// The profile with the credentials; default: as for the AWS CLI
+    #[arg(long)]
+    profile: Option<String>,
+    /// Read the inventory from a file, instead of from the stack
+    #[arg(long, value_name = "FILE", env = "ECR_TRANSFER_INVENTORY")]
+    inventory: Option<PathBuf>,
+}
+
+/// What an image must have in common with the inventory.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Matching {
+    /// Which images count as mirrored: those that the mirror has, or all of its repositories, also with tags that are not copied yet
+    #[arg(long = "match", value_enum, default_value_t = MatchArgument::Image)]
+    matching: MatchArgument,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MatchArgument {
+    Image,
+    Repository,
+}
+
+impl Matching {
+    /// The value.
+    pub fn value(self) -> Match {
+        match self.matching {
+            MatchArgument::Image => Match::Image,
+            MatchArgument::Repository => Match::Repository,
+        }
+    }
+}
+
+impl Source {
+    /// Reads the inventory. That of a stack is completed with the images that were copied since it was written.
+    ///
+    /// # Errors
+    /// If there is none, it cannot be read, or it is not valid.
+    pub async fn load(&self) -> Result<Inventory> {
+        match (&self.inventory, &self.stack) {
+            (Some(file), _) => of_file(file),
+            (None, Some(stack)) => {
+                let mut loader = aws_config::defaults(BehaviorVersion::latest());
+                if let Some(region) = &self.region {
+                    loader = loader.region(Region::new(region.clone()));
+                }
+                if let Some(profile) = &self.profile {
+                    loader = loader.profile_name(profile);
+                }
+                let aws = loader.load().await;
+                let clients = Clients {
+                    cloudformation: aws_sdk_cloudformation::Client::new(&aws),
+                    s3: aws_sdk_s3::Client::new(&aws),
+                    dynamodb: aws_sdk_dynamodb::Client::new(&aws),
+                };
+                clients.inventory(stack).await
+            }
+            (None, None) => bail!("Name the stack with --stack, or a file with --inventory."),
+        }
+    }
+}
+
+fn of_file(file: &Path) -> Result<Inventory> {
+    let json = fs::read(file)?;
+    Inventory::parse(&json).with_context(|| file.display().to_string())
+}
+
+struct Clients {
+    cloudformation: aws_sdk_cloudformation::Client,
+    s3: aws_sdk_s3::Client,
+    dynamodb: aws_sdk_dynamodb::Client,
+}
+
+impl Clients {
+    async fn inventory(&self, stack: &str) -> Result<Inventory> {
+        let Outputs { bucket, table } = self.outputs(stack).await?;
+        let object = self.s3.get_object().bucket(&bucket).key(KEY).send().await;
+        let object = match object {
+            Ok(object) => object,
+            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => bail!(
+                "The stack {stack} has no inventory yet. Its next run that is neither a dry run nor a run of other images writes it."
+            ),
+            Err(error) => return Err(Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error).into()),
+        };
+        let written_at = object.last_modified;
+        let json = object.body.collect().await.with_context(|| format!("Reading s3://{bucket}/{KEY}"))?.into_bytes();
+        let mut inventory = Inventory::parse(&json).with_context(|| format!("s3://{bucket}/{KEY}"))?;
+        if let Some(written_at) = written_at {
+            for copied in self.copied_since(&table, written_at).await? {
+                if copied.destination.registry == *inventory.registry() {
+                    inventory.add(copied);
+                }
+            }
+        }
+        Ok(inventory)
+    }
+
+    async fn outputs(&self, stack: &str) -> Result<Outputs> {
+        let answer = self.cloudformation.describe_stacks().stack_name(stack).send().await;
+        // CloudFormation has no error of its own for a stack that does not exist. Its only parameter is the name.
+        let is_missing = |error: &DescribeStacksError| error.code() == Some("ValidationError");
+        let answer = match answer {
+            Err(error) if error.as_service_error().is_some_and(is_missing) => {
+                bail!(
+                    "CloudFormation has no stack {stack} in this account and region. Check --stack, --region and --profile."
+                )
+            }
+            other => other.map_err(Error::aws("cloudformation:DescribeStacks", stack))?,
+        };
+        let stacks = answer.stacks.unwrap_or_default();
+        let outputs = stacks.first().map(Stack::outputs).unwrap_or_default();
+        let output = |name: &str| {
+            let output = outputs.iter().find(|output| output.output_key() == Some(name));
+            output.and_then(|output| output.output_value()).map(str::to_owned).with_context(|| {
+                format!(
+                    "The stack {stack} has no output {name}. It is not a stack of ecr-transfer, or not yet complete."
+                )
+            })
+        };
+        Ok(Outputs { bucket: output("PlanBucket")?, table: output("ImageTable")? })
+    }
+
+    /// The images that were copied since the inventory was written.
+    async fn copied_since(&self, table: &str, time: DateTime) -> Result<Vec<MirroredRepository>> {
+        let time = time.fmt(DateTimeFormat::DateTime).context("S3 returned a time before the year 0")?;
+        let segments = (0..SEGMENTS).map(async |segment| {
+            let scan = self.dynamodb.scan().table_name(table).segment(segment).total_segments(SEGMENTS);
+            let scan = scan
+                .filter_expression("#Status = :Done AND LastDoneAt >= :time")
+                .projection_expression("#Source, Destination, Digest")
+                .expression_attribute_names("#Status", "Status")
+                .expression_attribute_names("#Source", "Source")
+                .expression_attribute_values(":Done", AttributeValue::S("Done".into()))
+                .expression_attribute_values(":time", AttributeValue::S(time.clone()));
+            let rows: Result<Vec<_>, _> = scan.into_paginator().items().send().collect().await;
+            rows.map_err(Error::aws("dynamodb:Scan", table))
+        });
+        let rows = future::try_join_all(segments).await?.into_iter().flatten();
+        Ok(rows.filter_map(|row| copied(&row)).collect())
+    }
+}
+
+struct Outputs {
+    bucket: String,
+    table: String,
+}
+
+/// The image of a row. What is not an image is left out.
+fn copied(row: &HashMap<String, AttributeValue>) -> Option<MirroredRepository> {
+    let text = |name: &str| row.get(name)?.as_s().ok();
+    let source: ImageReference = text("Source")?.parse().ok()?;
+    let destination: ImageReference = text("Destination")?.parse().ok()?;
+    let image = MirroredImage { tag: destination.tag, digest: text("Digest")?.parse().ok()? };
+    Some(MirroredRepository { source: source.repository, destination: destination.repository, images: vec![image] })
+}
