@@ -2,6 +2,7 @@
 
 pub mod inventory;
 mod list;
+mod login;
 mod resolve;
 
 use anyhow::Result;
@@ -22,6 +23,8 @@ enum Command {
     List(list::Arguments),
     /// Print the names of images at the mirror; exit code 1 if one is not mirrored
     Resolve(resolve::Arguments),
+    /// Print how to log in to the mirror, and the policies that allow pulling from it
+    Login(login::Arguments),
 }
 
 /// Runs a subcommand.
@@ -32,5 +35,6 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::List(arguments) => list::run(&arguments).await,
         Command::Resolve(arguments) => resolve::run(&arguments).await,
+        Command::Login(arguments) => login::run(&arguments).await,
     }
 }

@@ -36,8 +36,7 @@ pub struct Request {
     pub input: Value,
 }
 
-/// The clients that every run may need. Those for DynamoDB and Step Functions are made where they are used, because each one adds
-/// milliseconds to a cold start.
+/// The clients that several parts of a run need.
 pub struct Clients {
     s3: aws_sdk_s3::Client,
     stores: Stores,
@@ -58,23 +57,17 @@ impl Clients {
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
     let input = Input::parse(&request.input)?;
     input.check(config)?;
-    match whose_turn(config, aws, request, &input).await? {
-        Turn::Now => {}
-        Turn::LeftTo(execution) => {
-            tracing::info!(execution, "a waiting execution copies the same images");
-            return Ok(Summary { left_to: Some(execution), ..Summary::default() });
-        }
-        Turn::Wait(wait) => {
-            tracing::info!(execution = wait.execution, "waiting for an active execution");
-            return Ok(Summary { wait: Some(wait), ..Summary::default() });
-        }
-    }
-    let (failing_rows, source, (destination, host)) = future::try_join3(
-        read_failing_rows(config, aws, &input),
+    // Connecting at the same time saves milliseconds of each cold start.
+    let (turn, source, (destination, host)) = future::try_join3(
+        take_turn(config, aws, request, &input),
         connect_source(config, aws, clients),
         connect(&config.destination, aws, clients),
     )
     .await?;
+    let failing_rows = match turn {
+        Ok(failing_rows) => failing_rows,
+        Err(summary) => return Ok(summary),
+    };
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     // Only a run of all images knows everything that is mirrored.
     let inventory =
@@ -137,13 +130,31 @@ pub fn emit_metrics(environment: &Environment, summary: &Summary) {
     metrics::emit(environment, &metrics.map(|(name, count)| (name, Unit::Count, count as u64)));
 }
 
-async fn whose_turn(config: &Config, aws: &SdkConfig, request: &Request, input: &Input) -> Result<Turn> {
-    match &config.state_machine {
+/// The failing rows if it is the execution's turn, and otherwise the summary that it answers. An earlier execution may write
+/// rows, so that they are read after it has ended.
+async fn take_turn(
+    config: &Config,
+    aws: &SdkConfig,
+    request: &Request,
+    input: &Input,
+) -> Result<Result<FailingRows, Summary>> {
+    let turn = match &config.state_machine {
         Some(state_machine) => {
-            turn::take(&aws_sdk_sfn::Client::new(aws), state_machine, &request.execution, input).await
+            turn::take(&aws_sdk_sfn::Client::new(aws), state_machine, &request.execution, input).await?
         }
-        None => Ok(Turn::Now),
-    }
+        None => Turn::Now,
+    };
+    Ok(match turn {
+        Turn::Now => Ok(read_failing_rows(config, aws, input).await?),
+        Turn::LeftTo(execution) => {
+            tracing::info!(execution, "a waiting execution copies the same images");
+            Err(Summary { left_to: Some(execution), ..Summary::default() })
+        }
+        Turn::Wait(wait) => {
+            tracing::info!(execution = wait.execution, "waiting for an active execution");
+            Err(Summary { wait: Some(wait), ..Summary::default() })
+        }
+    })
 }
 
 /// A run of other images cannot decide which rows are outdated, so it reads none.
