@@ -111,7 +111,16 @@ impl Clients {
             Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => bail!(
                 "The stack {stack} has no inventory yet. Its next run that is neither a dry run nor a run of other images writes it."
             ),
-            Err(error) => return Err(Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error).into()),
+            Err(error) => {
+                // Without s3:ListBucket, S3 also returns 403 for an object that does not exist.
+                let is_denied = error.code() == Some("AccessDenied");
+                let error = Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error);
+                return Err(error).context(if is_denied {
+                    "The permission is missing, or the stack has no inventory yet"
+                } else {
+                    "Reading the inventory"
+                });
+            }
         };
         let written_at = object.last_modified;
         let json = object.body.collect().await.with_context(|| format!("Reading s3://{bucket}/{KEY}"))?.into_bytes();
@@ -294,7 +303,10 @@ mod tests {
             GetObjectError::generic(denied)
         });
         let error_of = error(&stack(COMPLETE), &denied).await;
-        assert!(error_of.contains("s3:GetObject") && error_of.contains("AccessDenied"), "{error_of}");
+        assert!(
+            error_of.starts_with("The permission is missing, or the stack has no inventory yet: s3:GetObject"),
+            "{error_of}"
+        );
 
         let missing = mock!(aws_sdk_cloudformation::Client::describe_stacks).then_error(|| {
             DescribeStacksError::generic(
