@@ -20,7 +20,7 @@ async fn main() -> Result<(), Error> {
         let request: Request = parse(payload)?;
         // Parameters are read here, because an error before `serve` would not reach the state machine.
         let summary = handler::list(&Config::read(&environment)?, &aws, &clients, &request).await?;
-        handler::emit_metrics(&environment, &summary);
+        handler::emit_metrics(&environment, &request, &summary);
         Ok(summary)
     })
     .await

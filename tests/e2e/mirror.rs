@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::time::Duration;
 
 use local::aws::xml_text;
+use local::images;
 use local::machine::{ACCOUNT, REGION};
 use local::registry::contents;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::world::{Result, World};
@@ -33,18 +35,27 @@ pub async fn copies_are_mirrored_at_once_for_the_user_that_the_page_describes(wo
     let list = mirror(world, &["list", "--stack", "mirror", "--json"], &key).await?;
     assert_eq!(list.code, 0, "{list:?}");
     let there = contents(&home, "mirror/").await?;
-    let images = || there.iter().flat_map(|(name, images)| images.iter().map(move |(tag, digest)| (name, tag, digest)));
-    let tagged = images().filter_map(|(name, tag, digest)| Some(format!("{name}:{}@{digest}", tag.as_ref()?)));
+    let in_ecr = || there.iter().flat_map(|(name, images)| images.iter().map(move |(tag, digest)| (name, tag, digest)));
+    let tagged = in_ecr().filter_map(|(name, tag, digest)| Some(format!("{name}:{}@{digest}", tag.as_ref()?)));
     let tagged: BTreeSet<_> = tagged.collect();
     assert!(tagged.len() > 2, "{tagged:?}");
-    assert_eq!(listed(&list.stdout, true)?, tagged);
+    assert_eq!(listed(&serde_json::from_str(&list.stdout)?, true), tagged);
 
-    // The next run copies nothing, and its inventory is what ECR lists.
-    assert_eq!(world.run(run.stack.clone()).await?.outcome.status, "SUCCEEDED");
-    let list = mirror(world, &["list", "--stack", "mirror", "--json"], &key).await?;
-    assert_eq!(listed(&list.stdout, true)?, tagged);
-    let untagged = images().filter(|(_, tag, _)| tag.is_none()).map(|(name, _, digest)| format!("{name}@{digest}"));
-    assert!(untagged.collect::<BTreeSet<_>>().is_superset(&listed(&list.stdout, false)?), "{}", list.stdout);
+    // After the run, and without the table, the inventory is what ECR lists.
+    let untagged = in_ecr().filter(|(_, tag, _)| tag.is_none()).map(|(name, _, digest)| format!("{name}@{digest}"));
+    let untagged: BTreeSet<_> = untagged.collect();
+    let written = async {
+        loop {
+            let inventory = home.object(bucket, "inventory/latest.json").await?;
+            let inventory: Value = serde_json::from_str(&inventory)?;
+            if listed(&inventory["repositories"], true) == tagged {
+                return Result::Ok(listed(&inventory["repositories"], false));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let in_inventory = tokio::time::timeout(Duration::from_secs(60), written).await??;
+    assert!(untagged.is_superset(&in_inventory) && !in_inventory.is_empty(), "{in_inventory:?} {untagged:?}");
 
     let resolve = ["resolve", "--stack", "mirror", "docker.io/library/busybox:1.36", "redis"];
     let resolved = mirror(world, &resolve, &key).await?;
@@ -52,6 +63,52 @@ pub async fn copies_are_mirrored_at_once_for_the_user_that_the_page_describes(wo
     assert!(resolved.stderr.contains("docker.io/library/redis is not mirrored"), "{resolved:?}");
     let missing = mirror(world, &["list", "--stack", "no-stack"], &[]).await?;
     assert!(missing.code == 2 && missing.stderr.contains("CloudFormation has no stack no-stack"), "{missing:?}");
+    Ok(())
+}
+
+pub async fn a_rewritten_task_definition_can_be_pulled(world: &World) -> Result {
+    let images = ["busybox:1.36", "docker.io/library/busybox:1.37", "quay.io/coreos/etcd:v3.5.16"];
+    let stack = world.deploy_public("rewritten", &images.join(",")).await?;
+    assert!(world.run(stack).await?.outcome.succeeded());
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("task.json");
+    let container = |image: &&str| json!({ "name": "app", "image": image, "essential": true });
+    let containers: Vec<_> = images.iter().chain(&["redis:7"]).map(container).collect();
+    let task = json!({ "family": "app", "containerDefinitions": containers });
+    std::fs::write(&file, serde_json::to_string_pretty(&task)?)?;
+
+    let path = file.to_str().ok_or("it is not UTF-8")?;
+    let rewritten = mirror(world, &["rewrite", "--stack", "rewritten", path], &[]).await?;
+
+    assert_eq!(rewritten.code, 0, "{rewritten:?}");
+    assert!(rewritten.stderr.contains("redis"), "{rewritten:?}");
+    let task: Value = serde_json::from_str(&rewritten.stdout)?;
+    let containers = task["containerDefinitions"].as_array().ok_or("it has no containers")?;
+    let names: Vec<_> = containers.iter().filter_map(|container| container["image"].as_str()).collect();
+    let [mirrored @ .., "redis:7"] = &names[..] else { return Err(format!("{names:?}").into()) };
+    assert_eq!(mirrored.len(), images.len());
+    let home = world.machine().home()?;
+    let target = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
+    let answer = home.json("ecr", target, json!({})).await?;
+    let login = &answer["authorizationData"][0];
+    let host = login["proxyEndpoint"].as_str().and_then(|url| url.split_once("://")).ok_or("it has no host")?.1;
+    let auth = directory.path().join("auth.json");
+    std::fs::write(&auth, json!({ "auths": { host: { "auth": login["authorizationToken"] } } }).to_string())?;
+    for (name, image) in mirrored.iter().zip(images) {
+        assert!(name.starts_with(&format!("{host}/rewritten/")), "{name}");
+        let pulled = directory.path().join("pulled");
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--all", &format!("docker://{name}"), &format!("dir:{}", pulled.display())]);
+        skopeo.env("REGISTRY_AUTH_FILE", &auth).envs(world.machine().env().iter().cloned());
+        let output = skopeo.output().await?;
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let (repository, tag) = image.rsplit_once(':').ok_or("it has no tag")?;
+        let source = world.seeded(|_, name| repository.ends_with(name) || name.ends_with(repository));
+        let source = source.iter().find(|image| image.tag.as_deref() == Some(tag)).ok_or("it was not seeded")?;
+        let manifest = std::fs::read(pulled.join("manifest.json"))?;
+        assert_eq!(images::digest(&manifest), source.digest, "{name}");
+        std::fs::remove_dir_all(&pulled)?;
+    }
     Ok(())
 }
 
@@ -76,9 +133,8 @@ async fn mirror(world: &World, arguments: &[&str], environment: &[(&str, String)
     })
 }
 
-/// The images of `mirror list --json`, with or without tags, as ECR names them.
-fn listed(json: &str, with_tag: bool) -> Result<BTreeSet<String>> {
-    let all: Value = serde_json::from_str(json)?;
+/// The images of an inventory's repositories, with or without tags, as ECR names them.
+fn listed(all: &Value, with_tag: bool) -> BTreeSet<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let images = all.as_array().into_iter().flatten().flat_map(|repository| {
         let name = text(&repository["destination"]);
@@ -87,9 +143,9 @@ fn listed(json: &str, with_tag: bool) -> Result<BTreeSet<String>> {
         images.map(move |image| (name.clone(), image["tag"].as_str(), text(&image["digest"])))
     });
     let images = images.filter(|(_, tag, _)| tag.is_some() == with_tag);
-    Ok(images
+    images
         .map(|(name, tag, digest)| format!("{}@{digest}", tag.map_or(name.clone(), |it| format!("{name}:{it}"))))
-        .collect())
+        .collect()
 }
 
 /// The content of a code block of a page.
