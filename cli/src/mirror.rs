@@ -1,8 +1,11 @@
 //! `ecr-transfer mirror`: makes workloads pull the copies in ECR. What the mirror has is known from the inventory.
 
+mod helm_values;
 pub mod inventory;
+mod kustomize;
 mod list;
 mod resolve;
+mod rewrite;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -22,6 +25,12 @@ enum Command {
     List(list::Arguments),
     /// Print the names of images at the mirror; exit code 1 if one is not mirrored
     Resolve(resolve::Arguments),
+    /// Replace the images in Kubernetes, Helm, Compose, ECS and Docker files with those of the mirror
+    Rewrite(rewrite::Arguments),
+    /// Print values for a Helm chart that replace its images with those of the mirror
+    HelmValues(helm_values::Arguments),
+    /// Print a Kustomize component that replaces images with those of the mirror
+    Kustomize(kustomize::Arguments),
 }
 
 /// Runs a subcommand.
@@ -32,5 +41,8 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::List(arguments) => list::run(&arguments).await,
         Command::Resolve(arguments) => resolve::run(&arguments).await,
+        Command::Rewrite(arguments) => rewrite::run(&arguments).await,
+        Command::HelmValues(arguments) => helm_values::run(&arguments).await,
+        Command::Kustomize(arguments) => kustomize::run(&arguments).await,
     }
 }
