@@ -1,9 +1,12 @@
 //! `ecr-transfer mirror`: makes workloads pull the copies in ECR. What the mirror has is known from the inventory.
 
+mod helm_values;
 pub mod inventory;
+mod kustomize;
 mod list;
 mod login;
 mod resolve;
+mod rewrite;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -25,6 +28,12 @@ enum Command {
     Resolve(resolve::Arguments),
     /// Print how to log in to the mirror, and the policies that allow pulling from it
     Login(login::Arguments),
+    /// Replace the images in Kubernetes, Helm, Compose, ECS and Docker files with those of the mirror
+    Rewrite(rewrite::Arguments),
+    /// Print values for a Helm chart that replace its images with those of the mirror
+    HelmValues(helm_values::Arguments),
+    /// Print a Kustomize component that replaces images with those of the mirror
+    Kustomize(kustomize::Arguments),
 }
 
 /// Runs a subcommand.
@@ -36,5 +45,8 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::List(arguments) => list::run(&arguments).await,
         Command::Resolve(arguments) => resolve::run(&arguments).await,
         Command::Login(arguments) => login::run(&arguments).await,
+        Command::Rewrite(arguments) => rewrite::run(&arguments).await,
+        Command::HelmValues(arguments) => helm_values::run(&arguments).await,
+        Command::Kustomize(arguments) => kustomize::run(&arguments).await,
     }
 }
