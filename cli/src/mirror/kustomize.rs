@@ -9,9 +9,9 @@ use shared::reference::Repository;
 
 use super::inventory;
 use super::rewrite::uses::{Fate, Names, Use, name_of};
-use super::rewrite::{images, name, parse, read};
+use super::rewrite::{images, left, name, parse, read, report, without_mark};
 use crate::Outcome;
-use crate::output::{note, print};
+use crate::output::print;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,16 +34,18 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     for file in &arguments.files {
         let text = read(file).with_context(|| name(file))?;
-        let tree = parse(&text).with_context(|| name(file))?;
-        for Use { image, fate, .. } in images::find(&text, &tree, names) {
+        let text = without_mark(&text);
+        let tree = parse(text).with_context(|| name(file))?;
+        let uses = images::find(text, &tree, names);
+        report(file, &left(text, &uses));
+        for Use { image, fate, .. } in uses {
             let known = name_of(&image).to_owned();
             match fate {
                 Fate::Mirrored { mirror, .. } => {
                     entries.entry(known).or_insert_with(|| Some(mirror.repository.to_string()));
                 }
                 // Kustomize would also replace this one.
-                Fate::Left(reason) => {
-                    note(format_args!("{}: {}: {reason}", name(file), image.escape_debug()));
+                Fate::Left(_) => {
                     entries.insert(known, None);
                 }
                 Fate::AlreadyMirrored => {}

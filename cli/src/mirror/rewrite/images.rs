@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// The images of all documents, with what is done with them.
+/// The images of all documents in the order of the text, with what is done with them.
 pub fn find(text: &str, tree: &Tree<'_>, names: Names<'_>) -> Vec<Use> {
     tree.documents.iter().flat_map(|document| Search::new(text, tree, names).run(document, None)).collect()
 }
@@ -121,6 +121,7 @@ impl<'a> Search<'a> {
         }
         let fixed = self.used_elsewhere(document);
         settle(&mut self.uses, fixed);
+        self.uses.sort_by_key(|it| it.at);
         self.uses
     }
 

@@ -44,7 +44,7 @@ fn rewritten(file_type: FileType, matching: Match, text: &str) -> Rewritten {
 fn result(file_type: FileType, matching: Match, text: &str) -> String {
     let rewritten = rewritten(file_type, matching, text);
     let mut result = rewritten.text.replace(HOST, "…");
-    for (line, image, reason) in rewritten.left {
+    for Left { line, image, reason } in rewritten.left {
         write!(result, "\n!{line} {image}: {reason}").expect("memory does not fail");
     }
     result
