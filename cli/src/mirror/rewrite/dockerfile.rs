@@ -42,7 +42,7 @@ pub fn find(text: &str, names: Names<'_>) -> Result<Vec<Use>, SyntaxError> {
             _ => {}
         }
     }
-    settle(&mut search.uses, HashSet::new());
+    settle(&mut search.uses, &HashSet::new());
     search.uses.sort_by_key(|it| it.at);
     Ok(search.uses)
 }

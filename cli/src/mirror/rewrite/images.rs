@@ -120,7 +120,7 @@ impl<'a> Search<'a> {
             }
         }
         let fixed = self.used_elsewhere(document);
-        settle(&mut self.uses, fixed);
+        settle(&mut self.uses, &fixed);
         self.uses.sort_by_key(|it| it.at);
         self.uses
     }
