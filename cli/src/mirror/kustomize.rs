@@ -8,6 +8,7 @@ use shared::inventory::{Match, MirroredRepository};
 use shared::reference::Repository;
 
 use super::inventory;
+use super::rewrite::images::is_ambiguous;
 use super::rewrite::uses::{Fate, Names, Use, name_of};
 use super::rewrite::{images, left, name, parse, read, report, without_mark};
 use crate::Outcome;
@@ -57,7 +58,9 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn component(entries: impl Iterator<Item = (String, String)>) -> String {
-    let mut images: String = entries.map(|(name, mirror)| format!("\n- name: {name}\n  newName: {mirror}")).collect();
+    let text = |name: String| if is_ambiguous(&name) { format!("\"{name}\"") } else { name };
+    let images = entries.map(|(name, mirror)| format!("\n- name: {}\n  newName: {mirror}", text(name)));
+    let mut images: String = images.collect();
     if images.is_empty() {
         images.push_str(" []");
     }
@@ -78,6 +81,13 @@ fn spellings(repository: &Repository) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_a_number_is_quoted() {
+        let entries = [("1e3", "m/a"), ("a", "m/b")].map(|(name, mirror)| (name.to_owned(), mirror.to_owned()));
+        let component = component(entries.into_iter());
+        assert!(component.ends_with("images:\n- name: \"1e3\"\n  newName: m/a\n- name: a\n  newName: m/b\n"));
+    }
 
     #[test]
     fn a_repository_of_docker_hub_has_several_names() {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use fs_err as fs;
+use shared::text::Excerpt;
 use tempfile::NamedTempFile;
 
 use self::tree::{Lines, Tree};
@@ -24,6 +25,9 @@ use crate::output::{note, print};
 
 /// The largest file.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// How many characters of an image that stays are shown.
+const MAX_SHOWN: usize = 200;
 
 /// Standard input.
 const STDIN: &str = "-";
@@ -173,8 +177,8 @@ pub struct Rewritten {
 pub struct Left {
     /// The line, from 1.
     pub line: usize,
-    /// The image, without characters that control a terminal.
-    pub image: String,
+    /// The image, as the text names it.
+    pub image: Excerpt,
     /// Why.
     pub reason: String,
 }
@@ -184,7 +188,7 @@ pub fn left(text: &str, uses: &[Use]) -> Vec<Left> {
     let mut lines = Lines::new(text);
     let left = uses.iter().filter_map(|Use { at, image, fate, .. }| match fate {
         Fate::Left(reason) => {
-            Some(Left { line: lines.line(*at), image: image.escape_debug().to_string(), reason: reason.clone() })
+            Some(Left { line: lines.line(*at), image: Excerpt::within(image, MAX_SHOWN), reason: reason.clone() })
         }
         _ => None,
     });
