@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::inventory;
 use super::rewrite::images::{Kind, find_in, is_ambiguous};
-use super::rewrite::tree::{Content, Field, Id, Lines, Style, Tree};
-use super::rewrite::uses::{Fate, Names, Use};
-use super::rewrite::{name, parse, read};
+use super::rewrite::tree::{Content, Field, Id, Style, Tree};
+use super::rewrite::uses::{Names, Use};
+use super::rewrite::{Left, left, name, parse, read, report, without_mark};
 use crate::Outcome;
-use crate::output::{note, print};
+use crate::output::print;
 
 /// How deep the printed values may be nested, and how many they may be. Aliases can make them endless.
 const MAX_DEPTH: usize = 100;
@@ -32,9 +32,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let names = Names { inventory: &inventory, matching: arguments.matching.value() };
     let file = &arguments.values;
     let values = read(file).and_then(|text| overriding(&text, names)).with_context(|| name(file))?;
-    for line in values.left {
-        note(format_args!("{}:{line}", name(file)));
-    }
+    report(file, &values.left);
     print(values.text)?;
     Ok(Outcome::Success)
 }
@@ -42,29 +40,23 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 /// Values that replace others.
 struct Values {
     text: String,
-    /// Each image that stays: its line, its name, and the reason.
-    left: Vec<String>,
+    /// The images that stay.
+    left: Vec<Left>,
 }
 
 /// The values that change, without the others.
 fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
+    let text = without_mark(text);
     let tree = parse(text)?;
     let Some(document) = tree.documents.first() else { return Ok(Values { text: "{}\n".into(), left: Vec::new() }) };
     ensure!(tree.documents.len() == 1, "The values are {} documents. Helm reads one", tree.documents.len());
-    let mut uses = find_in(text, &tree, names, document, Kind::Values);
-    uses.sort_by_key(|it| it.at);
-    let (mut lines, mut left) = (Lines::new(text), Vec::new());
-    for Use { at, image, fate, .. } in &uses {
-        if let Fate::Left(reason) = fate {
-            left.push(format!("{}: {}: {reason}", lines.line(*at), image.escape_debug()));
-        }
-    }
+    let uses = find_in(text, &tree, names, document, Kind::Values);
     let edits = uses.iter().flat_map(Use::edits);
     let changes: HashMap<_, _> = edits.map(|edit| (edit.part, edit.text.trim_matches('"'))).collect();
     let changing = parents(&tree, changes.keys().copied().collect());
     let mut writer = Writer { tree: &tree, changes, changing, values: 0 };
-    let text = writer.block(document.start, 0, false)?;
-    Ok(Values { text: text.unwrap_or_else(|| "{}".into()).trim_start().to_owned() + "\n", left })
+    let changed = writer.block(document.start, 0, false)?.unwrap_or_else(|| "{}".into());
+    Ok(Values { text: changed.trim_start().to_owned() + "\n", left: left(text, &uses) })
 }
 
 /// The nodes, and all that contain them.
@@ -177,7 +169,10 @@ mod tests {
         let inventory = inventory();
         let names = Names { inventory: &inventory, matching: Match::Image };
         match overriding(values, names) {
-            Ok(Values { text, left }) => text.replace(HOST, "…") + &left.join("\n"),
+            Ok(Values { text, left }) => {
+                let left = left.iter().map(|Left { line, image, reason }| format!("!{line} {image}: {reason}"));
+                text.replace(HOST, "…") + &left.collect::<String>()
+            }
             Err(error) => format!("{error:#}"),
         }
     }
@@ -194,7 +189,7 @@ mod tests {
             ),
             (
                 "a: {registry: quay.io, repository: team/number, tag: 1}\nb: {repository: memcached, tag: 1}\n",
-                "a:\n  registry: …\n  repository: \"123\"\n2: memcached:1: the repository docker.io/library/memcached is not mirrored",
+                "a:\n  registry: …\n  repository: \"123\"\n!2 memcached:1: the repository docker.io/library/memcached is not mirrored",
             ),
             (
                 "image: nginx\napiVersion: v1\nkind: x\n\"odd: key\": {image: redis:7}\n",

@@ -8,10 +8,11 @@ use shared::inventory::{Match, MirroredRepository};
 use shared::reference::Repository;
 
 use super::inventory;
+use super::rewrite::images::is_ambiguous;
 use super::rewrite::uses::{Fate, Names, Use, name_of};
-use super::rewrite::{images, name, parse, read};
+use super::rewrite::{images, left, name, parse, read, report, without_mark};
 use crate::Outcome;
-use crate::output::{note, print};
+use crate::output::print;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,16 +35,18 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     for file in &arguments.files {
         let text = read(file).with_context(|| name(file))?;
-        let tree = parse(&text).with_context(|| name(file))?;
-        for Use { image, fate, .. } in images::find(&text, &tree, names) {
+        let text = without_mark(&text);
+        let tree = parse(text).with_context(|| name(file))?;
+        let uses = images::find(text, &tree, names);
+        report(file, &left(text, &uses));
+        for Use { image, fate, .. } in uses {
             let known = name_of(&image).to_owned();
             match fate {
                 Fate::Mirrored { mirror, .. } => {
                     entries.entry(known).or_insert_with(|| Some(mirror.repository.to_string()));
                 }
                 // Kustomize would also replace this one.
-                Fate::Left(reason) => {
-                    note(format_args!("{}: {}: {reason}", name(file), image.escape_debug()));
+                Fate::Left(_) => {
                     entries.insert(known, None);
                 }
                 Fate::AlreadyMirrored => {}
@@ -55,7 +58,9 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn component(entries: impl Iterator<Item = (String, String)>) -> String {
-    let mut images: String = entries.map(|(name, mirror)| format!("\n- name: {name}\n  newName: {mirror}")).collect();
+    let text = |name: String| if is_ambiguous(&name) { format!("\"{name}\"") } else { name };
+    let images = entries.map(|(name, mirror)| format!("\n- name: {}\n  newName: {mirror}", text(name)));
+    let mut images: String = images.collect();
     if images.is_empty() {
         images.push_str(" []");
     }
@@ -76,6 +81,13 @@ fn spellings(repository: &Repository) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_a_number_is_quoted() {
+        let entries = [("1e3", "m/a"), ("a", "m/b")].map(|(name, mirror)| (name.to_owned(), mirror.to_owned()));
+        let component = component(entries.into_iter());
+        assert!(component.ends_with("images:\n- name: \"1e3\"\n  newName: m/a\n- name: a\n  newName: m/b\n"));
+    }
 
     #[test]
     fn a_repository_of_docker_hub_has_several_names() {

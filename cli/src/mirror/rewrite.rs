@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use fs_err as fs;
+use shared::text::Excerpt;
 use tempfile::NamedTempFile;
 
 use self::tree::{Lines, Tree};
@@ -24,6 +25,9 @@ use crate::output::{note, print};
 
 /// The largest file.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// How many characters of an image that stays are shown.
+const MAX_SHOWN: usize = 200;
 
 /// Standard input.
 const STDIN: &str = "-";
@@ -101,9 +105,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
                 continue;
             }
         };
-        for (line, image, reason) in &rewritten.left {
-            note(format_args!("{}:{line}: {image}: {reason}", name(file)));
-        }
+        report(file, &rewritten.left);
         left += rewritten.left.len();
         if *check {
             for (line, image, mirror) in &rewritten.changed {
@@ -166,8 +168,40 @@ pub struct Rewritten {
     pub text: String,
     /// The images that changed: the line, the image, and its name at the mirror.
     pub changed: Vec<(usize, String, String)>,
-    /// The images that did not change: the line, the image, and the reason.
-    pub left: Vec<(usize, String, String)>,
+    /// The images that did not change.
+    pub left: Vec<Left>,
+}
+
+/// An image that does not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The line, from 1.
+    pub line: usize,
+    /// The image, as the text names it.
+    pub image: Excerpt,
+    /// Why.
+    pub reason: String,
+}
+
+/// The images that do not change. `uses` are in the order of the text.
+pub fn left(text: &str, uses: &[Use]) -> Vec<Left> {
+    let mut lines = Lines::new(text);
+    let left = uses.iter().filter_map(|Use { at, image, fate, .. }| match fate {
+        Fate::Left(reason) => {
+            Some(Left { line: lines.line(*at), image: Excerpt::within(image, MAX_SHOWN), reason: reason.clone() })
+        }
+        _ => None,
+    });
+    let mut left: Vec<_> = left.collect();
+    left.dedup();
+    left
+}
+
+/// Prints the images that do not change.
+pub fn report(file: &Path, left: &[Left]) {
+    for Left { line, image, reason } in left {
+        note(format_args!("{}:{line}: {image}: {reason}", name(file)));
+    }
 }
 
 impl Rewritten {
@@ -176,31 +210,28 @@ impl Rewritten {
     /// # Errors
     /// If it is not of the type.
     pub fn new(file_type: FileType, text: &str, names: Names<'_>) -> Result<Self> {
-        let content = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        let mut uses = match file_type {
+        let content = without_mark(text);
+        let uses = match file_type {
             FileType::Yaml => images::find(content, &parse(content)?, names),
             FileType::Dockerfile => dockerfile::find(content, names).context("The file is not a Dockerfile")?,
         };
-        uses.sort_by_key(|it| it.at);
-        let mut rewritten = Self { text: String::new(), changed: Vec::new(), left: Vec::new() };
         let mut lines = Lines::new(content);
-        for Use { at, image, fate, .. } in &uses {
-            let line = lines.line(*at);
-            match fate {
-                Fate::Mirrored { mirror, .. } => rewritten.changed.push((line, image.clone(), mirror.to_string())),
-                Fate::AlreadyMirrored => {}
-                // What a file contains must not control the terminal.
-                Fate::Left(reason) => rewritten.left.push((line, image.escape_debug().to_string(), reason.clone())),
-            }
-        }
-        rewritten.left.dedup();
-        rewritten.text = text[..text.len() - content.len()].to_owned() + &uses::apply(content, &uses);
-        Ok(rewritten)
+        let changed = uses.iter().filter_map(|Use { at, image, fate, .. }| match fate {
+            Fate::Mirrored { mirror, .. } => Some((lines.line(*at), image.clone(), mirror.to_string())),
+            _ => None,
+        });
+        Ok(Self {
+            changed: changed.collect(),
+            left: left(content, &uses),
+            text: text[..text.len() - content.len()].to_owned() + &uses::apply(content, &uses),
+        })
     }
 }
 
-/// At the start of some files from Windows.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+/// A text without the byte order mark that some files from Windows begin with.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
 
 /// Parses YAML or JSON.
 ///

@@ -153,8 +153,8 @@ spec:
     assert_eq!((code, stdout), (0, format!("{component}{image}")));
     assert_eq!(
         stderr,
-        "standard input: nginx:9: the mirror of docker.io/library/nginx does not have the tag 9\n\
-         standard input: other: the repository docker.io/library/other is not mirrored\n"
+        "standard input:7: nginx:9: the mirror of docker.io/library/nginx does not have the tag 9\n\
+         standard input:8: other: the repository docker.io/library/other is not mirrored\n"
     );
     assert_eq!(run(&directory, "kustomize -", "").1, format!("{component} []\n"));
     let all = run(&directory, "kustomize", "").1;

@@ -14,7 +14,7 @@ const SCRATCH: &str = "scratch";
 /// The longest text of an image with the values of its variables.
 const MAX_LENGTH: usize = 4096;
 
-/// The images of a Dockerfile, with what is done with them.
+/// The images of a Dockerfile in the order of the text, with what is done with them.
 ///
 /// # Errors
 /// If it is not a Dockerfile.
@@ -42,7 +42,8 @@ pub fn find(text: &str, names: Names<'_>) -> Result<Vec<Use>, SyntaxError> {
             _ => {}
         }
     }
-    settle(&mut search.uses, HashSet::new());
+    settle(&mut search.uses, &HashSet::new());
+    search.uses.sort_by_key(|it| it.at);
     Ok(search.uses)
 }
 

@@ -26,6 +26,9 @@ pub enum Kind {
 const COMPOSE: [&str; 9] =
     ["version", "name", "include", "services", "networks", "volumes", "configs", "secrets", "models"];
 
+/// The longest part of an image, in bytes. An anchor can repeat a longer text many times.
+const MAX_PART: usize = 1_000;
+
 impl Kind {
     /// Decides by the fields of the document.
     fn of(tree: &Tree<'_>, document: &Range<Id>) -> Self {
@@ -49,7 +52,7 @@ impl Kind {
     }
 }
 
-/// The images of all documents, with what is done with them.
+/// The images of all documents in the order of the text, with what is done with them.
 pub fn find(text: &str, tree: &Tree<'_>, names: Names<'_>) -> Vec<Use> {
     tree.documents.iter().flat_map(|document| Search::new(text, tree, names).run(document, None)).collect()
 }
@@ -87,6 +90,8 @@ struct Search<'a> {
     pending: Vec<(Id, Role)>,
     /// The fields that are images, or parts of images.
     places: HashSet<Place>,
+    /// The nodes that are images. An alias of one has the same fate.
+    images: HashSet<Id>,
     uses: Vec<Use>,
 }
 
@@ -101,6 +106,7 @@ impl<'a> Search<'a> {
             visited: HashSet::new(),
             pending: Vec::new(),
             places: HashSet::new(),
+            images: HashSet::new(),
             uses: Vec::new(),
         }
     }
@@ -120,7 +126,8 @@ impl<'a> Search<'a> {
             }
         }
         let fixed = self.used_elsewhere(document);
-        settle(&mut self.uses, fixed);
+        settle(&mut self.uses, &fixed);
+        self.uses.sort_by_key(|it| it.at);
         self.uses
     }
 
@@ -206,13 +213,14 @@ impl<'a> Search<'a> {
     fn image(&mut self, place: Place) {
         let id = self.tree.value(place);
         let node = self.tree.node(id);
-        if !self.places.insert(place) {
+        if !self.places.insert(place) || !self.images.insert(id) {
             return;
         }
         let Some(scalar) = self.tree.scalar(id) else {
             // Such as CloudFormation's {"Fn::Sub": …}.
             if self.kind == Kind::Ecs {
-                let image = self.text[node.span.start..].lines().next().unwrap_or_default().to_owned();
+                let image = self.text[node.span.start..].lines().next().unwrap_or_default();
+                let image = image.chars().take(MAX_PART).collect();
                 let fate = Fate::Left("it is a function of CloudFormation".into());
                 self.uses.push(Use { at: node.span.start, image, parts: vec![id], fate });
             }
@@ -244,6 +252,9 @@ impl<'a> Search<'a> {
         let repository = self.tree.value(place);
         let Some(name) = self.filled(mapping, "repository").filter(|name| !name.value.contains("://")) else { return };
         let [registry, tag, digest] = ["registry", "tag", "digest"].map(|name| self.filled(mapping, name));
+        if [Some(name), registry, tag, digest].iter().flatten().any(|part| part.value.len() > MAX_PART) {
+            return;
+        }
         let mut image = match registry {
             Some(registry) => format!("{}/{}", registry.value.trim_end_matches('/'), name.value),
             None => name.value.to_string(),

@@ -44,7 +44,7 @@ fn rewritten(file_type: FileType, matching: Match, text: &str) -> Rewritten {
 fn result(file_type: FileType, matching: Match, text: &str) -> String {
     let rewritten = rewritten(file_type, matching, text);
     let mut result = rewritten.text.replace(HOST, "…");
-    for (line, image, reason) in rewritten.left {
+    for Left { line, image, reason } in rewritten.left {
         write!(result, "\n!{line} {image}: {reason}").expect("memory does not fail");
     }
     result
@@ -609,4 +609,75 @@ proptest! {
             }
         }
     }
+
+    /// Texts of pieces that are common in YAML: the result is the same document with other images.
+    #[test]
+    fn the_result_is_the_same_document_with_other_images(pieces in prop::collection::vec(piece(), 1..12)) {
+        let text = pieces.concat();
+        let inventory = inventory();
+        let names = Names { inventory: &inventory, matching: Match::Image };
+        let Ok(before) = parse(without_mark(&text)) else { return Ok(()) };
+        let result = Rewritten::new(FileType::Yaml, &text, names).expect(&text);
+        let after = parse(without_mark(&result.text));
+        prop_assert!(after.is_ok(), "{:?} {:?}", text, result.text);
+        let after = after.expect("it is YAML");
+        prop_assert_eq!(&before.documents, &after.documents);
+        for id in before.documents.iter().flat_map(Clone::clone) {
+            match (before.scalar(id), after.scalar(id)) {
+                (Some(old), Some(new)) if old.value != new.value => {
+                    prop_assert!(IMAGES.contains(&&*old.value) || PARTS.contains(&&*old.value), "{:?} {:?}", text, result.text);
+                    prop_assert!(new.value.starts_with(HOST) || new.value.starts_with("hub/"), "{:?} {:?}", text, result.text);
+                }
+                (Some(old), Some(new)) => {
+                    prop_assert_eq!(&old.tag, &new.tag);
+                    prop_assert!(old.style == new.style);
+                }
+                (None, None) => prop_assert_eq!(format!("{:?}", before.mapping(id)), format!("{:?}", after.mapping(id))),
+                _ => prop_assert!(false, "{:?} {:?}", text, result.text),
+            }
+        }
+        let twice = Rewritten::new(FileType::Yaml, &result.text, names).expect(&result.text);
+        prop_assert_eq!(twice.text, result.text);
+    }
 }
+
+const PARTS: [&str; 5] = ["docker.io", "bitnami/redis", "redis", "nginx:1.27", "redis:7.2"];
+
+/// A piece of YAML: mostly whole lines, sometimes a part of one.
+fn piece() -> impl Strategy<Value = &'static str> {
+    prop_oneof![20 => prop::sample::select(LINES.to_vec()), 1 => prop::sample::select(PARTS_OF_LINES.to_vec())]
+}
+
+const LINES: [&str; 26] = [
+    "image: nginx\n",
+    "é: 你  # nginx\r\n",
+    "image: &a nginx # x\n",
+    "a: {image: *a}\n",
+    "a: {image: !!str &b 'nginx:1.27'}\nb: [*b]\n",
+    "b: &c {image: \"redis:7.2\", x: [1, \"a\\\"b\"]}\n",
+    "c: {<<: *c}\n",
+    "d: [{<<: [*c], image: nginx}, *c]\n",
+    "image:\n  >-  # x\n     nginx\n\n",
+    "e:\n- image: |-\r\n    redis:7.2\r\n- 'nginx'\n",
+    "image: {registry: docker.io, repository: redis, tag: 7}\n",
+    "f:\n  registry: &r docker.io\n  repository: bitnami/redis\n  tag: 7.2\n",
+    "g: {registry: *r, repository: redis, tag: '7'}\n",
+    "h: {registry: *r, repository: memcached, tag: '7'}\n",
+    "image: !Ref nginx\n",
+    "image:\n",
+    "image: nginx:${TAG}\n",
+    "? image\n: \"nginx\"\n",
+    "? {image: nginx}\n: x\n",
+    "---\n",
+    "---\napiVersion: v1\nkind: Pod\n",
+    "containers:\n- image: nginx\n- {image: 'redis:7.2'}\n",
+    "containers: &l [{image: nginx}]\ninitContainers: *l\n",
+    "---\nx-a: &a nginx\nservices: {a: {image: *a}, b: {image: nginx, build: .}}\n",
+    "---\ncontainerDefinitions: [{image: \"\\x6eginx\"}]\n",
+    "# nginx\n\n",
+];
+
+const PARTS_OF_LINES: [&str; 20] = [
+    "\n", "  ", "\r", " #", "- ", "a: ", "'", "\"", "&a ", "*a", "!x ", "|\n ", "{", "}", "[", "]", ", ", "<<: ", "? ",
+    "...\n",
+];

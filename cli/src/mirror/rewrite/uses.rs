@@ -90,7 +90,7 @@ impl Use {
 
 /// Lets images stay that share a part with one that stays, or that gets another text. `fixed` are the parts that must not
 /// change for another reason.
-pub fn settle(uses: &mut [Use], fixed: HashSet<Part>) {
+pub fn settle(uses: &mut [Use], fixed: &HashSet<Part>) {
     let mut by_part: HashMap<Part, Vec<usize>> = HashMap::new();
     for (index, it) in uses.iter().enumerate() {
         for part in &it.parts {
