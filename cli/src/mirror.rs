@@ -1,6 +1,7 @@
 //! `ecr-transfer mirror`: makes workloads pull the copies in ECR. What the mirror has is known from the inventory.
 
 pub mod inventory;
+mod kubernetes;
 mod list;
 mod resolve;
 
@@ -22,6 +23,8 @@ enum Command {
     List(list::Arguments),
     /// Print the names of images at the mirror; exit code 1 if one is not mirrored
     Resolve(resolve::Arguments),
+    /// Print a policy with which Kubernetes 1.36 makes new pods pull the copies
+    Kubernetes(kubernetes::Arguments),
 }
 
 /// Runs a subcommand.
@@ -32,5 +35,6 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::List(arguments) => list::run(&arguments).await,
         Command::Resolve(arguments) => resolve::run(&arguments).await,
+        Command::Kubernetes(arguments) => kubernetes::run(&arguments).await,
     }
 }
