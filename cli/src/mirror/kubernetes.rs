@@ -40,8 +40,8 @@ const MOST_BYTES: usize = 768 << 10;
 /// The most ConfigMaps. The policy runs once for each of them whenever a pod is created.
 const MOST_CONFIG_MAPS: usize = 64;
 
-/// About how many bytes of a repository one ConfigMap has. The policy searches all of them for each container, and Kubernetes
-/// limits the cost of that.
+/// About how many bytes of a repository one ConfigMap has, as long as there are enough ConfigMaps. The policy searches all of
+/// them for each container, and Kubernetes limits the cost of that.
 const BYTES_OF_A_PART: usize = 64 << 10;
 
 /// The longest key of a ConfigMap.
@@ -150,7 +150,7 @@ fn parts(repository: &MirroredRepository, matching: Match) -> Vec<Part> {
         }
     }
     let bytes: usize = words.iter().map(|word| word.len() + 1).sum();
-    let count = bytes.div_ceil(BYTES_OF_A_PART).next_power_of_two();
+    let count = bytes.div_ceil(BYTES_OF_A_PART).next_power_of_two().min(MOST_CONFIG_MAPS);
     let key = key(&repository.source);
     let first = number(&key);
     let empty = |number| Part { key: key.clone(), value: format!("{} ", repository.destination), number };
@@ -163,17 +163,24 @@ fn parts(repository: &MirroredRepository, matching: Match) -> Vec<Part> {
     parts
 }
 
-/// As few ConfigMaps as have enough room, and a power of two, as [`parts`].
-fn config_maps(parts: &[Part], most_of_one: usize) -> Option<Vec<BTreeMap<&str, &str>>> {
+/// As few ConfigMaps as have enough room, and a power of two, as [`parts`]. No two of the `most_of_one` parts of a repository
+/// are in the same.
+fn config_maps(parts: &[Part], most_of_one: usize) -> Result<Vec<BTreeMap<&str, &str>>> {
     let counts = (0..).map(|exponent| 1 << exponent).take_while(|&count| count <= MOST_CONFIG_MAPS);
-    counts.filter(|&count| most_of_one <= count).find_map(|count| {
+    for count in counts.filter(|&count| most_of_one <= count) {
         let (mut maps, mut bytes) = (vec![BTreeMap::new(); count], vec![0; count]);
         for Part { key, value, number } in parts {
             maps[number % count].insert(key.as_str(), value.as_str());
             bytes[number % count] += key.len() + value.len();
         }
-        bytes.iter().all(|&bytes| bytes <= MOST_BYTES).then_some(maps)
-    })
+        if bytes.iter().all(|&bytes| bytes <= MOST_BYTES) {
+            return Ok(maps);
+        }
+    }
+    bail!(
+        "The mirror has too many images for {MOST_CONFIG_MAPS} ConfigMaps of {} KiB. Use --match repository, which needs only the names of the repositories, or `ecr-transfer mirror webhook`.",
+        MOST_BYTES >> 10
+    );
 }
 
 fn manifests(repositories: &[MirroredRepository], matching: Match, options: &Options) -> Result<String> {
@@ -185,12 +192,7 @@ fn manifests(repositories: &[MirroredRepository], matching: Match, options: &Opt
             "The mirror has no image that a policy could use, so nothing is printed. `ecr-transfer mirror list` shows what it has."
         );
     }
-    let Some(config_maps) = config_maps(&parts, most_of_one) else {
-        bail!(
-            "The mirror has too many images for {MOST_CONFIG_MAPS} ConfigMaps of {} KiB. Use --match repository, which needs only the names of the repositories, or `ecr-transfer mirror webhook`.",
-            MOST_BYTES >> 10
-        );
-    };
+    let config_maps = config_maps(&parts, most_of_one)?;
     let fill = |template: &str| {
         template
             .replace("{name}", &options.name)
@@ -202,7 +204,8 @@ fn manifests(repositories: &[MirroredRepository], matching: Match, options: &Opt
     for (index, data) in config_maps.iter().enumerate() {
         yaml += &fill(CONFIG_MAP).replace("{index}", &index.to_string());
         for (key, value) in data {
-            writeln!(yaml, "  {key}: {value:?}").expect("memory does not fail");
+            // A name, tag or digest has no character with a meaning in a quoted string.
+            writeln!(yaml, "  {key}: \"{value}\"").expect("memory does not fail");
         }
         yaml += "---\n";
     }
@@ -211,4 +214,268 @@ fn manifests(repositories: &[MirroredRepository], matching: Match, options: &Opt
         .replace("{failure_policy}", &format!("{:?}", options.failure_policy))
         .replace("{is_mirrored}", if matching == Match::Image { HAS_IMAGE } else { HAS_REPOSITORY });
     Ok(yaml)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_yaml_ng::Value;
+    use shared::inventory::MirroredImage;
+
+    use super::*;
+
+    const PAGES: [&str; 2] =
+        [include_str!("../../../docs/mirror/kubernetes.md"), include_str!("../../../docs/mirror/kubernetes.zh.md")];
+
+    /// The blocks of code of a page in one language.
+    fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+        let begin = format!("```{language}\n");
+        page.split(&begin).skip(1).map(|rest| rest.split_once("```").expect("the block ends").0).collect()
+    }
+
+    fn options(arguments: &str) -> Options {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        Line::parse_from(format!("mirror {arguments}").split_whitespace()).options
+    }
+
+    fn documents(yaml: &str) -> Vec<Value> {
+        yaml.split(
+            "
+---
+",
+        )
+        .map(|document| serde_yaml_ng::from_str(document).expect(document))
+        .collect()
+    }
+
+    fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+        path.split(' ')
+            .fold(value, |value, key| key.parse::<usize>().map_or_else(|_| &value[key], |index| &value[index]))
+    }
+
+    fn mirrored(source: &str, destination: &str, tags: &[String]) -> MirroredRepository {
+        let image = |tag: &String| MirroredImage {
+            tag: (!tag.is_empty()).then(|| tag.parse().expect("it is a tag")),
+            digest: Digest::of(tag.as_bytes()),
+        };
+        MirroredRepository {
+            source: source.parse().expect(source),
+            destination: destination.parse().expect(destination),
+            images: tags.iter().map(image).collect(),
+        }
+    }
+
+    fn numbered(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("1.{number}")).collect()
+    }
+
+    /// The data of all ConfigMaps: repository, copy, and tag or digest.
+    fn data(yaml: &str) -> Vec<BTreeSet<(String, String)>> {
+        let config_maps = documents(yaml).into_iter().filter(|document| document["kind"] == "ConfigMap");
+        let entries = |document: Value| -> BTreeMap<String, String> {
+            serde_yaml_ng::from_value(document["data"].clone()).expect("it is a map")
+        };
+        config_maps
+            .map(entries)
+            .map(|entries| {
+                let words = |(key, value): &(String, String)| -> Vec<_> {
+                    let key = key.replace('S', "/").replace('P', ":");
+                    let (copy, words) = value.split_once(' ').expect("the copy comes first");
+                    words.split_whitespace().map(|word| (format!("{key} {copy}"), word.to_owned())).collect()
+                };
+                entries.into_iter().flat_map(|entry| words(&entry)).collect()
+            })
+            .collect()
+    }
+
+    fn printed(repositories: &[MirroredRepository]) -> String {
+        manifests(repositories, Match::Image, &options("")).expect("there are images")
+    }
+
+    #[test]
+    fn the_pages_show_what_is_printed_and_what_it_does() {
+        for page in PAGES {
+            let inventory = Inventory::parse(blocks(page, "json")[0].as_bytes()).expect("it is an inventory");
+            let (repositories, skipped) = selected(&inventory);
+            assert_eq!(skipped, []);
+            assert_eq!(printed(&repositories).split("---\n").next(), Some(blocks(page, "yaml")[0]));
+            let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"));
+            let images: Vec<_> = rows.map(|(image, rest)| (image, rest.split('`').next())).collect();
+            assert_eq!(images.len(), 7);
+            for (image, expected) in images {
+                let name = match inventory.resolve(image, Match::Image) {
+                    Ok(shared::inventory::Resolved::Mirrored(mirror)) => mirror.to_string(),
+                    _ => image.to_owned(),
+                };
+                assert_eq!(Some(name.as_str()), expected, "{image}");
+            }
+            for yaml in blocks(page, "yaml") {
+                assert!(!documents(yaml).is_empty());
+                for line in yaml.lines().filter_map(|line| line.split_once("- run: ecr-transfer ")) {
+                    parse(line.1);
+                }
+            }
+            blocks(page, "bash")
+                .iter()
+                .flat_map(|block| block.lines())
+                .filter_map(|line| line.strip_prefix("ecr-transfer "))
+                .for_each(parse);
+        }
+        for language in ["bash", "json", "yaml"] {
+            assert_eq!(blocks(PAGES[0], language), blocks(PAGES[1], language));
+        }
+    }
+
+    /// Panics if a command line in a page is not valid.
+    fn parse(line: &str) {
+        let line = line.split(['|', '>']).next().unwrap_or_default();
+        let arguments = std::iter::once("ecr-transfer").chain(line.split_whitespace());
+        if let Err(error) = crate::Arguments::try_parse_from(arguments) {
+            panic!("{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_binding_selects_the_config_maps() {
+        let repositories = [mirrored("quay.io/a/b", "r.example/b", &numbered(9000))];
+        let yaml =
+            manifests(&repositories, Match::Image, &options("--name x --namespace y --v1beta1 --failure-policy fail"));
+        let documents = documents(&yaml.expect("there are images"));
+        let (config_maps, others) = documents.split_at(documents.len() - 2);
+        assert_eq!(config_maps.len(), 16);
+        let [policy, binding] = others else { panic!("{others:?}") };
+        let selected = at(binding, "spec paramRef selector matchLabels").as_mapping().expect("it selects");
+        for (index, config_map) in config_maps.iter().enumerate() {
+            assert_eq!(at(config_map, "kind"), "ConfigMap");
+            assert_eq!(at(config_map, "metadata name"), &format!("x-16-{index}"));
+            assert_eq!(at(config_map, "metadata namespace"), at(binding, "spec paramRef namespace"));
+            assert!(selected.iter().all(|(key, value)| at(config_map, "metadata labels").get(key) == Some(value)));
+        }
+        assert_eq!(selected["ecr-transfer/config-maps"], "16");
+        assert_eq!(at(binding, "spec policyName"), at(policy, "metadata name"));
+        for (path, expected) in [
+            ("apiVersion", "admissionregistration.k8s.io/v1beta1"),
+            ("kind", "MutatingAdmissionPolicy"),
+            ("metadata name", "x"),
+            ("spec failurePolicy", "Fail"),
+            ("spec matchConstraints resourceRules 0 resources 0", "pods"),
+            ("spec matchConstraints resourceRules 1 resources 0", "pods/ephemeralcontainers"),
+            ("spec matchConstraints namespaceSelector matchExpressions 0 key", "ecr-transfer/mirror"),
+            ("spec matchConstraints objectSelector matchExpressions 0 key", "ecr-transfer/mirror"),
+            ("spec mutations 0 patchType", "JSONPatch"),
+        ] {
+            assert_eq!(at(policy, path), expected, "{path}");
+        }
+        assert!(!serde_yaml_ng::to_string(&documents).expect("it is YAML").contains("{name}"));
+    }
+
+    #[test]
+    fn the_default_is_v1_and_ignores_failures() {
+        let documents = documents(&printed(&[mirrored("quay.io/a/b", "r.example/b", &numbered(1))]));
+        let policy = &documents[1];
+        assert_eq!(
+            (at(policy, "apiVersion"), at(policy, "spec failurePolicy")),
+            (&"admissionregistration.k8s.io/v1".into(), &"Ignore".into())
+        );
+        assert_eq!(at(&documents[2], "spec paramRef parameterNotFoundAction"), "Allow");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Also of a repository that needs several ConfigMaps.
+        #[test]
+        fn each_image_is_in_one_config_map(sizes in vec(prop_oneof![4 => 0..20_usize, 1 => 0..3000_usize], 1..8)) {
+            let repositories: Vec<_> = sizes.iter().enumerate()
+                .map(|(index, &size)| mirrored(&format!("a.b:80/r{index}"), &format!("r.example/{index}"), &numbered(size)))
+                .collect();
+            prop_assume!(sizes.iter().any(|&size| size > 0));
+            let data = data(&printed(&repositories));
+            let expected: BTreeSet<_> = repositories.iter().flat_map(|repository| {
+                let name = format!("{} {}", repository.source, repository.destination);
+                repository.images.iter().flat_map(move |image| {
+                    let words = [format!("@{}", image.digest.hex()), image.tag.as_ref().expect("all have tags").to_string()];
+                    words.map(|word| (name.clone(), word))
+                })
+            }).collect();
+            prop_assert!(data.len().is_power_of_two());
+            prop_assert_eq!(data.iter().map(BTreeSet::len).sum::<usize>(), expected.len());
+            prop_assert_eq!(data.into_iter().flatten().collect::<BTreeSet<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_new_image_changes_only_the_config_maps_that_get_its_tag_and_its_digest() {
+        let of = |count| data(&printed(&[mirrored("quay.io/a/b", "r.example/b", &numbered(count))]));
+        let (before, after) = (of(5000), of(5001));
+        assert_eq!((before.len(), after.len()), (8, 8));
+        let added =
+            before.iter().zip(&after).map(|(before, after)| (after.len() - before.len(), before.is_subset(after)));
+        let added: Vec<_> = added.collect();
+        assert!(
+            added.iter().all(|added| added.1) && added.iter().map(|added| added.0).sum::<usize>() == 2,
+            "{added:?}"
+        );
+    }
+
+    #[test]
+    fn with_match_repository_there_is_an_entry_without_images() {
+        let repositories = [mirrored("quay.io/a/b", "r.example/b", &[])];
+        let yaml = manifests(&repositories, Match::Repository, &options("")).expect("there is a repository");
+        assert_eq!(at(&documents(&yaml)[0], "data quay.ioSaSb"), "r.example/b ");
+        assert!(yaml.contains(HAS_REPOSITORY) && !yaml.contains(HAS_IMAGE));
+    }
+
+    #[test]
+    fn what_a_policy_cannot_change_is_named() {
+        let long = format!("quay.io/{}", "a/".repeat(123) + "a");
+        let mut inventory = Inventory::new("r.example".parse().expect("it is a host"));
+        for (source, destination) in [
+            ("quay.io/a", "r.example/a"),
+            ("r.example/a", "r.example/copy/a"),
+            ("r.example/b", "r.example/copy/b"),
+            (long.as_str(), "r.example/long"),
+        ] {
+            inventory.add(mirrored(source, destination, &numbered(1)));
+        }
+        let (selected, skipped) = selected(&inventory);
+        let sources: Vec<_> = selected.iter().map(|repository| repository.source.to_string()).collect();
+        assert_eq!(sources, ["quay.io/a", "r.example/b"]);
+        let skipped: Vec<_> = skipped.iter().map(|(repository, reason)| (repository.to_string(), *reason)).collect();
+        assert_eq!(
+            skipped,
+            [(long, "its name is too long for a key of a ConfigMap"), ("r.example/a".into(), "it is a mirror itself")]
+        );
+    }
+
+    #[test]
+    fn nothing_and_too_much_are_errors() {
+        let empty = mirrored("quay.io/a/b", "r.example/b", &[]);
+        let error = manifests(&[empty], Match::Image, &options("")).expect_err("there is no image").to_string();
+        assert!(error.starts_with("The mirror has no image"), "{error}");
+
+        let part = |number: usize| Part { key: number.to_string(), value: "x".repeat(MOST_BYTES - 2), number };
+        let mut parts: Vec<_> = (0..MOST_CONFIG_MAPS).map(part).collect();
+        assert_eq!(config_maps(&parts, 1).expect("one fits into each").len(), MOST_CONFIG_MAPS);
+        parts.push(part(0));
+        parts[0].key = "another".into();
+        let error = config_maps(&parts, 1).expect_err("two do not fit into one").to_string();
+        assert!(error.contains("64 ConfigMaps of 768 KiB. Use --match repository"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_one_that_kubernetes_allows() {
+        for name in ["a", "ecr-transfer", "0-1", &"a".repeat(63)] {
+            assert!(label(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", "a-", "A", "a.b", "a b", "{count}", "a\nb", "é", &"a".repeat(64)] {
+            assert!(label(name).is_err(), "{name}");
+        }
+    }
 }
