@@ -38,8 +38,15 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/openapi"
 	"k8s.io/client-go/openapi/openapitest"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
 )
+
+func TestMain(m *testing.M) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	os.Exit(m.Run())
+}
 
 // cluster is an API server's chain of admission plugins.
 type cluster struct {
@@ -154,7 +161,6 @@ func namespace(name string, labels map[string]string) *corev1.Namespace {
 // decode reads manifests as strictly as an API server, and sets the defaults that it would set.
 func decode(t testing.TB, manifests []byte) (objects []runtime.Object) {
 	t.Helper()
-
 	for _, document := range split(t, manifests) {
 		var kind metav1.TypeMeta
 		must(t, yaml.Unmarshal(document, &kind))
