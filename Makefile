@@ -94,6 +94,11 @@ chaos: setup ## Throw faults at a running stack for five minutes; SEED=n and SEC
 	@tools/exclusively tools/build
 	$(CARGO) test --locked --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
+.PHONY: test-kubernetes
+test-kubernetes: setup ## Run what `mirror kubernetes` prints on Kubernetes' own admission code, from Debian sid; TEST=name, SEED=n, FIGURES=1 measures
+	@$(CARGO) build --locked --quiet -p ecr-transfer-cli
+	tests/kubernetes/run $(CACHE)/kubernetes $(or $(CARGO_TARGET_DIR),target)/debug/ecr-transfer $(if $(TEST),-run '$(TEST)') $(if $(FIGURES),-run Figures -v)
+
 .PHONY: bench
 bench: setup ## Measure ecr-transfer, alone and against other tools, and update the pages in docs/; takes half an hour
 	tools/exclusively tools/build
@@ -129,7 +134,7 @@ deny: setup-lint
 
 .PHONY: shell
 shell: setup-lint
-	shellcheck .ci/run tools/build tools/exclusively tools/setup
+	shellcheck .ci/run tests/kubernetes/run tests/kubernetes/setup tools/build tools/exclusively tools/setup
 
 .PHONY: template
 template: setup-lint

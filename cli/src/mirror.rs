@@ -3,6 +3,7 @@
 mod helm_values;
 pub mod inventory;
 mod kustomize;
+mod kubernetes;
 mod list;
 mod login;
 mod resolve;
@@ -34,6 +35,8 @@ enum Command {
     HelmValues(helm_values::Arguments),
     /// Print a Kustomize component that replaces images with those of the mirror
     Kustomize(kustomize::Arguments),
+    /// Print a policy with which Kubernetes 1.36 makes new pods pull the copies
+    Kubernetes(kubernetes::Arguments),
 }
 
 /// Runs a subcommand.
@@ -48,5 +51,6 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Rewrite(arguments) => rewrite::run(&arguments).await,
         Command::HelmValues(arguments) => helm_values::run(&arguments).await,
         Command::Kustomize(arguments) => kustomize::run(&arguments).await,
+        Command::Kubernetes(arguments) => kubernetes::run(&arguments).await,
     }
 }
