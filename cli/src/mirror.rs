@@ -3,6 +3,7 @@
 pub mod inventory;
 mod list;
 mod resolve;
+pub mod webhook;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -22,6 +23,8 @@ enum Command {
     List(list::Arguments),
     /// Print the names of images at the mirror; exit code 1 if one is not mirrored
     Resolve(resolve::Arguments),
+    /// Run an admission webhook that makes the pods of a cluster pull the copies, before Kubernetes 1.36
+    Webhook(webhook::Arguments),
 }
 
 /// Runs a subcommand.
@@ -32,5 +35,6 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::List(arguments) => list::run(&arguments).await,
         Command::Resolve(arguments) => resolve::run(&arguments).await,
+        Command::Webhook(arguments) => webhook::run(&arguments).await,
     }
 }
