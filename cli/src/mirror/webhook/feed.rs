@@ -122,3 +122,62 @@ async fn of_file(file: &PathBuf, version: Option<&str>) -> Result<Option<Content
     let written_at = fs::metadata(file).await?.modified()?;
     Ok(Some(Content { version: digest, written_at, json }))
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::Client;
+    use aws_sdk_s3::operation::get_object::GetObjectOutput;
+    use aws_sdk_s3::primitives::ByteStream;
+    use aws_sdk_s3::types::error::NoSuchKey;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+    use shared::inventory::Writer;
+
+    use super::*;
+
+    fn object(etag: &'static str, host: &str) -> Rule {
+        let json = Writer::new(&host.parse().expect("it is a host")).finish();
+        mock!(Client::get_object).match_requests(|request| request.key() == Some(KEY)).then_output(move || {
+            let length = json.len() as i64;
+            GetObjectOutput::builder().e_tag(etag).content_length(length).body(ByteStream::from(json.clone())).build()
+        })
+    }
+
+    fn registry(feed: &Feed) -> Option<String> {
+        feed.latest().map(|inventory| inventory.registry().to_string())
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_again_only_if_it_changed_and_a_failure_changes_nothing() {
+        let missing =
+            || mock!(Client::get_object).then_error(|| GetObjectError::NoSuchKey(NoSuchKey::builder().build()));
+        let unchanged = || {
+            let conditional = mock!(Client::get_object).match_requests(|request| request.if_none_match() == Some("1"));
+            conditional.sequence().http_status(304, None).build()
+        };
+        let huge = mock!(Client::get_object)
+            .then_output(|| GetObjectOutput::builder().e_tag("2").content_length(LIMIT + 1).build());
+        let (first, second) = (object("1", "first.example"), object("3", "second.example"));
+        let rules = [missing(), first, unchanged(), missing(), huge, unchanged(), second];
+        let client = mock_client!(aws_sdk_s3, RuleMode::Sequential, rules.each_ref());
+        let (feed, metrics) = (Feed::new(Source::Bucket(client, "plans".into())), Metrics::new());
+
+        let error = feed.refresh(&metrics).await.expect_err("there is none yet");
+        assert!(error.to_string().starts_with("The bucket plans has no inventory yet."), "{error:#}");
+        assert_eq!(registry(&feed), None);
+        for (problem, host) in [
+            (None, "first.example"),
+            (None, "first.example"),
+            (Some("no inventory"), "first.example"),
+            (Some("has 268435457 bytes, more than 268435456"), "first.example"),
+            (None, "first.example"),
+            (None, "second.example"),
+        ] {
+            let result = feed.refresh(&metrics).await.map_err(|error| format!("{error:#}"));
+            match problem {
+                Some(problem) => assert!(result.as_ref().is_err_and(|error| error.contains(problem)), "{result:?}"),
+                None => assert_eq!(result, Ok(())),
+            }
+            assert_eq!(registry(&feed).as_deref(), Some(host));
+        }
+    }
+}

@@ -188,3 +188,198 @@ impl Issued {
         Ok(Self { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde::Deserialize as _;
+    use serde_json::Value;
+
+    use super::*;
+
+    const IMAGE: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com/ecr-transfer-webhook:1";
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn manifests(options: &[&str]) -> Result<Vec<Value>, String> {
+        let line = ["manifests", "--image", IMAGE, "--bucket", "plans"].iter().chain(options);
+        let arguments = Command::try_parse_from(line).map_err(|error| error.to_string())?.arguments;
+        let text = arguments.manifests().map_err(|error| format!("{error:#}"))?;
+        let documents = serde_yaml_ng::Deserializer::from_str(&text).map(Value::deserialize);
+        documents.collect::<Result<_, _>>().map_err(|error| format!("{error}\n{text}"))
+    }
+
+    fn printed(options: &[&str]) -> Vec<Value> {
+        manifests(options).expect("they are printed")
+    }
+
+    /// The only object of a kind.
+    fn object<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+        let mut all = objects.iter().filter(|object| object["kind"] == kind);
+        let object = all.next().expect(kind);
+        assert!(all.next().is_none(), "{kind}");
+        object
+    }
+
+    fn decoded(value: &Value) -> String {
+        let content = STANDARD.decode(value.as_str().expect("it is text")).expect("it is base64");
+        String::from_utf8(content).expect("it is PEM")
+    }
+
+    fn ca_bundle(objects: &[Value]) -> String {
+        decoded(&object(objects, "MutatingWebhookConfiguration")["webhooks"][0]["clientConfig"]["caBundle"])
+    }
+
+    #[test]
+    fn the_objects_belong_together() {
+        let objects = printed(&["--namespace", "mirror"]);
+        let kinds: Vec<_> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+        // The webhook itself is last: until it is there, pods are created as before.
+        assert_eq!(
+            kinds,
+            [
+                "Namespace",
+                "ServiceAccount",
+                "Secret",
+                "Deployment",
+                "PodDisruptionBudget",
+                "Service",
+                "MutatingWebhookConfiguration"
+            ]
+        );
+        for object in &objects {
+            let (kind, metadata) = (&object["kind"], &object["metadata"]);
+            let name = if kind == "Namespace" { "mirror" } else { NAME };
+            assert_eq!(metadata["name"], name, "{kind}");
+            if kind != "Namespace" && kind != "MutatingWebhookConfiguration" {
+                assert_eq!(metadata["namespace"], "mirror", "{kind}");
+            }
+        }
+        let pod = &object(&objects, "Deployment")["spec"]["template"];
+        let labels = &pod["metadata"]["labels"];
+        assert_eq!(&object(&objects, "Deployment")["spec"]["selector"]["matchLabels"], labels);
+        assert_eq!(&object(&objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], labels);
+        assert_eq!(&object(&objects, "Service")["spec"]["selector"], labels);
+        let pod = &pod["spec"];
+        assert_eq!(pod["serviceAccountName"], NAME);
+        assert_eq!(pod["volumes"][0]["secret"], json!({ "secretName": NAME, "defaultMode": 0o440 }));
+        let container = &pod["containers"][0];
+        assert_eq!(container["image"], IMAGE);
+        assert_eq!(container["args"], json!(["--bucket=plans"]));
+        assert_eq!(container["env"], json!([]));
+        let ports: Vec<_> = container["ports"].as_array().into_iter().flatten().map(|port| &port["name"]).collect();
+        for port in object(&objects, "Service")["spec"]["ports"].as_array().into_iter().flatten() {
+            assert!(ports.contains(&&port["targetPort"]), "{port}");
+        }
+        let service = &object(&objects, "MutatingWebhookConfiguration")["webhooks"][0]["clientConfig"]["service"];
+        assert_eq!(*service, json!({ "name": NAME, "namespace": "mirror", "path": "/mutate", "port": 443 }));
+    }
+
+    #[test]
+    fn a_pod_is_never_rejected_because_of_the_webhook_and_namespaces_and_pods_can_opt_out() {
+        let objects = printed(&[]);
+        let webhook = &object(&objects, "MutatingWebhookConfiguration")["webhooks"][0];
+        assert_eq!(webhook["failurePolicy"], "Ignore");
+        assert_eq!(webhook["timeoutSeconds"], 2);
+        assert_eq!(webhook["reinvocationPolicy"], "IfNeeded");
+        assert_eq!(webhook["sideEffects"], "None");
+        let opt_out = json!({ "key": "ecr-transfer/mirror", "operator": "NotIn", "values": ["false"] });
+        assert_eq!(webhook["objectSelector"], json!({ "matchExpressions": [opt_out] }));
+        let own = json!({ "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["ecr-transfer"] });
+        assert_eq!(webhook["namespaceSelector"], json!({ "matchExpressions": [own, opt_out] }));
+        let rule = |resource: &str, operation: &str| json!({ "apiGroups": [""], "apiVersions": ["v1"], "resources": [resource], "operations": [operation], "scope": "Namespaced" });
+        assert_eq!(webhook["rules"], json!([rule("pods", "CREATE"), rule("pods/ephemeralcontainers", "UPDATE")]));
+    }
+
+    #[test]
+    fn options_reach_the_server_and_its_service_account() {
+        let role = "arn:aws-cn:iam::111111111111:role/webhook";
+        let objects = printed(&["--region", "cn-north-1", "--role-arn", role, "--match", "repository", "--dry-run"]);
+        let container = &object(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["args"], json!(["--bucket=plans", "--match=repository", "--dry-run"]));
+        assert_eq!(container["env"], json!([{ "name": "AWS_REGION", "value": "cn-north-1" }]));
+        let annotations = &object(&objects, "ServiceAccount")["metadata"]["annotations"];
+        assert_eq!(*annotations, json!({ "eks.amazonaws.com/role-arn": role }));
+    }
+
+    #[test]
+    fn the_arguments_of_the_pod_are_arguments_of_the_server() {
+        #[derive(Parser)]
+        struct Server {
+            #[command(flatten)]
+            _arguments: super::super::serve::Arguments,
+        }
+        let objects = printed(&["--match", "repository", "--dry-run"]);
+        let container = &object(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        assert!(Server::try_parse_from(["serve"].into_iter().chain(arguments)).is_ok());
+    }
+
+    #[test]
+    fn values_cannot_add_anything_to_the_objects() {
+        let hostile = "x\n---\nkind: \"Pod\" # {} '";
+        let objects = printed(&["--role-arn", hostile, "--region", hostile]);
+        assert_eq!(objects.len(), printed(&[]).len());
+        let container = &object(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["env"][0]["value"], hostile);
+        assert_eq!(
+            object(&objects, "ServiceAccount")["metadata"]["annotations"]["eks.amazonaws.com/role-arn"],
+            hostile
+        );
+        for namespace in ["", "Mirror", "a_b", "-a", "a-", "a/b", "1", "x\n", &"a".repeat(64)] {
+            let error = manifests(&[&format!("--namespace={namespace}")]).expect_err(namespace);
+            assert!(error.contains("is not a namespace") || error.contains("a value is required"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_former_authority_stays_trusted_and_older_ones_do_not() {
+        let directory = tempfile::tempdir().expect("there is room");
+        let file = directory.path().join("former.pem");
+        let option = file.to_str().expect("it is text");
+        let former = |bundle: &str| {
+            fs::write(&file, bundle).expect("it can be written");
+            ca_bundle(&printed(&["--former-ca", option]))
+        };
+        let first = ca_bundle(&printed(&[]));
+        let second = former(&first);
+        assert!(second.ends_with(&first) && second.len() > first.len());
+        let third = former(&second);
+        assert!(third.ends_with(second.strip_suffix(&first).expect("it ends so")));
+        assert_eq!(pem::parse_many(&third).expect("it is PEM").len(), 2);
+        // There is no former one when it is installed for the first time.
+        assert_eq!(pem::parse_many(former("")).expect("it is PEM").len(), 1);
+
+        let key = Issued::new("a.b.svc").expect("it is a name").key;
+        fs::write(&file, key).expect("it can be written");
+        let error = manifests(&["--former-ca", option]).expect_err("it is a key");
+        assert!(error.contains("has a PRIVATE KEY instead of a certificate"), "{error}");
+    }
+
+    #[test]
+    fn cert_manager_issues_the_certificate_for_the_service() {
+        let objects = printed(&["--cert-manager"]);
+        assert!(objects.iter().all(|object| object["kind"] != "Secret"));
+        let configuration = object(&objects, "MutatingWebhookConfiguration");
+        let annotations = json!({ "cert-manager.io/inject-ca-from": format!("ecr-transfer/{NAME}") });
+        assert_eq!(configuration["metadata"]["annotations"], annotations);
+        // cert-manager sets it, so applying again must not reset it.
+        assert_eq!(configuration["webhooks"][0]["clientConfig"].get("caBundle"), None);
+        let named = |kind: &str, name: &str| {
+            let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+            &objects.iter().find(is_it).expect(name)["spec"]
+        };
+        let server = named("Certificate", NAME);
+        assert_eq!(server["secretName"], NAME);
+        assert_eq!(server["dnsNames"], json!([format!("{NAME}.ecr-transfer.svc")]));
+        assert_eq!(server["issuerRef"]["name"], NAME);
+        let authority = named("Certificate", &format!("{NAME}-ca"));
+        assert_eq!(named("Issuer", NAME)["ca"]["secretName"], authority["secretName"]);
+        assert_eq!(authority["isCA"], true);
+        assert!(!named("Issuer", authority["issuerRef"]["name"].as_str().expect("it is text")).is_null());
+    }
+}
