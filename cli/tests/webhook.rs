@@ -80,7 +80,7 @@ async fn the_server_of_the_manifests_answers_the_api_server_until_it_is_terminat
     let line = logged("Rewritten");
     assert_eq!(line["pod"], "shop/web");
     let images: Value = serde_json::from_str(line["images"].as_str().expect("it is text")).expect("it is JSON");
-    assert_eq!(images, json!([{ "container": "web", "image": "nginx:1.27", "mirror": image }]));
+    assert_eq!(images, json!([{ "name": "web", "image": "nginx:1.27", "mirror": image }]));
 
     drop(client);
     kill_process(Pid::from_child(&server), Signal::TERM).expect("it runs");

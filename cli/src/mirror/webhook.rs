@@ -20,9 +20,6 @@ use crate::Outcome;
 /// The name of the Deployment, the Service, and whatever else belongs to the webhook.
 const NAME: &str = "ecr-transfer-webhook";
 
-/// The label with which a namespace or a pod opts out, with the value `false`.
-const OPT_OUT: &str = "ecr-transfer/mirror";
-
 /// The command line after `webhook`.
 #[derive(clap::Args)]
 pub struct Arguments {

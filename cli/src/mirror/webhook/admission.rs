@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shared::inventory::{Inventory, Match, Resolved};
 use shared::text::Excerpt;
 
-/// What a dry run sets on a pod: the images that its containers would use, as JSON.
+/// What a dry run sets on a pod: the images that its containers and volumes would use, as JSON.
 pub const ANNOTATION: &str = "ecr-transfer/would-use";
 
 /// The most bytes of all annotations of an object, keys and values. Kubernetes rejects an object with more.
@@ -57,14 +57,14 @@ pub enum Outcome {
     Unexpected(Excerpt),
 }
 
-/// A container's image.
+/// The image of a container or a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rewritten {
     /// `/spec/containers/0/image`, for example.
     #[serde(skip)]
     pointer: String,
-    /// The container's name.
-    pub container: Excerpt,
+    /// The name of the container; of a volume, it is behind `volumes/`.
+    pub name: Excerpt,
     /// The image in the request.
     pub image: String,
     /// Its name at the mirror.
@@ -122,6 +122,7 @@ struct Spec {
     init_containers: Option<Vec<Container>>,
     containers: Option<Vec<Container>>,
     ephemeral_containers: Option<Vec<Container>>,
+    volumes: Option<Vec<Volume>>,
 }
 
 #[derive(Deserialize)]
@@ -130,9 +131,20 @@ struct Container {
     image: Option<String>,
 }
 
-/// Which containers of a pod a request can change.
+#[derive(Deserialize)]
+struct Volume {
+    name: Option<String>,
+    image: Option<ImageVolume>,
+}
+
+#[derive(Deserialize)]
+struct ImageVolume {
+    reference: Option<String>,
+}
+
+/// Which images of a pod a request can change.
 enum Scope {
-    /// A new pod: all.
+    /// A new pod: those of its containers and volumes.
     All,
     /// New ephemeral containers of a running pod. Kubernetes rejects a change of those that it has.
     NewEphemeral,
@@ -159,8 +171,7 @@ pub fn answer(review: &[u8], inventory: &Inventory, rules: Rules) -> Result<Answ
     let patch = match request.pod() {
         Ok((pod, old, scope)) => {
             answer.pod = pod.full_name(request.namespace.as_deref());
-            pod.containers(&old, &scope)
-                .for_each(|(pointer, container)| answer.add(pointer, container, inventory, rules));
+            pod.images(&old, &scope).into_iter().for_each(|used| answer.add(used, inventory, rules));
             answer.patch(&pod, &scope, rules)
         }
         Err(problem) => {
@@ -206,36 +217,59 @@ impl Pod {
         Excerpt::new(&format!("{}/{name}", namespace.unwrap_or_default()))
     }
 
-    /// The containers in `scope`, with the JSON pointers to their images.
-    fn containers(&self, old: &Self, scope: &Scope) -> impl Iterator<Item = (String, &Container)> {
-        let lists = self.spec.iter().flat_map(|spec| {
-            [
-                ("initContainers", &spec.init_containers),
-                ("containers", &spec.containers),
-                ("ephemeralContainers", &spec.ephemeral_containers),
-            ]
-        });
-        let only_new = matches!(scope, Scope::NewEphemeral);
-        let old = old.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-        let old: HashSet<_> = old.map(|container| container.name.clone()).collect();
-        lists
-            .filter(move |(list, _)| !only_new || *list == "ephemeralContainers")
-            .flat_map(|(list, containers)| {
-                let containers = containers.iter().flatten().enumerate();
-                containers.map(move |(index, container)| (format!("/spec/{list}/{index}/image"), container))
-            })
-            .filter(move |(_, container)| !only_new || !old.contains(&container.name))
+    /// The images in `scope`.
+    fn images(&self, old: &Self, scope: &Scope) -> Vec<Used<'_>> {
+        let (Some(spec), old) = (&self.spec, old.spec.as_ref()) else { return Vec::new() };
+        let ephemeral = used("ephemeralContainers", &spec.ephemeral_containers);
+        match scope {
+            Scope::All => {
+                let volumes = spec.volumes.iter().flatten().enumerate().filter_map(|(index, volume)| {
+                    Some(Used {
+                        pointer: format!("/spec/volumes/{index}/image/reference"),
+                        name: format!("volumes/{}", volume.name.as_deref().unwrap_or_default()),
+                        image: volume.image.as_ref()?.reference.as_deref()?,
+                    })
+                });
+                let containers = used("initContainers", &spec.init_containers);
+                containers.chain(used("containers", &spec.containers)).chain(ephemeral).chain(volumes).collect()
+            }
+            Scope::NewEphemeral => {
+                let old: HashSet<_> = old
+                    .iter()
+                    .flat_map(|spec| used("ephemeralContainers", &spec.ephemeral_containers))
+                    .map(|it| it.name)
+                    .collect();
+                ephemeral.filter(|it| !old.contains(&it.name)).collect()
+            }
+        }
     }
 }
 
+/// An image that a pod uses.
+struct Used<'a> {
+    pointer: String,
+    name: String,
+    image: &'a str,
+}
+
+/// The images of a list of containers.
+fn used<'a>(list: &'static str, containers: &'a Option<Vec<Container>>) -> impl Iterator<Item = Used<'a>> {
+    containers.iter().flatten().enumerate().filter_map(move |(index, container)| {
+        Some(Used {
+            pointer: format!("/spec/{list}/{index}/image"),
+            name: container.name.clone().unwrap_or_default(),
+            image: container.image.as_deref()?,
+        })
+    })
+}
+
 impl Answer {
-    fn add(&mut self, pointer: String, container: &Container, inventory: &Inventory, rules: Rules) {
-        let Some(image) = &container.image else { return };
+    fn add(&mut self, Used { pointer, name, image }: Used<'_>, inventory: &Inventory, rules: Rules) {
         match inventory.resolve(image, rules.matching) {
             Ok(Resolved::Mirrored(mirror)) => self.rewritten.push(Rewritten {
                 pointer,
-                container: Excerpt::new(container.name.as_deref().unwrap_or_default()),
-                image: image.clone(),
+                name: Excerpt::new(&name),
+                image: image.to_owned(),
                 mirror: mirror.to_string(),
             }),
             Ok(Resolved::AlreadyMirrored) => self.already_mirrored += 1,
@@ -264,8 +298,7 @@ impl Answer {
 
     /// `None` if the pod has no room for it.
     fn annotation(&self, metadata: &Metadata) -> Option<Value> {
-        let images: BTreeMap<_, _> =
-            self.rewritten.iter().map(|it| (it.container.as_str(), it.mirror.as_str())).collect();
+        let images: BTreeMap<_, _> = self.rewritten.iter().map(|it| (it.name.as_str(), it.mirror.as_str())).collect();
         let text = json!(images).to_string();
         let present = metadata.annotations.iter().flatten().filter(|(key, _)| *key != ANNOTATION);
         let size = |(key, value): (&String, &String)| key.len() + value.len();
@@ -366,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn the_images_of_all_containers_are_rewritten_and_nothing_else_changes() {
+    fn the_images_of_all_containers_and_volumes_are_rewritten_and_nothing_else_changes() {
         let pinned = format!("nginx:1.26@{}", digest("1.27"));
         let pod = |mirror: bool| {
             let name = |image: &str, copy: String| if mirror { copy } else { image.to_owned() };
@@ -385,14 +418,19 @@ mod tests {
                     "ephemeralContainers": [
                         container("debug", &name("quay.io/coreos/etcd:v3", format!("{HOST}/quay/etcd:v3"))),
                     ],
-                    "volumes": [{ "name": "nginx:1.27" }],
+                    "volumes": [
+                        { "name": "nginx:1.27", "emptyDir": {} },
+                        { "name": "files", "image": { "reference": name("nginx:1.27", format!("{HOST}/hub/nginx:1.27")) } },
+                        { "name": "other", "image": { "reference": "redis" } },
+                        { "name": "none", "image": {} },
+                    ],
                 },
             })
         };
         let (answer, object) = admitted(&created(&pod(false)), Rules::default());
         assert_eq!(object, pod(true));
         assert_eq!(answer.outcome, Outcome::Rewritten);
-        assert_eq!((answer.rewritten.len(), answer.already_mirrored, answer.not_mirrored), (4, 1, 3));
+        assert_eq!((answer.rewritten.len(), answer.already_mirrored, answer.not_mirrored), (5, 1, 4));
         assert_eq!(answer.pod.as_str(), "shop/web-");
     }
 
@@ -428,10 +466,12 @@ mod tests {
 
     #[test]
     fn a_dry_run_only_annotates() {
-        let images = json!({ "init": format!("{HOST}/quay/etcd:v3"), "web": format!("{HOST}/hub/nginx:latest") });
+        let nginx = format!("{HOST}/hub/nginx:latest");
+        let images = json!({ "init": format!("{HOST}/quay/etcd:v3"), "volumes/web": nginx, "web": nginx });
         let spec = json!({
             "initContainers": [container("init", "quay.io/coreos/etcd:v3")],
             "containers": [container("web", "nginx"), container("redis", "redis")],
+            "volumes": [{ "name": "web", "image": { "reference": "nginx" } }],
         });
         for annotations in [None, Some(json!({ "a/b": "c" })), Some(json!({ ANNOTATION: "old" }))] {
             let mut pod = json!({ "metadata": { "name": "web" }, "spec": spec });

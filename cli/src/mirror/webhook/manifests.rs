@@ -16,7 +16,7 @@ use shared::inventory::Match;
 use shared::reference::{ImageReference, Invalid};
 use time::{Duration, OffsetDateTime};
 
-use super::{NAME, OPT_OUT};
+use super::NAME;
 use crate::Outcome;
 use crate::mirror::inventory::Matching;
 use crate::output::print;
@@ -112,7 +112,6 @@ impl Arguments {
             include_str!("manifests/webhook.yaml"),
             name = NAME,
             namespace = namespace,
-            opt_out = OPT_OUT,
             image = json!(self.image.to_string()),
             arguments = json!(self.server_arguments()),
             environment = json!(region.collect::<Vec<_>>()),
@@ -287,7 +286,7 @@ mod tests {
         assert_eq!(webhook["timeoutSeconds"], 2);
         assert_eq!(webhook["reinvocationPolicy"], "IfNeeded");
         assert_eq!(webhook["sideEffects"], "None");
-        let opt_out = json!({ "key": "ecr-transfer/mirror", "operator": "NotIn", "values": ["false"] });
+        let opt_out = json!({ "key": "ecr-transfer/mirror", "operator": "NotIn", "values": ["disabled"] });
         assert_eq!(webhook["objectSelector"], json!({ "matchExpressions": [opt_out] }));
         let own = json!({ "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["ecr-transfer"] });
         assert_eq!(webhook["namespaceSelector"], json!({ "matchExpressions": [own, opt_out] }));

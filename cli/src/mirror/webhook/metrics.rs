@@ -47,7 +47,7 @@ impl Metrics {
         let all = &mut registry;
         Self {
             requests: registered(all, "requests", "Admission requests"),
-            images: registered(all, "images", "Images of containers in admission requests"),
+            images: registered(all, "images", "Images of containers and volumes in admission requests"),
             duration,
             inventory_written: registered(
                 all,
