@@ -53,11 +53,13 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 	$(PYTHON) tools/publish.py .aws-sam/build/template.yaml '$(BUCKET)' $(if $(PREFIX),'$(PREFIX)')
 
 .PHONY: release
-release: setup ## Build the archives of a release below dist/: template and functions, for both architectures
+release: setup ## Build the archives of a release below dist/: template and functions, and the command, for both architectures
 	rm -rf dist
 	tools/exclusively tools/build arm64 .aws-sam/release/arm64
 	tools/exclusively tools/build x86_64 .aws-sam/release/x86_64
-	$(PYTHON) tools/release.py dist arm64=.aws-sam/release/arm64 x86_64=.aws-sam/release/x86_64
+	tools/exclusively tools/static arm64 .aws-sam/release/static-arm64
+	tools/exclusively tools/static x86_64 .aws-sam/release/static-x86_64
+	$(PYTHON) tools/release.py dist .aws-sam/release arm64 x86_64
 
 .PHONY: check-aws
 check-aws: setup ## Deploy to an AWS account, copy three small images, check everything, delete it again; asks first, some cents
@@ -135,6 +137,7 @@ deny: setup-lint
 .PHONY: shell
 shell: setup-lint
 	shellcheck .ci/run tests/kubernetes/run tests/kubernetes/setup tools/build tools/exclusively tools/setup
+	shellcheck .ci/run tools/build tools/exclusively tools/setup tools/static
 
 .PHONY: template
 template: setup-lint

@@ -8,6 +8,7 @@ mod list;
 mod login;
 mod resolve;
 mod rewrite;
+pub mod webhook;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -37,6 +38,8 @@ enum Command {
     Kustomize(kustomize::Arguments),
     /// Print a policy with which Kubernetes 1.36 makes new pods pull the copies
     Kubernetes(kubernetes::Arguments),
+    /// Run an admission webhook that makes the pods of a cluster pull the copies, before Kubernetes 1.36
+    Webhook(webhook::Arguments),
 }
 
 /// Runs a subcommand.
@@ -52,5 +55,6 @@ pub async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::HelmValues(arguments) => helm_values::run(&arguments).await,
         Command::Kustomize(arguments) => kustomize::run(&arguments).await,
         Command::Kubernetes(arguments) => kubernetes::run(&arguments).await,
+        Command::Webhook(arguments) => webhook::run(&arguments).await,
     }
 }

@@ -1,0 +1,59 @@
+//! `ecr-transfer mirror webhook`: an admission webhook that makes the pods of a cluster pull the copies. For clusters before
+//! Kubernetes 1.36; later ones need no server, see `mirror kubernetes`.
+
+mod admission;
+mod certificate;
+mod feed;
+mod image;
+mod manifests;
+mod metrics;
+mod push;
+mod registry;
+mod serve;
+
+use anyhow::Result;
+use aws_config::{BehaviorVersion, ConfigLoader, Region};
+use clap::Subcommand;
+
+use crate::Outcome;
+
+/// The name of the Deployment, the Service, and whatever else belongs to the webhook.
+const NAME: &str = "ecr-transfer-webhook";
+
+/// The command line after `webhook`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Push an image that has just this command to ECR; prints its name for `manifests --image`
+    Push(push::Arguments),
+    /// Print the Kubernetes objects that run the webhook, for `kubectl apply`
+    Manifests(manifests::Arguments),
+    /// Answer the admission requests of the API server (runs in the pod)
+    Serve(serve::Arguments),
+}
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// If an input is invalid, or a service or a file cannot be used.
+pub async fn run(arguments: &Arguments) -> Result<Outcome> {
+    match &arguments.command {
+        Command::Push(arguments) => push::run(arguments).await,
+        Command::Manifests(arguments) => manifests::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments).await,
+    }
+}
+
+/// AWS's configuration, as for the AWS CLI.
+fn aws(region: Option<&String>) -> ConfigLoader {
+    let loader = aws_config::defaults(BehaviorVersion::latest());
+    match region {
+        Some(region) => loader.region(Region::new(region.clone())),
+        None => loader,
+    }
+}
