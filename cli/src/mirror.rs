@@ -2,8 +2,8 @@
 
 mod helm_values;
 pub mod inventory;
-mod kustomize;
 mod kubernetes;
+mod kustomize;
 mod list;
 mod login;
 mod resolve;
