@@ -286,6 +286,20 @@ fn images_of_helm_charts_are_rewritten() {
                 "global: {imageRegistry: quay.io}\nimage: {registry: docker.io, repository: nginx, tag: 1.27}\n!2 docker.io/nginx:1.27: global.imageRegistry replaces its registry",
             ),
             (
+                "a: {registry: docker.io, image: bitnami/redis, tag: 7.2}",
+                "a: {registry: …, image: hub/bitnami/redis, tag: 7.2}",
+            ),
+            ("a: {image: nginx, tag: 1.27}", "a: {image: …/hub/nginx, tag: 1.27}"),
+            (
+                "a: {image: nginx, imageTag: 1.27}",
+                "a: {image: nginx, imageTag: 1.27}\n!1 nginx: its tag is in another field",
+            ),
+            ("a: {image: 'nginx:1.27', version: 1}", "a: {image: '…/hub/nginx:1.27', version: 1}"),
+            (
+                "image: {repository: nginx, tag: 1.270}",
+                "image: {repository: nginx, tag: 1.270}\n!1 nginx:1.270: Helm reads its tag as a number, and changes it; write the tag in quotes",
+            ),
+            (
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
             ),
@@ -295,6 +309,8 @@ fn images_of_helm_charts_are_rewritten() {
     let digest = Digest::of(b"1.27");
     let pinned = format!("image: {{repository: nginx, tag: none, digest: '{digest}'}}");
     assert_eq!(yaml(&pinned), pinned.replace("nginx", "…/hub/nginx"));
+    let sha = format!("image: {{repository: nginx, tag: none, sha: '{}'}}", digest.hex());
+    assert_eq!(yaml(&sha), sha.replace("nginx", "…/hub/nginx"));
     let any = |text| result(FileType::Yaml, Match::Repository, text);
     assert_eq!(any("image: {repository: nginx, tag: ''}"), "image: {repository: …/hub/nginx, tag: ''}");
     assert_eq!(any("image: nginx:9"), "image: …/hub/nginx:9");
@@ -599,6 +615,23 @@ proptest! {
         prop_assert!(twice.changed.is_empty());
     }
 
+    /// In a Dockerfile only the images change, and a second run changes nothing.
+    #[test]
+    fn a_dockerfile_keeps_everything_else(lines in prop::collection::vec(prop::sample::select(DOCKERFILE.to_vec()), 1..12)) {
+        let text = format!("ARG BASE=nginx:1.27\nARG TAG=\"7.2\"\n{}", lines.concat());
+        let inventory = inventory();
+        let names = Names { inventory: &inventory, matching: Match::Image };
+        let result = Rewritten::new(FileType::Dockerfile, &text, names).expect(&text);
+        let mut restored = result.text.clone();
+        for (mirror, image) in [("hub/nginx:latest", "nginx"), ("hub/nginx", "nginx"), ("hub/bitnami/redis", "bitnami/redis"), ("hub/redis", "redis")] {
+            restored = restored.replace(&format!("{HOST}/{mirror}"), image);
+        }
+        prop_assert_eq!(restored, &*text);
+        let twice = Rewritten::new(FileType::Dockerfile, &result.text, names).expect(&result.text);
+        prop_assert_eq!(twice.text, result.text);
+        prop_assert!(twice.changed.is_empty());
+    }
+
     #[test]
     fn no_text_leads_to_a_panic(text in "[-a-c:{}\\[\\]&*!|>'\"%#,\n\r\t ?<$=.é\u{feff}]{0,80}", prefix in "(image: |FROM |ARG |\\{|services:\n  a: |RUN --mount=|COPY --from=)?") {
         let text = prefix + &text;
@@ -680,4 +713,23 @@ const LINES: [&str; 26] = [
 const PARTS_OF_LINES: [&str; 20] = [
     "\n", "  ", "\r", " #", "- ", "a: ", "'", "\"", "&a ", "*a", "!x ", "|\n ", "{", "}", "[", "]", ", ", "<<: ", "? ",
     "...\n",
+];
+
+const DOCKERFILE: [&str; 16] = [
+    "FROM nginx\n",
+    "from --platform=linux/arm64 redis:7.2 as nginx\r\n",
+    "FROM nginx AS b\n",
+    "FROM $BASE\n",
+    "FROM redis:${TAG} AS B\n",
+    "FROM ${BASE}-x\n",
+    "FROM bitnami/redis:${NONE:-7.2}\n",
+    "COPY --from=nginx a b\n",
+    "COPY --from=b \\\n  # FROM nginx\n\n  a b\n",
+    "RUN --mount=type=bind,from=redis:7,target=/a x\n",
+    "RUN cat <<A >x && cat <<-B\nFROM nginx\nA\n\tB\n",
+    "RUN echo 'FROM nginx' \\\r\n  nginx\r\n",
+    "# FROM nginx\n",
+    "\n",
+    "ARG BASE=redis:7\n",
+    "USER nginx\n",
 ];
