@@ -681,7 +681,8 @@ fn piece() -> impl Strategy<Value = &'static str> {
     prop_oneof![20 => prop::sample::select(LINES.to_vec()), 1 => prop::sample::select(PARTS_OF_LINES.to_vec())]
 }
 
-const LINES: [&str; 26] = [
+/// Lines of YAML with images.
+pub const LINES: [&str; 26] = [
     "image: nginx\n",
     "é: 你  # nginx\r\n",
     "image: &a nginx # x\n",
