@@ -314,7 +314,10 @@ impl<'a> Search<'a> {
         };
         let parts = places.iter().map(|&place| self.tree.value(place)).collect();
         self.places.extend(places);
-        self.uses.push(Use { at: self.tree.node(repository).span.start, image, parts, fate });
+        // A merged field is elsewhere.
+        let own = self.tree.mapping(mapping).filter(|_| place.0 == mapping).map(|mapping| mapping.fields[place.1].key);
+        let at = self.tree.node(own.unwrap_or(mapping)).span.start;
+        self.uses.push(Use { at, image, parts, fate });
     }
 
     /// Whether a mapping of values has a field such as `imageTag`, which a chart adds to the image.

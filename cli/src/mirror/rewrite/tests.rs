@@ -221,6 +221,26 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
 }
 
 #[test]
+fn an_image_that_stays_keeps_all_that_share_a_part_with_it() {
+    let text = "a: {registry: &r docker.io, repository: memcached, tag: 7}
+b: {registry: *r, repository: &n redis, tag: 7}
+c: {registry: &s docker.io, repository: *n, tag: 7}
+d: {registry: *s, repository: bitnami/redis, tag: 7.2}
+e: {registry: docker.io, repository: redis, tag: 7}
+";
+    let shares = "it shares text with an image that is not mirrored";
+    let expected = text.replace("registry: docker.io, repository: redis", "registry: …, repository: hub/redis")
+        + &format!(
+            "
+!1 docker.io/memcached:7: the repository docker.io/library/memcached is not mirrored
+!2 docker.io/redis:7: {shares}
+!3 docker.io/redis:7: {shares}
+!4 docker.io/bitnami/redis:7.2: {shares}"
+        );
+    assert_eq!(yaml(text), expected);
+}
+
+#[test]
 fn many_aliases_are_no_problem() {
     let mut text = "a0: &a0 {image: nginx}\n".to_owned();
     for level in 1..2000 {
