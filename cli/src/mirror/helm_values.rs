@@ -159,9 +159,12 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
     use shared::inventory::Match;
 
-    use super::super::rewrite::tests::{HOST, inventory};
+    use super::super::rewrite::tests::{HOST, LINES, inventory};
+    use super::super::rewrite::uses::apply;
     use super::*;
 
     /// The result with `…` for the mirror's host, and what is left.
@@ -261,5 +264,54 @@ mod tests {
             assert!(result(values).starts_with("The values that change are too many"), "{}", result(values));
         }
         assert_eq!(result("a: 1\n---\nb: 1\n"), "The values are 2 documents. Helm reads one");
+    }
+
+    /// What a document says, with its aliases and merged fields. A scalar that is not a text begins with a question mark.
+    fn meaning(tree: &Tree<'_>, id: Id) -> Value {
+        let writer = Writer { tree, changes: HashMap::new(), changing: HashSet::new(), values: 0 };
+        match &tree.node(id).content {
+            Content::Scalar(scalar) if scalar.is_null() => Value::Null,
+            Content::Scalar(scalar) => {
+                let is_text = scalar.style != Style::Plain || !is_ambiguous(&scalar.value);
+                format!("{}{:?}{}", if is_text { "" } else { "?" }, scalar.tag, scalar.value).into()
+            }
+            Content::Sequence(items) => items.iter().map(|&item| meaning(tree, item)).collect(),
+            Content::Mapping(_) => {
+                let fields = writer.fields(id).into_iter();
+                fields.map(|field| (writer.scalar(field.key), meaning(tree, field.value))).collect()
+            }
+        }
+    }
+
+    /// The values that Helm uses for two files.
+    fn merged(values: Value, overriding: Value) -> Value {
+        match (values, overriding) {
+            (Value::Object(mut values), Value::Object(overriding)) => {
+                for (key, value) in overriding {
+                    let old = values.remove(&key).unwrap_or_default();
+                    values.insert(key, merged(old, value));
+                }
+                values.into()
+            }
+            (_, overriding) => overriding,
+        }
+    }
+
+    proptest! {
+        /// Helm uses the same values for the file that `rewrite` changes, and for the original file with the printed one.
+        #[test]
+        fn the_values_change_as_if_they_were_rewritten(lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 1..12)) {
+            let lines = lines.iter().filter(|line| !line.contains("---") && !line.starts_with("? {")).enumerate();
+            let indented = |line: &str| line.trim_end().replace('\n', "\n  ");
+            let values: String = lines.map(|(index, line)| format!("n{index}:\n  {}\n", indented(line))).collect();
+            let Ok(before) = parse(&values) else { return Ok(()) };
+            let Some(document) = before.documents.first() else { return Ok(()) };
+            let inventory = inventory();
+            let names = Names { inventory: &inventory, matching: Match::Image };
+            let printed = overriding(&values, names).expect(&values).text;
+            let rewritten = apply(&values, &find_in(&values, &before, names, document, Kind::Values));
+            let [printed, rewritten] = [&printed, &rewritten].map(|text| meaning(&parse(text).expect(text), 0));
+            prop_assert_eq!(merged(meaning(&before, 0), printed), rewritten, "{}", values);
+        }
     }
 }

@@ -220,8 +220,10 @@ impl Rewritten {
             Fate::Mirrored { mirror, .. } => Some((lines.line(*at), image.clone(), mirror.to_string())),
             _ => None,
         });
+        let mut changed: Vec<_> = changed.collect();
+        changed.dedup();
         Ok(Self {
-            changed: changed.collect(),
+            changed,
             left: left(content, &uses),
             text: text[..text.len() - content.len()].to_owned() + &uses::apply(content, &uses),
         })

@@ -7,7 +7,7 @@ use shared::inventory::Match;
 use shared::reference::ImageReference;
 
 use super::tree::{Content, Field, Id, Place, Scalar, Style, Tree};
-use super::uses::{Edit, Fate, Names, UNUSUAL, Use, settle};
+use super::uses::{Edit, Fate, Names, UNUSUAL, Use, name_of, settle};
 
 /// What a document is. It decides which fields are images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,10 @@ impl<'a> Search<'a> {
                 Role::Value { of_image: false }
             }
             (Kind::Values, "image") if self.tree.scalar(field.value).is_some() => {
-                self.image(place);
+                // With these, it is a part of the name.
+                if !["registry", "tag", "digest"].iter().any(|name| self.tree.field(place.0, name).is_some()) {
+                    self.image(place);
+                }
                 return;
             }
             _ => Role::Value { of_image: key.ends_with("image") || key.ends_with("Image") },
@@ -234,6 +237,9 @@ impl<'a> Search<'a> {
             (Some(tag), _) => Fate::Left(format!("it is a value of the type {tag}")),
             (None, Ok(None)) => Fate::AlreadyMirrored,
             (None, Err(reason)) => Fate::Left(reason),
+            (None, Ok(Some(_))) if name_of(&image) == image && self.has_tag_elsewhere(place.0) => {
+                Fate::Left("its tag is in another field".into())
+            }
             (None, Ok(Some(mirror))) => match self.edit(id, mirror.to_string()) {
                 Some(edit) => Fate::Mirrored { mirror, edits: vec![edit] },
                 None => Fate::Left(UNUSUAL.into()),
@@ -242,17 +248,21 @@ impl<'a> Search<'a> {
         self.uses.push(Use { at: node.span.start, image, parts: vec![id], fate });
     }
 
-    /// Helm charts describe images by `repository` and one of `registry`, `tag` and `digest`.
+    /// Helm charts describe images by `repository` or `image`, and one of `registry`, `tag` and `digest`.
     fn helm_image(&mut self, mapping: Id, of_image: bool) {
         let has = |name| self.tree.field(mapping, name).is_some();
-        let Some(place) = self.tree.field(mapping, "repository") else { return };
-        if !of_image && !has("registry") && !has("tag") && !has("digest") {
-            return;
-        }
+        let has_parts = ["registry", "tag", "digest"].into_iter().any(has);
+        let key = match () {
+            () if has("repository") && (has_parts || of_image) => "repository",
+            () if has("image") && has_parts && self.kind == Kind::Values => "image",
+            () => return,
+        };
+        let Some(place) = self.tree.field(mapping, key) else { return };
         let repository = self.tree.value(place);
-        let Some(name) = self.filled(mapping, "repository").filter(|name| !name.value.contains("://")) else { return };
-        let [registry, tag, digest] = ["registry", "tag", "digest"].map(|name| self.filled(mapping, name));
-        if [Some(name), registry, tag, digest].iter().flatten().any(|part| part.value.len() > MAX_PART) {
+        let Some(name) = self.filled(mapping, key).filter(|name| !name.value.contains("://")) else { return };
+        let [registry, tag, digest, sha] = ["registry", "tag", "digest", "sha"].map(|name| self.filled(mapping, name));
+        let all = [Some(name), registry, tag, digest, sha];
+        if all.iter().flatten().any(|part| part.value.len() > MAX_PART) {
             return;
         }
         let mut image = match registry {
@@ -261,14 +271,20 @@ impl<'a> Search<'a> {
         };
         let is_name = image.parse().is_ok_and(|it: ImageReference| it.tag.is_none() && it.digest.is_none());
         tag.iter().for_each(|tag| image += &format!(":{}", tag.value));
-        digest.iter().for_each(|digest| image += &format!("@{}", digest.value));
-        let is_whole = tag.is_some() || digest.is_some();
-        let places: Vec<_> = ["repository", "registry", "tag", "digest"]
-            .iter()
-            .filter_map(|name| self.tree.field(mapping, name))
-            .collect();
-        let resolved = match [Some(name), registry, tag, digest].into_iter().flatten().find_map(|it| it.tag.as_ref()) {
+        match (digest, sha) {
+            (Some(digest), _) => image += &format!("@{}", digest.value),
+            // As in Grafana's charts.
+            (None, Some(sha)) => image += &format!("@sha256:{}", sha.value),
+            (None, None) => {}
+        }
+        let is_whole = tag.is_some() || digest.is_some() || sha.is_some();
+        let places = [key, "registry", "tag", "digest", "sha"];
+        let places: Vec<_> = places.iter().filter_map(|name| self.tree.field(mapping, name)).collect();
+        let resolved = match all.into_iter().flatten().find_map(|it| it.tag.as_ref()) {
             Some(tag) => Err(format!("it has a value of the type {tag}")),
+            None if tag.is_some_and(is_changed_number) => {
+                Err("Helm reads its tag as a number, and changes it; write the tag in quotes".into())
+            }
             None if self.has_global_registry && has("registry") => {
                 Err("global.imageRegistry replaces its registry".into())
             }
@@ -298,7 +314,18 @@ impl<'a> Search<'a> {
         };
         let parts = places.iter().map(|&place| self.tree.value(place)).collect();
         self.places.extend(places);
-        self.uses.push(Use { at: self.tree.node(repository).span.start, image, parts, fate });
+        // A merged field is elsewhere.
+        let own = self.tree.mapping(mapping).filter(|_| place.0 == mapping).map(|mapping| mapping.fields[place.1].key);
+        let at = self.tree.node(own.unwrap_or(mapping)).span.start;
+        self.uses.push(Use { at, image, parts, fate });
+    }
+
+    /// Whether a mapping of values has a field such as `imageTag`, which a chart adds to the image.
+    fn has_tag_elsewhere(&self, mapping: Id) -> bool {
+        let fields = self.tree.mapping(mapping).map(|mapping| mapping.fields.as_slice()).unwrap_or_default();
+        let mut keys = fields.iter().filter_map(|field| self.tree.text(field.key)).map(str::to_lowercase);
+        self.kind == Kind::Values
+            && keys.any(|key| key.ends_with("tag") || key.ends_with("version") && key != "apiversion")
     }
 
     /// The scalar in a field, if it has a text.
@@ -378,6 +405,13 @@ fn closing_quote(quoted: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// Whether Helm, which reads numbers as 64-bit floats, writes a number in another way: 1.10 as 1.1, and 20260101 as 2.0260101e+07.
+fn is_changed_number(scalar: &Scalar<'_>) -> bool {
+    let is_number = scalar.style == Style::Plain && scalar.value.starts_with(|first: char| first.is_ascii_digit());
+    let number = scalar.value.parse::<f64>().ok().filter(|_| is_number);
+    number.is_some_and(|number| number.abs() >= 1e6 || number.to_string() != scalar.value)
 }
 
 fn is_boolean(text: &str) -> bool {

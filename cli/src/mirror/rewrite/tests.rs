@@ -221,6 +221,26 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
 }
 
 #[test]
+fn an_image_that_stays_keeps_all_that_share_a_part_with_it() {
+    let text = "a: {registry: &r docker.io, repository: memcached, tag: 7}
+b: {registry: *r, repository: &n redis, tag: 7}
+c: {registry: &s docker.io, repository: *n, tag: 7}
+d: {registry: *s, repository: bitnami/redis, tag: 7.2}
+e: {registry: docker.io, repository: redis, tag: 7}
+";
+    let shares = "it shares text with an image that is not mirrored";
+    let expected = text.replace("registry: docker.io, repository: redis", "registry: …, repository: hub/redis")
+        + &format!(
+            "
+!1 docker.io/memcached:7: the repository docker.io/library/memcached is not mirrored
+!2 docker.io/redis:7: {shares}
+!3 docker.io/redis:7: {shares}
+!4 docker.io/bitnami/redis:7.2: {shares}"
+        );
+    assert_eq!(yaml(text), expected);
+}
+
+#[test]
 fn many_aliases_are_no_problem() {
     let mut text = "a0: &a0 {image: nginx}\n".to_owned();
     for level in 1..2000 {
@@ -286,6 +306,20 @@ fn images_of_helm_charts_are_rewritten() {
                 "global: {imageRegistry: quay.io}\nimage: {registry: docker.io, repository: nginx, tag: 1.27}\n!2 docker.io/nginx:1.27: global.imageRegistry replaces its registry",
             ),
             (
+                "a: {registry: docker.io, image: bitnami/redis, tag: 7.2}",
+                "a: {registry: …, image: hub/bitnami/redis, tag: 7.2}",
+            ),
+            ("a: {image: nginx, tag: 1.27}", "a: {image: …/hub/nginx, tag: 1.27}"),
+            (
+                "a: {image: nginx, imageTag: 1.27}",
+                "a: {image: nginx, imageTag: 1.27}\n!1 nginx: its tag is in another field",
+            ),
+            ("a: {image: 'nginx:1.27', version: 1}", "a: {image: '…/hub/nginx:1.27', version: 1}"),
+            (
+                "image: {repository: nginx, tag: 1.270}",
+                "image: {repository: nginx, tag: 1.270}\n!1 nginx:1.270: Helm reads its tag as a number, and changes it; write the tag in quotes",
+            ),
+            (
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
             ),
@@ -295,6 +329,8 @@ fn images_of_helm_charts_are_rewritten() {
     let digest = Digest::of(b"1.27");
     let pinned = format!("image: {{repository: nginx, tag: none, digest: '{digest}'}}");
     assert_eq!(yaml(&pinned), pinned.replace("nginx", "…/hub/nginx"));
+    let sha = format!("image: {{repository: nginx, tag: none, sha: '{}'}}", digest.hex());
+    assert_eq!(yaml(&sha), sha.replace("nginx", "…/hub/nginx"));
     let any = |text| result(FileType::Yaml, Match::Repository, text);
     assert_eq!(any("image: {repository: nginx, tag: ''}"), "image: {repository: …/hub/nginx, tag: ''}");
     assert_eq!(any("image: nginx:9"), "image: …/hub/nginx:9");
@@ -599,6 +635,23 @@ proptest! {
         prop_assert!(twice.changed.is_empty());
     }
 
+    /// In a Dockerfile only the images change, and a second run changes nothing.
+    #[test]
+    fn a_dockerfile_keeps_everything_else(lines in prop::collection::vec(prop::sample::select(DOCKERFILE.to_vec()), 1..12)) {
+        let text = format!("ARG BASE=nginx:1.27\nARG TAG=\"7.2\"\n{}", lines.concat());
+        let inventory = inventory();
+        let names = Names { inventory: &inventory, matching: Match::Image };
+        let result = Rewritten::new(FileType::Dockerfile, &text, names).expect(&text);
+        let mut restored = result.text.clone();
+        for (mirror, image) in [("hub/nginx:latest", "nginx"), ("hub/nginx", "nginx"), ("hub/bitnami/redis", "bitnami/redis"), ("hub/redis", "redis")] {
+            restored = restored.replace(&format!("{HOST}/{mirror}"), image);
+        }
+        prop_assert_eq!(restored, &*text);
+        let twice = Rewritten::new(FileType::Dockerfile, &result.text, names).expect(&result.text);
+        prop_assert_eq!(twice.text, result.text);
+        prop_assert!(twice.changed.is_empty());
+    }
+
     #[test]
     fn no_text_leads_to_a_panic(text in "[-a-c:{}\\[\\]&*!|>'\"%#,\n\r\t ?<$=.é\u{feff}]{0,80}", prefix in "(image: |FROM |ARG |\\{|services:\n  a: |RUN --mount=|COPY --from=)?") {
         let text = prefix + &text;
@@ -648,7 +701,8 @@ fn piece() -> impl Strategy<Value = &'static str> {
     prop_oneof![20 => prop::sample::select(LINES.to_vec()), 1 => prop::sample::select(PARTS_OF_LINES.to_vec())]
 }
 
-const LINES: [&str; 26] = [
+/// Lines of YAML with images.
+pub const LINES: [&str; 26] = [
     "image: nginx\n",
     "é: 你  # nginx\r\n",
     "image: &a nginx # x\n",
@@ -680,4 +734,23 @@ const LINES: [&str; 26] = [
 const PARTS_OF_LINES: [&str; 20] = [
     "\n", "  ", "\r", " #", "- ", "a: ", "'", "\"", "&a ", "*a", "!x ", "|\n ", "{", "}", "[", "]", ", ", "<<: ", "? ",
     "...\n",
+];
+
+const DOCKERFILE: [&str; 16] = [
+    "FROM nginx\n",
+    "from --platform=linux/arm64 redis:7.2 as nginx\r\n",
+    "FROM nginx AS b\n",
+    "FROM $BASE\n",
+    "FROM redis:${TAG} AS B\n",
+    "FROM ${BASE}-x\n",
+    "FROM bitnami/redis:${NONE:-7.2}\n",
+    "COPY --from=nginx a b\n",
+    "COPY --from=b \\\n  # FROM nginx\n\n  a b\n",
+    "RUN --mount=type=bind,from=redis:7,target=/a x\n",
+    "RUN cat <<A >x && cat <<-B\nFROM nginx\nA\n\tB\n",
+    "RUN echo 'FROM nginx' \\\r\n  nginx\r\n",
+    "# FROM nginx\n",
+    "\n",
+    "ARG BASE=redis:7\n",
+    "USER nginx\n",
 ];

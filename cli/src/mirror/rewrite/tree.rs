@@ -33,8 +33,8 @@ const FIELDS: [&str; 17] = [
     "registry",
     "repository",
     "services",
+    "sha",
     "tag",
-    "Fn::If",
 ];
 
 /// The documents of a text. An alias is another reference to the node of its anchor.
