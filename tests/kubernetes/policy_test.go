@@ -13,13 +13,19 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
+	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
+	"k8s.io/apiserver/pkg/cel/environment"
 )
 
 const mirror = "111111111111.dkr.ecr.us-east-1.amazonaws.com"
@@ -303,6 +309,33 @@ func TestTheBetaHasTheSameContent(t *testing.T) {
 		t.Error("v1beta1 differs from v1")
 	}
 	apply(t, beta, canary)
+}
+
+// An API server compiles a new policy for the version before its own, so that it can be rolled back.
+func TestKubernetes134CanCompileThePolicy(t *testing.T) {
+	compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(version.MajorMinor(1, 33)))
+	must(t, err)
+	declarations := cel.OptionalVariableDeclarations{HasParams: true, HasAuthorizer: true}
+	for _, match := range []string{"image", "repository"} {
+		for _, object := range decode(t, policy(t, small(t), "--v1beta1", "--match", match)) {
+			policy, isPolicy := object.(*admissionv1.MutatingAdmissionPolicy)
+			if !isPolicy {
+				continue
+			}
+			for _, variable := range policy.Spec.Variables {
+				compiled := compiler.CompileAndStoreVariable(&mutating.Variable{Name: variable.Name, Expression: variable.Expression}, declarations, environment.NewExpressions)
+				if compiled.Error != nil {
+					t.Errorf("%s: %v", variable.Name, compiled.Error)
+				}
+			}
+			declarations := declarations
+			declarations.HasPatchTypes = true
+			mutation := &patch.JSONPatchCondition{Expression: policy.Spec.Mutations[0].JSONPatch.Expression}
+			for _, err := range compiler.CompileMutatingEvaluator(mutation, declarations, environment.NewExpressions).CompilationErrors() {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 // Many containers whose repository is so large that Kubernetes gives up.

@@ -62,7 +62,7 @@ struct Options {
     /// The name of the policy and its binding; those of the ConfigMaps begin with it
     #[arg(long, default_value = "ecr-transfer", value_parser = label)]
     name: String,
-    /// The namespace of the ConfigMaps. Who can write ConfigMaps there decides which images all pods pull
+    /// The namespace of the ConfigMaps, which must exist. Anyone who can write ConfigMaps there decides which images all pods pull
     #[arg(long, default_value = "ecr-transfer", value_parser = label)]
     namespace: String,
     /// What happens to a pod if the policy cannot be evaluated: it keeps its images, or is rejected
