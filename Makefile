@@ -108,6 +108,8 @@ bench: setup ## Measure ecr-transfer, alone and against other tools, and update 
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- starting --python $(ECR_TRANSFER_TOOLS)/sam/bin/python --markdown docs/starting.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- model --markdown docs/scale.md
+	$(CARGO) build --locked --release -p ecr-transfer-cli
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- webhook --command $(or $(CARGO_TARGET_DIR),target)/release/ecr-transfer --check
 
 .PHONY: bench-small
 bench-small: setup ## Compare ecr-transfer with other tools on 1,000 small images; takes an hour and a half, most of it skopeo sync

@@ -8,6 +8,7 @@ mod model;
 mod planning;
 mod report;
 mod starting;
+mod webhook;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -36,6 +37,8 @@ enum Command {
     Starting(starting::Arguments),
     /// Compute what runs of up to 100,000 images take and cost.
     Model,
+    /// Let the admission webhook answer, on one core and with 100,000 images.
+    Webhook(webhook::Arguments),
 }
 
 #[tokio::main]
@@ -47,6 +50,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Planning(arguments) => planning::measure(&arguments).await?,
         Command::Starting(arguments) => starting::measure(&arguments).await?,
         Command::Model => model::report(),
+        Command::Webhook(arguments) => webhook::measure(&arguments).await?,
     };
     println!("{report}");
     if let Some(page) = markdown {
