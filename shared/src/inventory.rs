@@ -87,13 +87,13 @@ struct Images {
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// A newer format.
-    #[error("The inventory has version {0}, but this program reads version {VERSION}. Update ecr-transfer.")]
+    #[error("the inventory has version {0}, but this program reads version {VERSION}. Update ecr-transfer")]
     Version(u32),
     /// Other JSON, or none.
-    #[error("This is not an inventory: {0}.")]
+    #[error("this is not an inventory of ecr-transfer")]
     Json(#[from] serde_json::Error),
     /// A repository at another destination.
-    #[error("The inventory is of {1}, but it also has {0}.")]
+    #[error("the inventory is of {1}, but it also has {0}")]
     Registry(Repository, RegistryHost),
 }
 
@@ -320,13 +320,13 @@ mod tests {
     fn what_is_not_an_inventory_is_refused() {
         let newer = r#"{"version": 2, "future": true}"#;
         let error = Inventory::parse(newer.as_bytes()).expect_err("it is newer").to_string();
-        assert_eq!(error, "The inventory has version 2, but this program reads version 1. Update ecr-transfer.");
+        assert_eq!(error, "the inventory has version 2, but this program reads version 1. Update ecr-transfer");
         let valid =
             String::from_utf8(written(&[mirrored("quay.io/a/b", "b", &[("1", "a")], &[])])).expect("it is text");
         assert!(Inventory::parse(valid.as_bytes()).is_ok());
         let elsewhere = valid.replace(&format!("{HOST}/b"), "evil.example/b");
         let error = Inventory::parse(elsewhere.as_bytes()).expect_err("it leads elsewhere").to_string();
-        assert_eq!(error, format!("The inventory is of {HOST}, but it also has evil.example/b."));
+        assert_eq!(error, format!("the inventory is of {HOST}, but it also has evil.example/b"));
         for (from, to) in [
             ("quay.io/a/b", "quay.io/A"),
             (r#""tag":"1""#, r#""tag":"$(id)""#),

@@ -1,11 +1,14 @@
 //! Reads the inventory: of a stack, or from a file.
 
 use std::collections::HashMap;
+use std::env;
+use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aws_config::{BehaviorVersion, Region};
-use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_sdk_cloudformation::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
 use aws_sdk_cloudformation::types::Stack;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -24,24 +27,28 @@ const SEGMENTS: i32 = 8;
 /// Which inventory is used.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Source {
-    /// The stack that copies the images
-    #[arg(long, env = "ECR_TRANSFER_STACK", required_unless_present = "inventory")]
+    /// The stack that copies the images; default: the variable ECR_TRANSFER_STACK
+    #[arg(long, conflicts_with = "inventory")]
     stack: Option<String>,
     /// The stack's region; default: as for the AWS CLI
-    #[arg(long)]
+    #[arg(long, conflicts_with = "inventory")]
     region: Option<String>,
     /// The profile with the credentials; default: as for the AWS CLI
-    #[arg(long)]
+    #[arg(long, conflicts_with = "inventory")]
     profile: Option<String>,
-    /// Read the inventory from a file, instead of from the stack
-    #[arg(long, value_name = "FILE", env = "ECR_TRANSFER_INVENTORY")]
+    /// Read the inventory from a file, instead of from the stack; default: the variable ECR_TRANSFER_INVENTORY
+    #[arg(long, value_name = "FILE")]
     inventory: Option<PathBuf>,
 }
+
+const STACK: &str = "ECR_TRANSFER_STACK";
+const INVENTORY: &str = "ECR_TRANSFER_INVENTORY";
 
 /// What an image must have in common with the inventory.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Matching {
-    /// Which images count as mirrored: those that the mirror has, or all of its repositories, also with tags that are not copied yet
+    /// Which images count as mirrored. `image`: the tags and digests that the mirror has. `repository`: every tag and digest of
+    /// a mirrored repository
     #[arg(long = "match", value_enum, default_value_t = MatchArgument::Image)]
     matching: MatchArgument,
 }
@@ -68,27 +75,58 @@ impl Source {
     /// # Errors
     /// If there is none, it cannot be read, or it is not valid.
     pub async fn load(&self) -> Result<Inventory> {
-        match (&self.inventory, &self.stack) {
-            (Some(file), _) => of_file(file),
-            (None, Some(stack)) => {
-                let mut loader = aws_config::defaults(BehaviorVersion::latest());
-                if let Some(region) = &self.region {
-                    loader = loader.region(Region::new(region.clone()));
-                }
-                if let Some(profile) = &self.profile {
-                    loader = loader.profile_name(profile);
-                }
-                let aws = loader.load().await;
-                let clients = Clients {
-                    cloudformation: aws_sdk_cloudformation::Client::new(&aws),
-                    s3: aws_sdk_s3::Client::new(&aws),
-                    dynamodb: aws_sdk_dynamodb::Client::new(&aws),
-                };
-                clients.inventory(stack).await
-            }
-            (None, None) => bail!("Name the stack with --stack, or a file with --inventory."),
+        // Options come before variables.
+        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(file) = &self.inventory {
+            of_file(file)
+        } else if let Some(stack) = &self.stack {
+            self.of_stack(stack).await
+        } else if let Some(file) = variable(INVENTORY) {
+            of_file(file.as_ref())
+        } else if let Some(stack) = variable(STACK) {
+            self.of_stack(&stack).await
+        } else {
+            bail!(
+                "Name the stack that copies the images: --stack NAME, or the variable {STACK}. Or name a file: --inventory FILE, or the variable {INVENTORY}."
+            )
         }
     }
+
+    async fn of_stack(&self, stack: &str) -> Result<Inventory> {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        let aws = loader.load().await;
+        if aws.region().is_none() {
+            bail!("No region is set. Use --region, or the variable AWS_REGION.");
+        }
+        let credentials = aws.credentials_provider().context("No credentials are configured for AWS")?;
+        if let Err(error) = credentials.provide_credentials().await {
+            bail!(
+                "There are no credentials for AWS: {}. Run `aws configure` or `aws sso login`, or use --profile or --inventory.",
+                shared::root_cause(&error)
+            );
+        }
+        let clients = Clients {
+            cloudformation: aws_sdk_cloudformation::Client::new(&aws),
+            s3: aws_sdk_s3::Client::new(&aws),
+            dynamodb: aws_sdk_dynamodb::Client::new(&aws),
+        };
+        clients.inventory(stack).await
+    }
+}
+
+/// The error of an AWS call. Its message has its cause already.
+fn failed<E>(action: &'static str, subject: &str) -> impl FnOnce(SdkError<E>) -> anyhow::Error
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let failed = Error::aws(action, subject);
+    |error| anyhow!("{}", failed(error))
 }
 
 fn of_file(file: &Path) -> Result<Inventory> {
@@ -114,7 +152,7 @@ impl Clients {
             Err(error) => {
                 // Without s3:ListBucket, S3 also returns 403 for an object that does not exist.
                 let is_denied = error.code() == Some("AccessDenied");
-                let error = Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error);
+                let error = failed("s3:GetObject", &format!("{bucket}/{KEY}"))(error);
                 return Err(error).context(if is_denied {
                     "The permission is missing, or the stack has no inventory yet"
                 } else {
@@ -145,7 +183,7 @@ impl Clients {
                     "CloudFormation has no stack {stack} in this account and region. Check --stack, --region and --profile."
                 )
             }
-            other => other.map_err(Error::aws("cloudformation:DescribeStacks", stack))?,
+            other => other.map_err(failed("cloudformation:DescribeStacks", stack))?,
         };
         let stacks = answer.stacks.unwrap_or_default();
         let outputs = stacks.first().map(Stack::outputs).unwrap_or_default();
@@ -173,7 +211,7 @@ impl Clients {
                 .expression_attribute_values(":Done", AttributeValue::S("Done".into()))
                 .expression_attribute_values(":time", AttributeValue::S(time.clone()));
             let rows: Result<Vec<_>, _> = scan.into_paginator().items().send().collect().await;
-            rows.map_err(Error::aws("dynamodb:Scan", table))
+            rows.map_err(failed("dynamodb:Scan", table))
         });
         let rows = future::try_join_all(segments).await?.into_iter().flatten();
         Ok(rows.filter_map(|row| copied(&row)).collect())

@@ -12,7 +12,7 @@ use shared::reference::RegistryHost;
 
 use super::inventory;
 use crate::Outcome;
-use crate::output::print;
+use crate::output::{note, print};
 
 /// What a pull needs, as in the managed policy
 /// [AmazonEC2ContainerRegistryPullOnly](https://docs.aws.amazon.com/aws-managed-policy/latest/reference/AmazonEC2ContainerRegistryPullOnly.html).
@@ -146,7 +146,10 @@ fn pull_policy(inventory: &Inventory) -> Result<Policy> {
     let fits = |policy: &Policy| serde_json::to_string(policy).is_ok_and(|json| json.len() <= POLICY_SIZE);
     Ok(match exact {
         exact if fits(&exact) => exact,
-        _ => Some(by_folder()).filter(fits).unwrap_or_else(|| policy(BTreeSet::from(["*".to_owned()]))),
+        _ => Some(by_folder()).filter(fits).unwrap_or_else(|| {
+            note("The mirror has too many repositories for one policy. This policy allows all repositories of the registry.");
+            policy(BTreeSet::from(["*".to_owned()]))
+        }),
     })
 }
 

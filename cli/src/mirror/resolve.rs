@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use shared::inventory::Resolved;
+use shared::text::Excerpt;
 
 use super::inventory;
 use crate::Outcome;
@@ -34,7 +35,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
                 if arguments.json {
                     items.push(json!({ "image": image, "reason": reason.to_string() }));
                 } else {
-                    note(format_args!("{image:?}: {reason}."));
+                    note(format_args!("{}: {reason}", Excerpt::new(image).as_str()));
                 }
                 continue;
             }
