@@ -4,6 +4,11 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
+use shared::text::Excerpt;
+
+/// The most characters of a line for the person.
+const LINE: usize = 4_000;
+
 /// The result of a command that did its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -38,8 +43,9 @@ pub fn print(text: impl Display) -> io::Result<()> {
     }
 }
 
-/// Prints a line for the person to standard error, so that standard output has the result alone.
-#[expect(clippy::print_stderr, reason = "this is a command")]
+/// Prints a line for the person to standard error, so that standard output has the result alone. It may have text from outside,
+/// which must not control the terminal.
 pub fn note(line: impl Display) {
-    eprintln!("{line}");
+    // If nobody can read it, the result counts alone.
+    let _ = writeln!(io::stderr().lock(), "{}", Excerpt::within(&line.to_string(), LINE).as_str());
 }

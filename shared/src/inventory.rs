@@ -92,6 +92,9 @@ pub enum ParseError {
     /// Other JSON, or none.
     #[error("this is not an inventory of ecr-transfer")]
     Json(#[from] serde_json::Error),
+    /// A source that occurs twice.
+    #[error("the inventory has the repository {0} twice")]
+    Twice(Repository),
     /// A repository at another destination.
     #[error("the inventory is of {1}, but it also has {0}")]
     Registry(Repository, RegistryHost),
@@ -139,7 +142,7 @@ impl Inventory {
         Self { registry, repositories: HashMap::new() }
     }
 
-    /// Parses what [`Writer`] wrote. A source that occurs twice has the images of both.
+    /// Parses what [`Writer`] wrote.
     ///
     /// # Errors
     /// If the JSON is not an inventory, or has a name that is not valid.
@@ -160,6 +163,9 @@ impl Inventory {
         let Content { registry, repositories } = serde_json::from_slice(json)?;
         let mut inventory = Self::new(registry);
         for repository in repositories {
+            if inventory.repositories.contains_key(&repository.source) {
+                return Err(ParseError::Twice(repository.source));
+            }
             if repository.destination.registry != inventory.registry {
                 return Err(ParseError::Registry(repository.destination, inventory.registry));
             }
@@ -168,10 +174,14 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Adds a repository, or images to a repository. A known tag points to the added image from now on.
+    /// Adds a repository, or images to a repository. A known tag points to the added image from now on. A source has one
+    /// destination: images at another one are left out.
     pub fn add(&mut self, MirroredRepository { source, destination, images }: MirroredRepository) {
-        let known = self.repositories.entry(source);
-        let known = known.or_insert_with(|| Images { destination, tags: HashMap::new(), digests: HashSet::new() });
+        let new = || Images { destination: destination.clone(), tags: HashMap::new(), digests: HashSet::new() };
+        let known = self.repositories.entry(source).or_insert_with(new);
+        if known.destination != destination {
+            return;
+        }
         for MirroredImage { tag, digest } in images {
             known.digests.insert(digest);
             if let Some(tag) = tag {
@@ -395,6 +405,17 @@ mod tests {
         ] {
             assert_eq!(resolved(&image, Match::Repository), expected, "{image}");
         }
+    }
+
+    #[test]
+    fn a_source_has_one_destination() {
+        let two = [mirrored("quay.io/a/b", "b", &[("1", "a")], &[]), mirrored("quay.io/a/b", "c", &[("2", "b")], &[])];
+        let error = Inventory::parse(&written(&two)).expect_err("it is ambiguous").to_string();
+        assert_eq!(error, "the inventory has the repository quay.io/a/b twice");
+        let mut inventory = inventory();
+        inventory.add(mirrored("docker.io/library/nginx", "moved/nginx", &[("2", "x")], &[]));
+        assert!(inventory.resolve("nginx:2", Match::Image).is_err());
+        assert!(inventory.resolve("nginx:1.27", Match::Image).is_ok());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::error::Error as StdError;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -20,6 +21,9 @@ use futures_util::future;
 use shared::Error;
 use shared::inventory::{Inventory, KEY, Match, MirroredImage, MirroredRepository};
 use shared::reference::ImageReference;
+
+/// The largest inventory: about 2,000,000 images.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// How many parts of the table are scanned at once.
 const SEGMENTS: i32 = 8;
@@ -130,7 +134,11 @@ where
 }
 
 fn of_file(file: &Path) -> Result<Inventory> {
-    let json = fs::read(file)?;
+    let mut json = Vec::new();
+    fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut json)?;
+    if json.len() as u64 > MAX_BYTES {
+        bail!("{} has more than {} MiB, which is too much for an inventory.", file.display(), MAX_BYTES >> 20);
+    }
     Inventory::parse(&json).with_context(|| file.display().to_string())
 }
 

@@ -79,14 +79,21 @@ enum FailurePolicy {
     Fail,
 }
 
-/// Parses a name that Kubernetes allows for a namespace and as the value of a label.
+/// Parses a name that Kubernetes allows for a namespace and as the value of a label, and that YAML reads as text.
 fn label(text: &str) -> Result<String, &'static str> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_valid = text.bytes().all(|byte| is_word(byte) || byte == b'-')
-        && text.bytes().next().is_some_and(is_word)
+        && text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
+        && !["null", "true", "false", "yes", "no", "on", "off", "y", "n"].contains(&text)
         && text.bytes().last().is_some_and(is_word)
         && text.len() <= 63;
-    if is_valid { Ok(text.to_owned()) } else { Err("up to 63 lowercase letters, digits and -") }
+    if is_valid {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "expected up to 63 lowercase letters, digits and -, beginning with a letter, and no word such as null or true",
+        )
+    }
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -345,7 +352,7 @@ mod tests {
     fn the_binding_selects_the_config_maps() {
         let repositories = [mirrored("quay.io/a/b", "r.example/b", &numbered(9000))];
         let yaml =
-            manifests(&repositories, Match::Image, &options("--name x --namespace y --v1beta1 --failure-policy fail"));
+            manifests(&repositories, Match::Image, &options("--name x --namespace z --v1beta1 --failure-policy fail"));
         let documents = documents(&yaml.expect("there are images"));
         let (config_maps, others) = documents.split_at(documents.len() - 2);
         assert_eq!(config_maps.len(), 16);
@@ -471,10 +478,10 @@ mod tests {
 
     #[test]
     fn a_name_is_one_that_kubernetes_allows() {
-        for name in ["a", "ecr-transfer", "0-1", &"a".repeat(63)] {
+        for name in ["a", "ecr-transfer", "a-1", &"a".repeat(63)] {
             assert!(label(name).is_ok(), "{name}");
         }
-        for name in ["", "-a", "a-", "A", "a.b", "a b", "{count}", "a\nb", "é", &"a".repeat(64)] {
+        for name in ["", "-a", "a-", "A", "a.b", "a b", "{count}", "a\nb", "é", "1", "0-1", "null", "true", "y", &"a".repeat(64)] {
             assert!(label(name).is_err(), "{name}");
         }
     }

@@ -16,6 +16,9 @@ pub const ANNOTATION: &str = "ecr-transfer/would-use";
 /// The most bytes of all annotations of an object, keys and values. Kubernetes rejects an object with more.
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
 
+/// The most images of a pod. One with more would keep other pods waiting.
+const MOST_IMAGES: usize = 500;
+
 const API_VERSION: &str = "admission.k8s.io/v1";
 
 /// How images are rewritten.
@@ -171,8 +174,14 @@ pub fn answer(review: &[u8], inventory: &Inventory, rules: Rules) -> Result<Answ
     let patch = match request.pod() {
         Ok((pod, old, scope)) => {
             answer.pod = pod.full_name(request.namespace.as_deref());
-            pod.images(&old, &scope).into_iter().for_each(|used| answer.add(used, inventory, rules));
-            answer.patch(&pod, &scope, rules)
+            let images = pod.images(&old, &scope);
+            if images.len() > MOST_IMAGES {
+                answer.outcome = Outcome::Unexpected(Excerpt::new(&format!("the pod has {} images", images.len())));
+                Vec::new()
+            } else {
+                images.into_iter().for_each(|used| answer.add(used, inventory, rules));
+                answer.patch(&pod, &scope, rules)
+            }
         }
         Err(problem) => {
             answer.outcome = Outcome::Unexpected(problem);
@@ -462,6 +471,20 @@ mod tests {
         assert_eq!(answer.outcome, Outcome::WouldRewrite);
         // The API server would ignore an annotation here.
         assert_eq!(object, review["request"]["object"]);
+    }
+
+    #[test]
+    fn a_pod_with_very_many_images_stays() {
+        for count in [MOST_IMAGES, MOST_IMAGES + 1] {
+            let containers = vec![container("web", "nginx:1.27"); count];
+            let (answer, object) =
+                admitted(&created(&json!({ "spec": { "containers": containers } })), Rules::default());
+            let is_rewritten = object["spec"]["containers"][0]["image"] != "nginx:1.27";
+            assert_eq!(
+                (is_rewritten, answer.outcome == Outcome::Rewritten),
+                (count == MOST_IMAGES, count == MOST_IMAGES)
+            );
+        }
     }
 
     #[test]
