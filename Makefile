@@ -79,7 +79,7 @@ check-aws-local: setup ## Run check-aws on a local AWS
 	@$(LOCAL) check
 
 .PHONY: test
-test: setup ## Run every test: unit, documentation, and end to end on a local AWS
+test: setup-test ## Run every test: unit, documentation, and end to end on a local AWS
 	$(CARGO) test --locked --workspace --exclude ecr-transfer-tests
 	tools/exclusively tools/build
 	$(CHECK) artifacts .aws-sam/build $(subst aarch64,arm64,$(shell uname -m))
@@ -95,6 +95,11 @@ e2e: setup ## Run the end-to-end tests whose name contains TEST=text, or all of 
 chaos: setup ## Throw faults at a running stack for five minutes; SEED=n and SECONDS=n choose which, and how long
 	@tools/exclusively tools/build
 	$(CARGO) test --locked --workspace --test chaos -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: test-kubernetes
+test-kubernetes: setup ## Run what `mirror kubernetes` prints on Kubernetes' own admission code, from Debian sid; TEST=name, SEED=n, FIGURES=1 measures
+	@$(CARGO) build --locked --quiet -p ecr-transfer-cli
+	tests/kubernetes/run $(CACHE)/kubernetes $(or $(CARGO_TARGET_DIR),target)/debug/ecr-transfer $(if $(TEST),-run '$(TEST)') $(if $(FIGURES),-run Figures -v)
 
 .PHONY: bench
 bench: setup ## Measure ecr-transfer, alone and against other tools, and update the pages in docs/; takes half an hour
@@ -133,6 +138,7 @@ deny: setup-lint
 
 .PHONY: shell
 shell: setup-lint
+	shellcheck .ci/run tests/kubernetes/run tests/kubernetes/setup tools/build tools/exclusively tools/setup
 	shellcheck .ci/run tools/build tools/exclusively tools/setup tools/static
 
 .PHONY: template
@@ -170,13 +176,15 @@ MUTANTS = CARGO_BUILD_BUILD_DIR=$(CACHE)/mutants CARGO_PROFILE_DEV_DEBUG=0 $(CAR
 # A mutant that was missed, or that never ended, is a result and not an error.
 MISSED := [ $$? = 2 ] || [ $$? = 3 ]
 
-.PHONY: setup setup-lint setup-mutants
+.PHONY: setup setup-lint setup-mutants setup-test
 setup:
 	@tools/setup
 setup-lint:
 	@tools/setup lint
 setup-mutants:
 	@tools/setup mutants
+setup-test:
+	@tools/setup test
 
 .PHONY: lock
 lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
@@ -184,6 +192,8 @@ lock: setup-lint ## Pin anew what tools/*.in and tools/package.json ask for
 	$(ECR_TRANSFER_TOOLS)/uv/bin/pip install --quiet uv==0.13.9
 	cd tools && for name in checkov ministack sam; do UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
 		pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate $$name.in -o $$name.txt; done
+	cd tools && UV_CUSTOM_COMPILE_COMMAND='make lock' $(ECR_TRANSFER_TOOLS)/uv/bin/uv \
+		pip compile --quiet --no-deps --universal --python-version 3.10 --generate-hashes --no-annotate kubernetes.in -o kubernetes.txt
 	cd tools && npm install --package-lock-only --silent
 
 .PHONY: clean

@@ -55,7 +55,7 @@ pub async fn measure(arguments: &Arguments) -> Result<Report> {
         goals.extend([
             Goal::at_most(&format!("{name}, first answer"), 60.0, milliseconds(&row), "ms"),
             Goal::at_most(&format!("{name}, peak memory"), 20.0, mebibytes(row.peak_memory), "MiB"),
-            Goal::at_most(&format!("{name}, zip"), 5.0, megabytes, "MB"),
+            Goal::at_most(&format!("{name}, zip"), 5.2, megabytes, "MB"),
         ]);
         rows.push((name, row, format!("{megabytes:.2} MB")));
     }

@@ -3,10 +3,13 @@
 pub mod mirror;
 mod output;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 pub use output::Outcome;
+use output::note;
 
 /// The command line.
 #[derive(Parser)]
@@ -20,6 +23,19 @@ pub struct Arguments {
 enum Command {
     /// Make workloads pull the copies in ECR instead of the original images
     Mirror(mirror::Arguments),
+}
+
+/// Runs the command of the process's arguments. The exit code is 0 for success, 1 for a negative [`Outcome`], and 2 for an error.
+#[tokio::main(flavor = "current_thread")]
+pub async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            note(format_args!("error: {error:#}"));
+            // As clap for arguments that it rejects.
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// Runs a command.

@@ -67,19 +67,7 @@ impl Comparison<'_> {
     /// Lists the selected repositories, or all of them, and compares each with the destination. A repository that cannot be
     /// listed is a failure. If none can be listed, this is an error.
     pub async fn run(&self, selection: Option<Selection>) -> Result<RunDiff> {
-        let Config { options, naming, allowed, .. } = self.config;
-        let prefix = self.config.prefix.as_ref();
-        let (mut requests, excluded) =
-            self.source.requests(selection, allowed, &options.rules, *naming, prefix).await?;
-        if prefix.is_some() {
-            // If a registry is copied into itself, its copies are not sources. Otherwise, each run would copy them again below
-            // the prefix.
-            requests.retain(|request| {
-                !is_same_registry(&request.repository.registry, self.host)
-                    || !naming::has_prefix(prefix, &request.repository.name)
-            });
-        }
-        check_collisions(&requests)?;
+        let (requests, excluded) = self.requests(selection).await?;
         let slots = Semaphore::new(CONCURRENCY);
         let mut repositories = for_each(requests, async |request| self.compare(request, &slots).await).await?;
         // They are in the order in which their listings ended. The plan does not depend on this order.
@@ -127,21 +115,57 @@ impl Comparison<'_> {
         Ok(diff)
     }
 
+    /// Lists the destination for the inventory, and nothing at the source.
+    pub async fn list_destination(&self, selection: Option<Selection>) -> Result<()> {
+        let (requests, _) = self.requests(selection).await?;
+        let slots = Semaphore::new(CONCURRENCY);
+        let list = async |request: RepositoryRequest| {
+            if let Err(error) = self.existing(&request, &slots).await {
+                // The inventory will not have this repository.
+                tracing::warn!(repository = %request.destination, %error, "cannot list a repository");
+            }
+            Ok(())
+        };
+        for_each(requests, list).await.map(drop)
+    }
+
+    /// The selected repositories, and those that a rule excludes.
+    async fn requests(
+        &self,
+        selection: Option<Selection>,
+    ) -> Result<(Vec<RepositoryRequest>, Vec<(Repository, String)>)> {
+        let Config { options, naming, allowed, .. } = self.config;
+        let prefix = self.config.prefix.as_ref();
+        let (mut requests, excluded) =
+            self.source.requests(selection, allowed, &options.rules, *naming, prefix).await?;
+        if prefix.is_some() {
+            // If a registry is copied into itself, its copies are not sources. Otherwise, each run would copy them again below
+            // the prefix.
+            requests.retain(|request| {
+                !is_same_registry(&request.repository.registry, self.host)
+                    || !naming::has_prefix(prefix, &request.repository.name)
+            });
+        }
+        check_collisions(&requests)?;
+        Ok((requests, excluded))
+    }
+
+    /// The images that the destination has. They are added to the inventory.
+    async fn existing(&self, request: &RepositoryRequest, slots: &Semaphore) -> Result<Vec<Image>> {
+        let _slot = slots.acquire().await;
+        let existing = self.destination.images(&request.destination).await?.unwrap_or_default();
+        if let Some(inventory) = &self.inventory {
+            inventory.borrow_mut().add(&mirrored(request, self.host, &existing));
+        }
+        Ok(existing)
+    }
+
     async fn compare(&self, request: RepositoryRequest, slots: &Semaphore) -> Result<RepositoryDiff> {
         let options = &self.config.options;
-        let existing = async {
-            let _slot = slots.acquire().await;
-            self.destination.images(&request.destination).await
-        };
-        let (listing, existing) = future::join(self.source.list(&request, options), existing).await;
+        let (listing, existing) =
+            future::join(self.source.list(&request, options), self.existing(&request, slots)).await;
         let (mut listing, existing) = match existing {
-            Ok(existing) => {
-                let existing = existing.unwrap_or_default();
-                if let Some(inventory) = &self.inventory {
-                    inventory.borrow_mut().add(&mirrored(&request, self.host, &existing));
-                }
-                (listing, existing)
-            }
+            Ok(existing) => (listing, existing),
             Err(error) => (Listing::failed(error), Vec::new()),
         };
         let Difference { unchanged, missing } = difference::compare(std::mem::take(&mut listing.images), &existing);
@@ -456,7 +480,7 @@ mod tests {
         };
         comparison.run(None).await.expect("both can be listed");
         let json = comparison.inventory.expect("it was given").into_inner().finish();
-        let all = shared::inventory::Inventory::parse(&json).expect("it was written").repositories();
+        let all = inventory::Inventory::parse(&json).expect("it was written").repositories();
         let [MirroredRepository { source, destination, images }] = &all[..] else { panic!("there is one") };
         assert_eq!((source.to_string(), destination.to_string()), (format!("{HERE}/app"), format!("{THERE}/to/app")));
         let images: Vec<_> = images.iter().map(|it| (it.tag.as_ref().map_or("", Tag::as_str), it.digest)).collect();

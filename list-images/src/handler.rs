@@ -27,17 +27,20 @@ use crate::turn::{self, Turn};
 use crate::{batches, dry_run};
 
 /// The state machine's request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The execution's name.
     pub execution: String,
     /// The execution's input.
     #[serde(default)]
     pub input: Value,
+    /// Whether to write the inventory and nothing else, after images were copied.
+    #[serde(default)]
+    pub only_inventory: bool,
 }
 
-/// The clients that every run may need. Those for DynamoDB and Step Functions are made where they are used, because each one adds
-/// milliseconds to a cold start.
+/// The clients that several parts of a run need.
 pub struct Clients {
     s3: aws_sdk_s3::Client,
     stores: Stores,
@@ -56,25 +59,22 @@ impl Clients {
 /// If a parameter, a credential or the image list is invalid, if nothing can be listed, or if the plan cannot be written. A
 /// single repository that cannot be listed is a failure in the plan.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
+    if request.only_inventory {
+        return update_inventory(config, aws, clients).await.map(|()| Summary::default());
+    }
     let input = Input::parse(&request.input)?;
     input.check(config)?;
-    match whose_turn(config, aws, request, &input).await? {
-        Turn::Now => {}
-        Turn::LeftTo(execution) => {
-            tracing::info!(execution, "a waiting execution copies the same images");
-            return Ok(Summary { left_to: Some(execution), ..Summary::default() });
-        }
-        Turn::Wait(wait) => {
-            tracing::info!(execution = wait.execution, "waiting for an active execution");
-            return Ok(Summary { wait: Some(wait), ..Summary::default() });
-        }
-    }
-    let (failing_rows, source, (destination, host)) = future::try_join3(
-        read_failing_rows(config, aws, &input),
+    // Connecting at the same time saves milliseconds of each cold start.
+    let (turn, source, (destination, host)) = future::try_join3(
+        take_turn(config, aws, request, &input),
         connect_source(config, aws, clients),
         connect(&config.destination, aws, clients),
     )
     .await?;
+    let failing_rows = match turn {
+        Ok(failing_rows) => failing_rows,
+        Err(summary) => return Ok(summary),
+    };
     let selection = input::select(config, &input, &clients.stores.ssm, source.host()).await?;
     // Only a run of all images knows everything that is mirrored.
     let inventory =
@@ -95,9 +95,7 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     }
 
     let bucket = &config.plan_bucket;
-    if let Some(inventory) = comparison.inventory {
-        write(&clients.s3, bucket, inventory::KEY, inventory.into_inner().finish()).await?;
-    }
+    write_inventory(config, clients, comparison.inventory).await?;
     if input.dry_run {
         let key = format!("dry-runs/{}.json", request.execution);
         summary.dry_run = Some(write(&clients.s3, bucket, &key, json_array(dry_run::report(diff.decisions))).await?);
@@ -123,9 +121,35 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     Ok(summary)
 }
 
-/// Emits the counts of a run as metrics, unless it is a dry run or waits for another execution.
-pub fn emit_metrics(environment: &Environment, summary: &Summary) {
-    if summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
+async fn update_inventory(config: &Config, aws: &SdkConfig, clients: &Clients) -> Result<()> {
+    let (source, (destination, host)) =
+        future::try_join(connect_source(config, aws, clients), connect(&config.destination, aws, clients)).await?;
+    let selection = input::select(config, &Input::default(), &clients.stores.ssm, source.host()).await?;
+    let comparison = Comparison {
+        config,
+        source: &source,
+        destination: &destination,
+        host: &host,
+        failing_rows: &FailingRows::default(),
+        explain: false,
+        inventory: Some(RefCell::new(inventory::Writer::new(&host))),
+    };
+    comparison.list_destination(selection).await?;
+    write_inventory(config, clients, comparison.inventory).await
+}
+
+async fn write_inventory(
+    config: &Config,
+    clients: &Clients,
+    inventory: Option<RefCell<inventory::Writer>>,
+) -> Result<()> {
+    let Some(inventory) = inventory else { return Ok(()) };
+    write(&clients.s3, &config.plan_bucket, inventory::KEY, inventory.into_inner().finish()).await.map(drop)
+}
+
+/// Emits the counts of a run as metrics, unless it is a dry run, waits for another execution, or did not list the source.
+pub fn emit_metrics(environment: &Environment, request: &Request, summary: &Summary) {
+    if request.only_inventory || summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
         return;
     }
     let metrics = [
@@ -137,13 +161,31 @@ pub fn emit_metrics(environment: &Environment, summary: &Summary) {
     metrics::emit(environment, &metrics.map(|(name, count)| (name, Unit::Count, count as u64)));
 }
 
-async fn whose_turn(config: &Config, aws: &SdkConfig, request: &Request, input: &Input) -> Result<Turn> {
-    match &config.state_machine {
+/// The failing rows if it is the execution's turn, and otherwise the summary that it answers. An earlier execution may write
+/// rows, so that they are read after it has ended.
+async fn take_turn(
+    config: &Config,
+    aws: &SdkConfig,
+    request: &Request,
+    input: &Input,
+) -> Result<Result<FailingRows, Summary>> {
+    let turn = match &config.state_machine {
         Some(state_machine) => {
-            turn::take(&aws_sdk_sfn::Client::new(aws), state_machine, &request.execution, input).await
+            turn::take(&aws_sdk_sfn::Client::new(aws), state_machine, &request.execution, input).await?
         }
-        None => Ok(Turn::Now),
-    }
+        None => Turn::Now,
+    };
+    Ok(match turn {
+        Turn::Now => Ok(read_failing_rows(config, aws, input).await?),
+        Turn::LeftTo(execution) => {
+            tracing::info!(execution, "a waiting execution copies the same images");
+            Err(Summary { left_to: Some(execution), ..Summary::default() })
+        }
+        Turn::Wait(wait) => {
+            tracing::info!(execution = wait.execution, "waiting for an active execution");
+            Err(Summary { wait: Some(wait), ..Summary::default() })
+        }
+    })
 }
 
 /// A run of other images cannot decide which rows are outdated, so it reads none.
@@ -332,7 +374,8 @@ mod tests {
         (config, scans)
     }
 
-    /// Lists as the execution `this`, after the executions `running`; with how often the failing rows were read.
+    /// Lists as the execution `this`, after the executions `running`; with how often the failing rows were read, and the keys of
+    /// the objects that were written.
     async fn listed(
         variables: &[(&str, &str)],
         input: Value,
@@ -356,7 +399,7 @@ mod tests {
             },
         };
         let config = config(&[&[("SRC_REGION", "us-west-2")], variables].concat());
-        let request = Request { execution: "this".into(), input };
+        let request = Request { execution: "this".into(), input, ..Request::default() };
         let (aws, scans) = aws(is_there, running).await;
         let summary = list(&config, &aws, &clients, &request).await;
         let keys = keys.lock().expect("nothing panics").clone();
@@ -376,6 +419,24 @@ mod tests {
             summary.expect("both can be listed");
             assert_eq!(keys, written, "{input}");
         }
+    }
+
+    #[tokio::test]
+    async fn after_a_run_the_inventory_alone_is_written() {
+        let put = mock!(aws_sdk_s3::Client::put_object)
+            .match_requests(|request| {
+                let body = request.body().bytes().and_then(|json| inventory::Inventory::parse(json).ok());
+                let image = body.map(|it| it.resolve(&format!("{HERE}/app:1"), inventory::Match::Image));
+                request.key() == Some(inventory::KEY) && matches!(image, Some(Ok(inventory::Resolved::Mirrored(_))))
+            })
+            .then_output(|| PutObjectOutput::builder().build());
+        let (aws, scans) = aws(true, &["other", "this"]).await;
+        let clients = Clients { s3: mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&put]), stores: Stores::new(&aws) };
+        let config = config(&[("SRC_REGION", "us-west-2"), ("IMAGE_TABLE", "t"), ("STATE_MACHINE", "arn:machine")]);
+        let request = Request { execution: "this".into(), only_inventory: true, ..Request::default() };
+        let summary = list(&config, &aws, &clients, &request).await.expect("the destination can be listed");
+        assert_eq!((put.num_calls(), scans.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!(summary, Summary::default());
     }
 
     fn key(object: Option<&Object>) -> Option<&str> {

@@ -19,8 +19,10 @@ async fn main() -> Result<(), Error> {
     serve(async |payload| {
         let request: Request = parse(payload)?;
         // Parameters are read here, because an error before `serve` would not reach the state machine.
-        let summary = handler::list(&Config::read(&environment)?, &aws, &clients, &request).await?;
-        handler::emit_metrics(&environment, &summary);
+        let config = Config::read(&environment)?;
+        // Without the box, the futures are nested more deeply than the compiler allows.
+        let summary = Box::pin(handler::list(&config, &aws, &clients, &request)).await?;
+        handler::emit_metrics(&environment, &request, &summary);
         Ok(summary)
     })
     .await

@@ -377,9 +377,7 @@ fn choose(
             continue;
         }
         // An entry with a tag and a digest takes precedence over the tag.
-        if image.digest.is_some() && image.tag.is_some() {
-            chosen.remove(&NamedImage { tag: image.tag.clone(), digest: None });
-        }
+        chosen.remove(&NamedImage { tag: image.tag.clone(), digest: None });
         if let Some(tag) = &image.tag {
             excluded.remove(tag);
         }
@@ -531,5 +529,16 @@ mod tests {
         };
         let ended = for_each(requests, work).await;
         assert_eq!(ended.expect_err("it ends").to_string(), "the end: of the test");
+    }
+
+    #[test]
+    fn of_very_many_failures_only_the_first_are_listed_and_that_there_are_more() {
+        let mut listing = Listing::default();
+        for number in 0..FAILURES + 5 {
+            listing.fail(ListingFailure::new(&number.to_string(), "it is not there"));
+        }
+        let names: Vec<_> = listing.failures.iter().map(|failed| failed.name.as_str()).collect();
+        assert_eq!(names.len(), FAILURES + 1);
+        assert_eq!(names[FAILURES - 1..], [&*(FAILURES - 1).to_string(), MORE]);
     }
 }

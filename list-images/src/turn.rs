@@ -164,4 +164,26 @@ mod tests {
         assert_eq!(turn(&[], "a", &json!({})).await.expect("it runs"), Turn::Now);
         assert_eq!(waits_for(turn(&[("b", json!({}))], "a", &json!({})).await), "arn:b");
     }
+
+    #[tokio::test]
+    async fn an_execution_that_was_just_started_asks_again_soon() {
+        let item = |name: &str, start: DateTime| {
+            let item = ExecutionListItem::builder().execution_arn(format!("arn:{name}")).name(name).start_date(start);
+            let item = item.state_machine_arn("arn:machine").status(ExecutionStatus::Running);
+            item.build().expect("it is complete")
+        };
+        let executions = [item("a", DateTime::from_secs(0)), item("b", DateTime::from(SystemTime::now()))];
+        let listed = mock!(Client::list_executions).then_output(move || {
+            let all = Some(executions.to_vec());
+            ListExecutionsOutput::builder().set_executions(all).build().expect("it is complete")
+        });
+        let described = mock!(Client::describe_execution).then_output(|| {
+            let output = DescribeExecutionOutput::builder().execution_arn("arn:a").state_machine_arn("arn:machine");
+            let output = output.status(ExecutionStatus::Running).start_date(DateTime::from_secs(0));
+            output.build().expect("it is complete")
+        });
+        let sfn = mock_client!(aws_sdk_sfn, RuleMode::MatchAny, [&listed, &described]);
+        let turn = take(&sfn, "arn:machine", "b", &Input::default()).await.expect("it waits");
+        assert_eq!(turn, Turn::Wait(Wait { execution: "arn:a".into(), seconds: PAUSES.0 }));
+    }
 }

@@ -92,6 +92,9 @@ pub enum ParseError {
     /// Other JSON, or none.
     #[error("This is not an inventory: {0}.")]
     Json(#[from] serde_json::Error),
+    /// A repository at another destination.
+    #[error("The inventory is of {1}, but it also has {0}.")]
+    Registry(Repository, RegistryHost),
 }
 
 /// What a reference must have in common with the inventory.
@@ -156,7 +159,12 @@ impl Inventory {
         }
         let Content { registry, repositories } = serde_json::from_slice(json)?;
         let mut inventory = Self::new(registry);
-        repositories.into_iter().for_each(|repository| inventory.add(repository));
+        for repository in repositories {
+            if repository.destination.registry != inventory.registry {
+                return Err(ParseError::Registry(repository.destination, inventory.registry));
+            }
+            inventory.add(repository);
+        }
         Ok(inventory)
     }
 
@@ -316,6 +324,9 @@ mod tests {
         let valid =
             String::from_utf8(written(&[mirrored("quay.io/a/b", "b", &[("1", "a")], &[])])).expect("it is text");
         assert!(Inventory::parse(valid.as_bytes()).is_ok());
+        let elsewhere = valid.replace(&format!("{HOST}/b"), "evil.example/b");
+        let error = Inventory::parse(elsewhere.as_bytes()).expect_err("it leads elsewhere").to_string();
+        assert_eq!(error, format!("The inventory is of {HOST}, but it also has evil.example/b."));
         for (from, to) in [
             ("quay.io/a/b", "quay.io/A"),
             (r#""tag":"1""#, r#""tag":"$(id)""#),

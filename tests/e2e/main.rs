@@ -8,6 +8,7 @@ mod copying;
 mod credentials;
 mod failing;
 mod hostile;
+mod mirror;
 mod operating;
 mod permissions;
 mod script;
@@ -24,6 +25,10 @@ use tokio::runtime::Handle;
 use crate::world::World;
 
 fn main() -> ExitCode {
+    // Tests run the command in a process of its own: this program.
+    if std::env::var_os(mirror::IS_COMMAND).is_some() {
+        return cli::main();
+    }
     let mut arguments = Arguments::from_args();
     // Most of a test is waiting.
     arguments.test_threads.get_or_insert(4);
@@ -77,6 +82,8 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         copying::no_call_is_denied_in_a_run_that_succeeds,
         copying::a_second_run_copies_nothing_and_starts_no_task,
         copying::selected_public_images_and_all_tags_are_copied,
+        mirror::copies_are_mirrored_at_once_for_the_user_that_the_page_describes,
+        mirror::a_rewritten_task_definition_can_be_pulled,
         copying::tags_that_change_in_an_ecr_registry_are_followed,
         copying::tags_that_change_in_a_public_registry_are_followed,
         copying::a_new_repository_is_created_as_asked_for,

@@ -111,7 +111,16 @@ impl Clients {
             Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => bail!(
                 "The stack {stack} has no inventory yet. Its next run that is neither a dry run nor a run of other images writes it."
             ),
-            Err(error) => return Err(Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error).into()),
+            Err(error) => {
+                // Without s3:ListBucket, S3 also returns 403 for an object that does not exist.
+                let is_denied = error.code() == Some("AccessDenied");
+                let error = Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error);
+                return Err(error).context(if is_denied {
+                    "The permission is missing, or the stack has no inventory yet"
+                } else {
+                    "Reading the inventory"
+                });
+            }
         };
         let written_at = object.last_modified;
         let json = object.body.collect().await.with_context(|| format!("Reading s3://{bucket}/{KEY}"))?.into_bytes();
@@ -183,4 +192,133 @@ fn copied(row: &HashMap<String, AttributeValue>) -> Option<MirroredRepository> {
     let destination: ImageReference = text("Destination")?.parse().ok()?;
     let image = MirroredImage { tag: destination.tag, digest: text("Digest")?.parse().ok()? };
     Some(MirroredRepository { source: source.repository, destination: destination.repository, images: vec![image] })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudformation::error::ErrorMetadata;
+    use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksOutput;
+    use aws_sdk_cloudformation::types::builders::OutputBuilder;
+    use aws_sdk_cloudformation::types::{Output, StackStatus};
+    use aws_sdk_dynamodb::operation::scan::ScanOutput;
+    use aws_sdk_s3::operation::get_object::GetObjectOutput;
+    use aws_sdk_s3::primitives::ByteStream;
+    use aws_sdk_s3::types::error::NoSuchKey;
+    use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
+    use shared::inventory::{Resolved, Writer};
+    use shared::reference::Digest;
+
+    use super::*;
+
+    const HOST: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
+
+    fn stack(outputs: &'static [(&'static str, &'static str)]) -> Rule {
+        mock!(aws_sdk_cloudformation::Client::describe_stacks)
+            .match_requests(|request| request.stack_name() == Some("copies"))
+            .then_output(move || {
+                let outputs =
+                    outputs.iter().map(|(key, value)| Output::builder().output_key(*key).output_value(*value));
+                let stack = Stack::builder().stack_name("copies").creation_time(DateTime::from_secs(0));
+                let stack = stack.stack_status(StackStatus::CreateComplete);
+                let stack = stack.set_outputs(Some(outputs.map(OutputBuilder::build).collect())).build();
+                DescribeStacksOutput::builder().stacks(stack).build()
+            })
+    }
+
+    const COMPLETE: &[(&str, &str)] = &[("PlanBucket", "bucket"), ("ImageTable", "images")];
+
+    /// The inventory as it was written in the second 1,000: with the tag `1` of nginx.
+    fn object() -> Rule {
+        let mut writer = Writer::new(&HOST.parse().expect("it is a host"));
+        writer.add(&MirroredRepository {
+            source: "docker.io/library/nginx".parse().expect("it is a repository"),
+            destination: format!("{HOST}/nginx").parse().expect("it is a repository"),
+            images: vec![MirroredImage { tag: Some("1".parse().expect("it is a tag")), digest: Digest::of(b"1") }],
+        });
+        let json = writer.finish();
+        mock!(aws_sdk_s3::Client::get_object)
+            .match_requests(|request| request.bucket() == Some("bucket") && request.key() == Some(KEY))
+            .then_output(move || {
+                let body = ByteStream::from(json.clone());
+                GetObjectOutput::builder().body(body).last_modified(DateTime::from_secs(1_000)).build()
+            })
+    }
+
+    /// Rows of the table: pairs of source and destination.
+    fn rows(rows: &'static [(&'static str, &'static str)]) -> Rule {
+        mock!(aws_sdk_dynamodb::Client::scan).then_compute_output(move |request| {
+            let values = request.expression_attribute_values().expect("the filter has values");
+            assert_eq!(values[":time"], AttributeValue::S("1970-01-01T00:16:40Z".into()));
+            let row = |(source, destination): &(&str, &str)| {
+                let digest = Digest::of(source.as_bytes()).to_string();
+                let columns = [("Source", *source), ("Destination", *destination), ("Digest", &*digest)];
+                columns.map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned()))).into()
+            };
+            let first = request.segment() == Some(0);
+            let items = if first { rows.iter().map(row).collect() } else { Vec::new() };
+            ScanOutput::builder().set_items(Some(items)).build()
+        })
+    }
+
+    async fn inventory(stack: &Rule, object: &Rule, rows: &Rule) -> Result<Inventory> {
+        let clients = Clients {
+            cloudformation: mock_client!(aws_sdk_cloudformation, RuleMode::MatchAny, [stack]),
+            s3: mock_client!(aws_sdk_s3, RuleMode::MatchAny, [object]),
+            dynamodb: mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [rows]),
+        };
+        clients.inventory("copies").await
+    }
+
+    async fn error(stack: &Rule, object: &Rule) -> String {
+        format!("{:#}", inventory(stack, object, &rows(&[])).await.expect_err("it cannot be read"))
+    }
+
+    #[tokio::test]
+    async fn the_inventory_of_a_stack_has_what_was_copied_since_it_was_written() {
+        let rows = rows(&[
+            ("docker.io/library/nginx:2", "111111111111.dkr.ecr.us-east-1.amazonaws.com/nginx:2"),
+            ("quay.io/new:1", "111111111111.dkr.ecr.us-east-1.amazonaws.com/new:1"),
+            // Of a former destination of the stack, and not valid.
+            ("quay.io/old:1", "222222222222.dkr.ecr.us-east-1.amazonaws.com/old:1"),
+            ("quay.io/$(id)", "111111111111.dkr.ecr.us-east-1.amazonaws.com/new:1"),
+        ]);
+        let inventory = inventory(&stack(COMPLETE), &object(), &rows).await.expect("it can be read");
+        for (image, mirror) in [("nginx:1", "nginx:1"), ("nginx:2", "nginx:2"), ("quay.io/new:1", "new:1")] {
+            let mirror = format!("{HOST}/{mirror}").parse().expect("it is a reference");
+            assert_eq!(inventory.resolve(image, Match::Image), Ok(Resolved::Mirrored(mirror)));
+        }
+        assert!(inventory.resolve("quay.io/old:1", Match::Image).is_err());
+        assert_eq!(inventory.repositories().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_error_says_what_to_do() {
+        let no_inventory = mock!(aws_sdk_s3::Client::get_object)
+            .then_error(|| GetObjectError::NoSuchKey(NoSuchKey::builder().build()));
+        let expected = "The stack copies has no inventory yet.";
+        assert!(error(&stack(COMPLETE), &no_inventory).await.starts_with(expected));
+
+        let denied = mock!(aws_sdk_s3::Client::get_object).then_error(|| {
+            let denied = ErrorMetadata::builder().code("AccessDenied").message("no").build();
+            GetObjectError::generic(denied)
+        });
+        let error_of = error(&stack(COMPLETE), &denied).await;
+        assert!(
+            error_of.starts_with("The permission is missing, or the stack has no inventory yet: s3:GetObject"),
+            "{error_of}"
+        );
+
+        let missing = mock!(aws_sdk_cloudformation::Client::describe_stacks).then_error(|| {
+            DescribeStacksError::generic(
+                ErrorMetadata::builder().code("ValidationError").message("does not exist").build(),
+            )
+        });
+        assert!(error(&missing, &object()).await.starts_with("CloudFormation has no stack copies"));
+
+        let other = error(&stack(&[("Url", "x")]), &object()).await;
+        assert_eq!(
+            other,
+            "The stack copies has no output PlanBucket. It is not a stack of ecr-transfer, or not yet complete."
+        );
+    }
 }

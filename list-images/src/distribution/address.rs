@@ -157,4 +157,14 @@ mod tests {
         let error = PublicOnly.resolve("localhost".parse().expect("it is a name")).await.err().expect("it is loopback");
         assert_eq!(error.to_string(), "localhost has no public address");
     }
+
+    #[test]
+    fn addresses_next_to_reserved_networks_are_public() {
+        for address in ["8.18.8.8", "8.100.8.8", "100.1.1.1", "100.128.0.1", "198.17.0.1", "198.20.0.1", "192.0.1.1"] {
+            assert!(is_public_address(address.parse().expect(address)), "{address}");
+        }
+        for address in ["198.18.0.1", "198.19.0.1", "100.127.0.1", "192.0.0.8", "224.0.0.1", "240.0.0.1"] {
+            assert!(!is_public_address(address.parse().expect(address)), "{address}");
+        }
+    }
 }

@@ -575,3 +575,86 @@ async fn a_registry_that_shows_no_referrers_or_a_page_for_people_has_none() {
         assert_eq!(session.referrers(digest).await.expect("it answers"), []);
     }
 }
+
+#[tokio::test]
+async fn redirects_are_followed_up_to_the_limit() {
+    let host = serve(|request| {
+        let followed: usize = query(request, "n").and_then(|n| n.parse().ok()).unwrap_or_default();
+        if request.uri().path() == "/v2/" {
+            status(200)
+        } else if followed < REDIRECTS {
+            with_header(status(307), "location", &format!("{}?n={}", request.uri().path(), followed + 1))
+        } else {
+            with_header(status(200), "docker-content-digest", &Digest::of(b"").to_string())
+        }
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    assert_eq!(session.head("1").await.expect("it leads there").digest, Digest::of(b""));
+}
+
+#[tokio::test]
+async fn a_registry_redirects_to_ten_hosts_at_most() {
+    let host = serve(|request| {
+        let (path, asked) = (request.uri().path(), request.headers()[HOST].to_str().unwrap_or_default());
+        match path.rsplit_once("/manifests/") {
+            Some((_, number)) if asked.starts_with("127.0.0.1:") => {
+                let port = asked.rsplit(':').next().unwrap_or_default();
+                with_header(status(307), "location", &format!("http://h{number}.example:{port}{path}"))
+            }
+            _ => with_header(status(200), "docker-content-digest", &Digest::of(b"").to_string()),
+        }
+    })
+    .await;
+    let address: SocketAddr = host.parse().expect("it is an address");
+    let http =
+        (0..=10).fold(reqwest::Client::builder(), |http, number| http.resolve(&format!("h{number}.example"), address));
+    let client = Client::with("http", http, ExponentialBuilder::default()).expect("it needs no certificates");
+    let session = client.open(&repository(&host), None).await.expect("it needs no login");
+    for number in 0..10 {
+        session.head(&number.to_string()).await.expect("it leads to one more");
+    }
+    let error = session.head("10").await.expect_err("these are too many").to_string();
+    assert!(error.contains("more than 10 hosts"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_only_if_it_can_have_expired() {
+    let tokens = Arc::<AtomicUsize>::default();
+    let given = Arc::clone(&tokens);
+    let host = serve(move |request| {
+        let host = request.headers()[HOST].to_str().unwrap_or_default();
+        if request.uri().path() == "/token" {
+            let number = given.fetch_add(1, Ordering::Relaxed) + 1;
+            return json(&serde_json::json!({ "token": format!("t{number}") }));
+        }
+        if request.headers().get(AUTHORIZATION).is_some_and(|it| it == "Bearer t2") {
+            return json(&page(0, 1));
+        }
+        with_header(status(401), "www-authenticate", &format!("Bearer realm=\"http://{host}/token\""))
+    })
+    .await;
+    let client = client();
+    let session = client.open(&repository(&host), None).await.expect("it gets a token");
+    assert_eq!(count(&session).await.expect("it answers"), None);
+    assert_eq!(tokens.load(Ordering::Relaxed), 1, "a new token would be refused, too");
+
+    let earlier = Instant::now().checked_sub(Duration::from_secs(120)).expect("the machine runs for longer");
+    if let Some((_, since)) = &mut *session.authorization.lock().expect("nobody else has it") {
+        *since = earlier;
+    }
+    assert_eq!(count(&session).await.expect("it answers"), Some(1));
+    assert_eq!(tokens.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_state_its_login_fails_unless_it_hides_its_root() {
+    let open = async |code: u16, location: &'static str| {
+        let host = serve(move |_| with_header(status(code), "location", location)).await;
+        client().open(&repository(&host), None).await.map(drop)
+    };
+    assert_eq!(open(503, "").await.expect_err("it may answer later").name(), "ServiceUnavailable");
+    open(307, "https://169.254.169.254/").await.expect_err("it leads to where it must not");
+    open(404, "").await.expect("the repository's own answer will tell");
+}

@@ -4,15 +4,16 @@ use crate::reference::RegistryHost;
 
 /// The domains of each partition: of `account.dkr.ecr.region`, and of `account.dkr-ecr.region`, the documented hosts for IPv6.
 /// See [ECR's endpoints](https://docs.aws.amazon.com/general/latest/gr/ecr.html) and
-/// [requests over IPv6](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html).
-const DOMAINS: [(&str, Option<&str>); 7] = [
-    ("amazonaws.com", Some("on.aws")),
-    ("amazonaws.com.cn", Some("on.amazonwebservices.com.cn")),
-    ("amazonaws.eu", None),
-    ("c2s.ic.gov", None),
-    ("sc2s.sgov.gov", None),
-    ("cloud.adc-e.uk", None),
-    ("csp.hci.ic.gov", None),
+/// [requests over IPv6](https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html). The last is the partition in
+/// ARNs. GovCloud has the same domains as `aws`.
+const DOMAINS: [(&str, Option<&str>, &str); 7] = [
+    ("amazonaws.com", Some("on.aws"), "aws"),
+    ("amazonaws.com.cn", Some("on.amazonwebservices.com.cn"), "aws-cn"),
+    ("amazonaws.eu", None, "aws-eusc"),
+    ("c2s.ic.gov", None, "aws-iso"),
+    ("sc2s.sgov.gov", None, "aws-iso-b"),
+    ("cloud.adc-e.uk", None, "aws-iso-e"),
+    ("csp.hci.ic.gov", None, "aws-iso-f"),
 ];
 
 /// The private ECR registry of a host. The hosts of one registry, for example for IPv6, compare equal.
@@ -22,8 +23,8 @@ pub struct EcrHost<'a> {
     pub account: &'a str,
     /// `eu-west-1`, for example.
     pub region: &'a str,
-    /// The partition's domain for `account.dkr.ecr.region`.
-    domain: &'static str,
+    /// `aws`, `aws-cn`, `aws-us-gov`, for example.
+    partition: &'static str,
 }
 
 impl<'a> EcrHost<'a> {
@@ -37,9 +38,16 @@ impl<'a> EcrHost<'a> {
             None => (from_region(["dkr-ecr.", "dkr-ecr-fips."])?, true),
         };
         let (region, domain) = rest.split_once('.')?;
-        let (domain, _) =
-            DOMAINS.iter().find(|(plain, ipv6)| Some(domain) == if has_ipv6 { *ipv6 } else { Some(*plain) })?;
-        (is_account(account) && is_region(region)).then_some(Self { account, region, domain })
+        let (_, _, partition) =
+            DOMAINS.iter().find(|(plain, ipv6, _)| Some(domain) == if has_ipv6 { *ipv6 } else { Some(*plain) })?;
+        let partition = if region.starts_with("us-gov-") { "aws-us-gov" } else { partition };
+        (is_account(account) && is_region(region)).then_some(Self { account, region, partition })
+    }
+
+    /// The ARN of a repository in this registry. `*` in the name stands for any text.
+    pub fn repository_arn(&self, name: &str) -> String {
+        let Self { account, region, partition } = self;
+        format!("arn:{partition}:ecr:{region}:{account}:repository/{name}")
     }
 }
 
@@ -89,6 +97,20 @@ mod tests {
             let host = host(text);
             let found = EcrHost::of(&host).expect(text);
             assert_eq!((found.account, found.region), ("222222222222", region));
+        }
+    }
+
+    #[test]
+    fn the_arn_of_a_repository_has_the_partition_of_its_registry() {
+        for (text, start) in [
+            ("222222222222.dkr.ecr.us-west-2.amazonaws.com", "arn:aws:ecr:us-west-2"),
+            ("222222222222.dkr.ecr.cn-north-1.amazonaws.com.cn", "arn:aws-cn:ecr:cn-north-1"),
+            ("222222222222.dkr-ecr.us-gov-west-1.on.aws", "arn:aws-us-gov:ecr:us-gov-west-1"),
+            ("222222222222.dkr.ecr.us-iso-east-1.c2s.ic.gov", "arn:aws-iso:ecr:us-iso-east-1"),
+        ] {
+            let host = host(text);
+            let arn = EcrHost::of(&host).expect(text).repository_arn("app");
+            assert_eq!(arn, format!("{start}:222222222222:repository/app"));
         }
     }
 

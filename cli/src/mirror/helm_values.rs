@@ -1,0 +1,317 @@
+//! Prints values for a Helm chart that replace its images with those of the mirror.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::inventory;
+use super::rewrite::images::{Kind, find_in, is_ambiguous};
+use super::rewrite::tree::{Content, Field, Id, Style, Tree};
+use super::rewrite::uses::{Names, Use};
+use super::rewrite::{Left, left, name, parse, read, report, without_mark};
+use crate::Outcome;
+use crate::output::print;
+
+/// How deep the printed values may be nested, and how many they may be. Aliases can make them endless.
+const MAX_DEPTH: usize = 100;
+const MAX_VALUES: usize = 100_000;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    inventory: inventory::Source,
+    #[command(flatten)]
+    matching: inventory::Matching,
+    /// The values: of the chart, as `helm show values` prints them, or your own; - for standard input
+    values: PathBuf,
+}
+
+pub async fn run(arguments: &Arguments) -> Result<Outcome> {
+    let inventory = arguments.inventory.load().await?;
+    let names = Names { inventory: &inventory, matching: arguments.matching.value() };
+    let file = &arguments.values;
+    let values = read(file).and_then(|text| overriding(&text, names)).with_context(|| name(file))?;
+    report(file, &values.left);
+    print(values.text)?;
+    Ok(Outcome::Success)
+}
+
+/// Values that replace others.
+struct Values {
+    text: String,
+    /// The images that stay.
+    left: Vec<Left>,
+}
+
+/// The values that change, without the others.
+fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
+    let text = without_mark(text);
+    let tree = parse(text)?;
+    let Some(document) = tree.documents.first() else { return Ok(Values { text: "{}\n".into(), left: Vec::new() }) };
+    ensure!(tree.documents.len() == 1, "The values are {} documents. Helm reads one", tree.documents.len());
+    let uses = find_in(text, &tree, names, document, Kind::Values);
+    let edits = uses.iter().flat_map(Use::edits);
+    let changes: HashMap<_, _> = edits.map(|edit| (edit.part, edit.text.trim_matches('"'))).collect();
+    let changing = parents(&tree, changes.keys().copied().collect());
+    let mut writer = Writer { tree: &tree, changes, changing, values: 0 };
+    let changed = writer.block(document.start, 0, false)?.unwrap_or_else(|| "{}".into());
+    Ok(Values { text: changed.trim_start().to_owned() + "\n", left: left(text, &uses) })
+}
+
+/// The nodes, and all that contain them.
+fn parents(tree: &Tree<'_>, mut nodes: Vec<Id>) -> HashSet<Id> {
+    let mut parents: HashMap<Id, Vec<Id>> = HashMap::new();
+    for parent in tree.documents.iter().flat_map(Clone::clone) {
+        let mut contains = |child| parents.entry(child).or_default().push(parent);
+        match &tree.node(parent).content {
+            Content::Scalar(_) => {}
+            Content::Sequence(items) => items.iter().copied().for_each(contains),
+            Content::Mapping(mapping) => mapping.fields.iter().for_each(|field| contains(field.value)),
+        }
+    }
+    let mut all = HashSet::new();
+    while let Some(node) = nodes.pop() {
+        if all.insert(node) {
+            nodes.extend(parents.get(&node).into_iter().flatten());
+        }
+    }
+    all
+}
+
+struct Writer<'a> {
+    tree: &'a Tree<'a>,
+    /// The new texts of scalars.
+    changes: HashMap<Id, &'a str>,
+    /// The nodes that change, or contain one that does.
+    changing: HashSet<Id>,
+    /// How many are written.
+    values: usize,
+}
+
+impl Writer<'_> {
+    /// A value behind its key: on the same line after a space, or on the following lines. Helm replaces a list, so it is
+    /// written as a whole; of a map, only what changes.
+    fn value(&mut self, id: Id, depth: usize, is_whole: bool) -> Result<String> {
+        if let Content::Scalar(_) = self.tree.node(id).content {
+            return Ok(format!(" {}", self.scalar(id)));
+        }
+        let empty = if self.tree.mapping(id).is_some() { " {}" } else { " []" };
+        Ok(self.block(id, depth, is_whole)?.unwrap_or_else(|| empty.into()))
+    }
+
+    /// The lines of a collection, each after a line break; `None` if there are none.
+    fn block(&mut self, id: Id, depth: usize, is_whole: bool) -> Result<Option<String>> {
+        self.values += 1;
+        if depth > MAX_DEPTH || self.values > MAX_VALUES {
+            bail!("The values that change are too many, or nested too deeply. Do they contain themselves by an alias?");
+        }
+        let (space, mut lines) = ("  ".repeat(depth), String::new());
+        match &self.tree.node(id).content {
+            Content::Scalar(_) => {}
+            Content::Sequence(items) => {
+                for &item in items {
+                    let value = self.value(item, depth + 1, true)?;
+                    // The first line of a collection follows the dash.
+                    lines += &format!("\n{space}- {}", value.trim_start());
+                }
+            }
+            Content::Mapping(_) => {
+                for Field { key, value, .. } in self.fields(id) {
+                    if is_whole || self.changing.contains(&value) {
+                        let value = self.value(value, depth + 1, is_whole)?;
+                        lines += &format!("\n{space}{}:{value}", self.scalar(key));
+                    }
+                }
+            }
+        }
+        Ok((!lines.is_empty()).then_some(lines))
+    }
+
+    /// The fields of a mapping: its own, and those that it merges.
+    fn fields(&self, mapping: Id) -> Vec<Field> {
+        let (mut fields, mut keys, mut merged) = (Vec::new(), HashSet::new(), HashSet::new());
+        let mut pending = vec![mapping];
+        while let Some(id) = pending.pop() {
+            let Some(mapping) = self.tree.mapping(id).filter(|_| merged.insert(id)) else { continue };
+            let own = mapping.fields.iter().filter(|field| !self.tree.is_merge(**field));
+            fields.extend(own.filter(|field| self.tree.text(field.key).is_some_and(|key| keys.insert(key))));
+            pending.extend(self.tree.merged(id).into_iter().rev());
+        }
+        fields
+    }
+
+    fn scalar(&self, id: Id) -> String {
+        let quoted = |text: &str| serde_json::to_string(text).expect("text is JSON");
+        match (self.changes.get(&id), self.tree.scalar(id)) {
+            (Some(new), _) if is_ambiguous(new) => quoted(new),
+            (Some(new), _) => (*new).to_owned(),
+            (None, Some(scalar)) if scalar.is_null() => "null".into(),
+            (None, Some(scalar)) => match &scalar.tag {
+                Some(tag) => format!("{tag} {}", quoted(&scalar.value)),
+                None if scalar.style == Style::Plain && !scalar.value.contains('\n') => scalar.value.to_string(),
+                None => quoted(&scalar.value),
+            },
+            (None, None) => "null".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use shared::inventory::Match;
+
+    use super::super::rewrite::tests::{HOST, LINES, inventory};
+    use super::super::rewrite::uses::apply;
+    use super::*;
+
+    /// The result with `…` for the mirror's host, and what is left.
+    fn result(values: &str) -> String {
+        let inventory = inventory();
+        let names = Names { inventory: &inventory, matching: Match::Image };
+        match overriding(values, names) {
+            Ok(Values { text, left }) => {
+                let left = left.iter().map(|Left { line, image, reason }| format!("!{line} {image}: {reason}"));
+                text.replace(HOST, "…") + &left.collect::<String>()
+            }
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn only_what_changes_is_printed() {
+        for (values, expected) in [
+            ("", "{}\n"),
+            ("replicas: 1\n", "{}\n"),
+            ("{}", "{}\n"),
+            (
+                "# The image\nimage:\n  registry: docker.io\n  repository: bitnami/redis\n  tag: 7.2 # float\nreplicas: 1\nmetrics: {image: 'quay.io/coreos/etcd:v3', port: 1}\n",
+                "image:\n  registry: …\n  repository: hub/bitnami/redis\nmetrics:\n  image: …/quay/etcd:v3\n",
+            ),
+            (
+                "a: {registry: quay.io, repository: team/number, tag: 1}\nb: {repository: memcached, tag: 1}\n",
+                "a:\n  registry: …\n  repository: \"123\"\n!2 memcached:1: the repository docker.io/library/memcached is not mirrored",
+            ),
+            (
+                "image: nginx\napiVersion: v1\nkind: x\n\"odd: key\": {image: redis:7}\n",
+                "image: …/hub/nginx:latest\n\"odd: key\":\n  image: …/hub/redis:7\n",
+            ),
+        ] {
+            assert_eq!(result(values), expected, "{values}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_printed_as_a_whole() {
+        let values = "sidecars:
+  # A comment
+  - name: \"1\"
+    image: nginx
+    args: [a, 1, 1.0, ~, true, 'it''s', [], {}, [[x]]]
+    env:
+      - {name: A, value: \"x\\ny\"}
+    text: |
+      a
+      b
+    number: 0x1F
+    nothing:
+  - plain
+";
+        let expected = "sidecars:
+  - name: \"1\"
+    image: …/hub/nginx:latest
+    args:
+      - a
+      - 1
+      - 1.0
+      - null
+      - true
+      - \"it's\"
+      - []
+      - {}
+      - - - x
+    env:
+      - name: A
+        value: \"x\\ny\"
+    text: \"a\\nb\\n\"
+    number: 0x1F
+    nothing: null
+  - plain
+";
+        assert_eq!(result(values), expected);
+        assert_eq!(result(&expected.replace('…', HOST)), "{}\n");
+    }
+
+    #[test]
+    fn aliases_and_merged_fields_are_written_where_they_are_used() {
+        assert_eq!(
+            result(
+                "base: &b {registry: docker.io, tag: '7.2', x: 1}\na: {<<: *b, repository: bitnami/redis}\nc: {image: &i nginx}\nd: {image: *i}\n"
+            ),
+            "base:\n  registry: …\na:\n  repository: hub/bitnami/redis\n  registry: …\nc:\n  image: …/hub/nginx:latest\nd:\n  image: …/hub/nginx:latest\n"
+        );
+    }
+
+    #[test]
+    fn values_that_contain_themselves_are_an_error() {
+        let mut laughs = "a0: &a0 {image: nginx}\n".to_owned();
+        for level in 1..30 {
+            laughs += &format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}]\n", level - 1);
+        }
+        for values in ["a: &a\n  image: nginx\n  self: *a\n", &laughs] {
+            assert!(result(values).starts_with("The values that change are too many"), "{}", result(values));
+        }
+        assert_eq!(result("a: 1\n---\nb: 1\n"), "The values are 2 documents. Helm reads one");
+    }
+
+    /// What a document says, with its aliases and merged fields. A scalar that is not a text begins with a question mark.
+    fn meaning(tree: &Tree<'_>, id: Id) -> Value {
+        let writer = Writer { tree, changes: HashMap::new(), changing: HashSet::new(), values: 0 };
+        match &tree.node(id).content {
+            Content::Scalar(scalar) if scalar.is_null() => Value::Null,
+            Content::Scalar(scalar) => {
+                let is_text = scalar.style != Style::Plain || !is_ambiguous(&scalar.value);
+                format!("{}{:?}{}", if is_text { "" } else { "?" }, scalar.tag, scalar.value).into()
+            }
+            Content::Sequence(items) => items.iter().map(|&item| meaning(tree, item)).collect(),
+            Content::Mapping(_) => {
+                let fields = writer.fields(id).into_iter();
+                fields.map(|field| (writer.scalar(field.key), meaning(tree, field.value))).collect()
+            }
+        }
+    }
+
+    /// The values that Helm uses for two files.
+    fn merged(values: Value, overriding: Value) -> Value {
+        match (values, overriding) {
+            (Value::Object(mut values), Value::Object(overriding)) => {
+                for (key, value) in overriding {
+                    let old = values.remove(&key).unwrap_or_default();
+                    values.insert(key, merged(old, value));
+                }
+                values.into()
+            }
+            (_, overriding) => overriding,
+        }
+    }
+
+    proptest! {
+        /// Helm uses the same values for the file that `rewrite` changes, and for the original file with the printed one.
+        #[test]
+        fn the_values_change_as_if_they_were_rewritten(lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 1..12)) {
+            let lines = lines.iter().filter(|line| !line.contains("---") && !line.starts_with("? {")).enumerate();
+            let indented = |line: &str| line.trim_end().replace('\n', "\n  ");
+            let values: String = lines.map(|(index, line)| format!("n{index}:\n  {}\n", indented(line))).collect();
+            let Ok(before) = parse(&values) else { return Ok(()) };
+            let Some(document) = before.documents.first() else { return Ok(()) };
+            let inventory = inventory();
+            let names = Names { inventory: &inventory, matching: Match::Image };
+            let printed = overriding(&values, names).expect(&values).text;
+            let rewritten = apply(&values, &find_in(&values, &before, names, document, Kind::Values));
+            let [printed, rewritten] = [&printed, &rewritten].map(|text| meaning(&parse(text).expect(text), 0));
+            prop_assert_eq!(merged(meaning(&before, 0), printed), rewritten, "{}", values);
+        }
+    }
+}

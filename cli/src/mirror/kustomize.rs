@@ -1,0 +1,105 @@
+//! Prints a component for Kustomize that replaces the images with those of the mirror.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use shared::inventory::{Match, MirroredRepository};
+use shared::reference::Repository;
+
+use super::inventory;
+use super::rewrite::images::is_ambiguous;
+use super::rewrite::uses::{Fate, Names, Use, name_of};
+use super::rewrite::{images, left, name, parse, read, report, without_mark};
+use crate::Outcome;
+use crate::output::print;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    inventory: inventory::Source,
+    /// Manifests, or - for standard input: print only the images in them, and only those that the mirror has with all their tags
+    files: Vec<PathBuf>,
+}
+
+pub async fn run(arguments: &Arguments) -> Result<Outcome> {
+    let inventory = arguments.inventory.load().await?;
+    let names = Names { inventory: &inventory, matching: Match::Image };
+    let mut entries = BTreeMap::new();
+    if arguments.files.is_empty() {
+        for MirroredRepository { source, destination, images } in inventory.repositories() {
+            if !images.is_empty() {
+                entries.extend(spellings(&source).into_iter().map(|name| (name, Some(destination.to_string()))));
+            }
+        }
+    }
+    for file in &arguments.files {
+        let text = read(file).with_context(|| name(file))?;
+        let text = without_mark(&text);
+        let tree = parse(text).with_context(|| name(file))?;
+        let uses = images::find(text, &tree, names);
+        report(file, &left(text, &uses));
+        for Use { image, fate, .. } in uses {
+            let known = name_of(&image).to_owned();
+            match fate {
+                Fate::Mirrored { mirror, .. } => {
+                    entries.entry(known).or_insert_with(|| Some(mirror.repository.to_string()));
+                }
+                // Kustomize would also replace this one.
+                Fate::Left(_) => {
+                    entries.insert(known, None);
+                }
+                Fate::AlreadyMirrored => {}
+            }
+        }
+    }
+    print(component(entries.into_iter().filter_map(|(name, mirror)| Some((name, mirror?)))))?;
+    Ok(Outcome::Success)
+}
+
+fn component(entries: impl Iterator<Item = (String, String)>) -> String {
+    let text = |name: String| if is_ambiguous(&name) { format!("\"{name}\"") } else { name };
+    let images = entries.map(|(name, mirror)| format!("\n- name: {}\n  newName: {mirror}", text(name)));
+    let mut images: String = images.collect();
+    if images.is_empty() {
+        images.push_str(" []");
+    }
+    format!("apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:{images}\n")
+}
+
+/// The names of a repository. Kustomize compares names with the text in the manifest, and does not know that they are the same.
+fn spellings(repository: &Repository) -> Vec<String> {
+    let Repository { registry, name } = repository;
+    if !registry.is_docker_hub() {
+        return vec![repository.to_string()];
+    }
+    let paths = [Some(name.as_str()), name.as_str().strip_prefix("library/").filter(|name| !name.contains('/'))];
+    let hosts = ["", "docker.io/", "index.docker.io/"];
+    paths.into_iter().flatten().flat_map(|path| hosts.map(|host| format!("{host}{path}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_a_number_is_quoted() {
+        let entries = [("1e3", "m/a"), ("a", "m/b")].map(|(name, mirror)| (name.to_owned(), mirror.to_owned()));
+        let component = component(entries.into_iter());
+        assert!(component.ends_with("images:\n- name: \"1e3\"\n  newName: m/a\n- name: a\n  newName: m/b\n"));
+    }
+
+    #[test]
+    fn a_repository_of_docker_hub_has_several_names() {
+        for (repository, expected) in [
+            ("quay.io/library/a", "quay.io/library/a"),
+            ("docker.io/a/b", "a/b docker.io/a/b index.docker.io/a/b"),
+            (
+                "docker.io/library/a",
+                "library/a docker.io/library/a index.docker.io/library/a a docker.io/a index.docker.io/a",
+            ),
+        ] {
+            assert_eq!(spellings(&repository.parse().expect(repository)).join(" "), expected);
+        }
+    }
+}

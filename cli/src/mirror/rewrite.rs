@@ -1,0 +1,254 @@
+//! Replaces the images in files with those of the mirror. Everything else stays byte for byte.
+
+pub mod dockerfile;
+pub mod images;
+pub mod json;
+pub mod tree;
+pub mod uses;
+pub mod yaml;
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use fs_err as fs;
+use shared::text::Excerpt;
+use tempfile::NamedTempFile;
+
+use self::tree::{Lines, Tree};
+use self::uses::{Fate, Names, Use};
+use super::inventory;
+use crate::Outcome;
+use crate::output::{note, print};
+
+/// The largest file.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// How many characters of an image that stays are shown.
+const MAX_SHOWN: usize = 200;
+
+/// Standard input.
+const STDIN: &str = "-";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    inventory: inventory::Source,
+    #[command(flatten)]
+    matching: inventory::Matching,
+    /// Change the files
+    #[arg(long, requires = "files")]
+    in_place: bool,
+    /// Print the images that would change, and change nothing; exit code 1 if there are any
+    #[arg(long, conflicts_with = "in_place")]
+    check: bool,
+    /// Exit code 1 if an image is not mirrored
+    #[arg(long)]
+    strict: bool,
+    /// What the files are; default: Dockerfiles by their names, all others YAML or JSON
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    file_type: Option<FileType>,
+    /// Files; without any, or with -, standard input
+    files: Vec<PathBuf>,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileType {
+    /// YAML or JSON
+    Yaml,
+    /// A Dockerfile
+    Dockerfile,
+}
+
+impl FileType {
+    /// The type of a file by its name: `Dockerfile`, `Dockerfile.dev`, `dev.Dockerfile`, and the same with `Containerfile`.
+    fn of(file: &Path) -> Self {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let is_dockerfile = |kind: &str| {
+            let rest = name.strip_prefix(kind).or_else(|| name.strip_suffix(kind));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.ends_with('.'))
+        };
+        if ["dockerfile", "containerfile"].into_iter().any(is_dockerfile) { Self::Dockerfile } else { Self::Yaml }
+    }
+}
+
+pub async fn run(arguments: &Arguments) -> Result<Outcome> {
+    let Arguments { in_place, check, strict, file_type, files, .. } = arguments;
+    ensure!(
+        files.len() <= 1 || *in_place || *check,
+        "With several files, the result has no place. Add --in-place to change them, or --check to see what would change."
+    );
+    ensure!(
+        !in_place || !files.iter().any(|file| is_stdin(file)),
+        "--in-place cannot change standard input. Remove one of them."
+    );
+    let inventory = arguments.inventory.load().await?;
+    let names = Names { inventory: &inventory, matching: arguments.matching.value() };
+    let stdin = [PathBuf::from(STDIN)];
+    let files = if files.is_empty() { stdin.as_slice() } else { files };
+    let (mut changes, mut left, mut errors) = (String::new(), 0, Vec::new());
+    for file in files {
+        let rewritten = read(file).and_then(|text| {
+            let rewritten = Rewritten::new(file_type.unwrap_or_else(|| FileType::of(file)), &text, names)?;
+            if *in_place && rewritten.text != text {
+                replace(file, &rewritten.text)?;
+            }
+            Ok(rewritten)
+        });
+        let rewritten = match rewritten {
+            Ok(rewritten) => rewritten,
+            Err(error) => {
+                errors.push(error.context(name(file)));
+                continue;
+            }
+        };
+        report(file, &rewritten.left);
+        left += rewritten.left.len();
+        if *check {
+            for (line, image, mirror) in &rewritten.changed {
+                writeln!(changes, "{}:{line}: {image} -> {mirror}", name(file))?;
+            }
+        } else if !in_place {
+            print(&rewritten.text)?;
+        }
+    }
+    let is_fine = changes.is_empty() && !(*strict && left > 0);
+    print(changes)?;
+    match errors.len() {
+        0 => Ok(Outcome::success_if(is_fine)),
+        1 => Err(errors.remove(0)),
+        count => {
+            errors.iter().for_each(|error| note(format_args!("error: {error:#}")));
+            bail!("{count} of {} files were not read, and stay as they are", files.len())
+        }
+    }
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new(STDIN)
+}
+
+/// How messages name a file.
+pub fn name(file: &Path) -> String {
+    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
+}
+
+/// Reads a file, or standard input.
+///
+/// # Errors
+/// If it cannot be read, is too large, or is not UTF-8.
+pub fn read(file: &Path) -> Result<String> {
+    let mut text = Vec::new();
+    if is_stdin(file) {
+        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    } else {
+        fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    }
+    ensure!(text.len() as u64 <= MAX_BYTES, "The file has more than {} MiB, which is not supported", MAX_BYTES >> 20);
+    String::from_utf8(text).context("The file is not text in UTF-8")
+}
+
+/// Writes a file completely, or not at all. It keeps its permissions, and a symbolic link keeps its target.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let file = fs::canonicalize(file)?;
+    let directory = file.parent().context("It has no directory")?;
+    let mut new = NamedTempFile::new_in(directory)?;
+    new.write_all(text.as_bytes())?;
+    fs::set_permissions(new.path(), fs::metadata(&file)?.permissions())?;
+    new.persist(file)?;
+    Ok(())
+}
+
+/// A text with the images of the mirror.
+pub struct Rewritten {
+    /// The text.
+    pub text: String,
+    /// The images that changed: the line, the image, and its name at the mirror.
+    pub changed: Vec<(usize, String, String)>,
+    /// The images that did not change.
+    pub left: Vec<Left>,
+}
+
+/// An image that does not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The line, from 1.
+    pub line: usize,
+    /// The image, as the text names it.
+    pub image: Excerpt,
+    /// Why.
+    pub reason: String,
+}
+
+/// The images that do not change. `uses` are in the order of the text.
+pub fn left(text: &str, uses: &[Use]) -> Vec<Left> {
+    let mut lines = Lines::new(text);
+    let left = uses.iter().filter_map(|Use { at, image, fate, .. }| match fate {
+        Fate::Left(reason) => {
+            Some(Left { line: lines.line(*at), image: Excerpt::within(image, MAX_SHOWN), reason: reason.clone() })
+        }
+        _ => None,
+    });
+    let mut left: Vec<_> = left.collect();
+    left.dedup();
+    left
+}
+
+/// Prints the images that do not change.
+pub fn report(file: &Path, left: &[Left]) {
+    for Left { line, image, reason } in left {
+        note(format_args!("{}:{line}: {image}: {reason}", name(file)));
+    }
+}
+
+impl Rewritten {
+    /// Replaces the images in a text.
+    ///
+    /// # Errors
+    /// If it is not of the type.
+    pub fn new(file_type: FileType, text: &str, names: Names<'_>) -> Result<Self> {
+        let content = without_mark(text);
+        let uses = match file_type {
+            FileType::Yaml => images::find(content, &parse(content)?, names),
+            FileType::Dockerfile => dockerfile::find(content, names).context("The file is not a Dockerfile")?,
+        };
+        let mut lines = Lines::new(content);
+        let changed = uses.iter().filter_map(|Use { at, image, fate, .. }| match fate {
+            Fate::Mirrored { mirror, .. } => Some((lines.line(*at), image.clone(), mirror.to_string())),
+            _ => None,
+        });
+        let mut changed: Vec<_> = changed.collect();
+        changed.dedup();
+        Ok(Self {
+            changed,
+            left: left(content, &uses),
+            text: text[..text.len() - content.len()].to_owned() + &uses::apply(content, &uses),
+        })
+    }
+}
+
+/// A text without the byte order mark that some files from Windows begin with.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Parses YAML or JSON.
+///
+/// # Errors
+/// If it is neither.
+pub fn parse(text: &str) -> Result<Tree<'_>> {
+    if text.trim_start().starts_with(['{', '[']) {
+        match json::parse(text) {
+            Ok(tree) => return Ok(tree),
+            // YAML has the same brackets.
+            Err(error) => return yaml::parse(text).map_err(|_| error).context("The file is neither JSON nor YAML"),
+        }
+    }
+    yaml::parse(text).context("The file is not YAML")
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,298 @@
+//! YAML and JSON as nodes that know their place in the text.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// The index of a node.
+pub type Id = usize;
+
+/// How deep collections may be nested.
+const MAX_DEPTH: usize = 200;
+
+/// How many merge keys are followed to find a field. The files of people need one or two.
+const MAX_MERGES: usize = 50;
+
+/// The merge key of YAML: the fields of other mappings.
+const MERGE: &str = "<<";
+
+/// The fields that [`Tree::field`] finds.
+const FIELDS: [&str; 17] = [
+    MERGE,
+    "apiVersion",
+    "build",
+    "containerDefinitions",
+    "ContainerDefinitions",
+    "digest",
+    "global",
+    "image",
+    "Image",
+    "imageRegistry",
+    "kind",
+    "reference",
+    "registry",
+    "repository",
+    "services",
+    "sha",
+    "tag",
+];
+
+/// The documents of a text. An alias is another reference to the node of its anchor.
+#[derive(Debug, Default)]
+pub struct Tree<'a> {
+    nodes: Vec<Node<'a>>,
+    /// The nodes of each document. The first one is its root.
+    pub documents: Vec<Range<Id>>,
+}
+
+/// A value or a key.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// Where it is in the text, in bytes. That of a collection is empty.
+    pub span: Range<usize>,
+    /// How many aliases refer to it.
+    pub aliases: usize,
+    /// What it holds.
+    pub content: Content<'a>,
+}
+
+/// What a node holds.
+#[derive(Debug)]
+pub enum Content<'a> {
+    /// Text, a number, a boolean, or null.
+    Scalar(Scalar<'a>),
+    /// A list.
+    Sequence(Vec<Id>),
+    /// A map.
+    Mapping(Mapping),
+}
+
+/// The fields of a map, in the order of the text.
+#[derive(Debug, Default)]
+pub struct Mapping {
+    /// All fields.
+    pub fields: Vec<Field>,
+    /// Where those of [`FIELDS`] are.
+    known: Vec<(&'static str, usize)>,
+}
+
+/// A key and its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The key.
+    pub key: Id,
+    /// The value.
+    pub value: Id,
+    /// Whether the value is an alias.
+    pub is_alias: bool,
+}
+
+/// A field of a mapping: the mapping that has it, and its index there.
+pub type Place = (Id, usize);
+
+/// A scalar, as it is written.
+#[derive(Debug)]
+pub struct Scalar<'a> {
+    /// The text that it stands for.
+    pub value: Cow<'a, str>,
+    /// How it is written.
+    pub style: Style,
+    /// The name of its type, if that is not the default: `!Sub`.
+    pub tag: Option<String>,
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Without quotes. It can be a number, a boolean or null.
+    Plain,
+    /// In quotes, which belong to its span.
+    Quoted,
+    /// As lines of their own, indented.
+    Block,
+}
+
+impl Scalar<'_> {
+    /// Whether it is null.
+    pub fn is_null(&self) -> bool {
+        self.style == Style::Plain && self.tag.is_none() && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
+    }
+}
+
+impl<'a> Tree<'a> {
+    /// A node.
+    pub fn node(&self, id: Id) -> &Node<'a> {
+        &self.nodes[id]
+    }
+
+    /// The scalar of a node.
+    pub fn scalar(&self, id: Id) -> Option<&Scalar<'a>> {
+        match &self.node(id).content {
+            Content::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// The text of a scalar.
+    pub fn text(&self, id: Id) -> Option<&str> {
+        self.scalar(id).map(|scalar| &*scalar.value)
+    }
+
+    /// The mapping of a node.
+    pub fn mapping(&self, id: Id) -> Option<&Mapping> {
+        match &self.node(id).content {
+            Content::Mapping(mapping) => Some(mapping),
+            _ => None,
+        }
+    }
+
+    /// The value of a field.
+    pub fn value(&self, (mapping, index): Place) -> Id {
+        self.mapping(mapping).expect("a place is in a mapping").fields[index].value
+    }
+
+    /// A field of a mapping by its name, which is one of [`FIELDS`]: its own, or a merged one.
+    pub fn field(&self, mapping: Id, name: &str) -> Option<Place> {
+        let mut pending = vec![mapping];
+        for _ in 0..MAX_MERGES {
+            let id = pending.pop()?;
+            let Some(mapping) = self.mapping(id) else { continue };
+            if let Some(index) = mapping.known(name) {
+                return Some((id, index));
+            }
+            pending.extend(self.merged(id).into_iter().rev());
+        }
+        None
+    }
+
+    /// The mappings that a mapping merges, in the order of their precedence.
+    pub fn merged(&self, mapping: Id) -> Vec<Id> {
+        let index = self.mapping(mapping).and_then(|mapping| mapping.known(MERGE));
+        let Some(value) = index.map(|index| self.value((mapping, index))) else { return Vec::new() };
+        match &self.node(value).content {
+            Content::Sequence(items) => items.iter().copied().take(MAX_MERGES).collect(),
+            _ => vec![value],
+        }
+    }
+
+    /// Whether a field is a merge key.
+    pub fn is_merge(&self, field: Field) -> bool {
+        self.scalar(field.key).is_some_and(|key| key.style == Style::Plain && key.value == MERGE)
+    }
+}
+
+impl Mapping {
+    fn known(&self, name: &str) -> Option<usize> {
+        self.known.iter().find(|(known, _)| *known == name).map(|&(_, index)| index)
+    }
+}
+
+/// Builds a tree from the events of a parser.
+#[derive(Debug, Default)]
+pub struct Builder<'a> {
+    tree: Tree<'a>,
+    /// The collections that are not complete, with the keys that wait for their values.
+    open: Vec<(Id, Option<Id>)>,
+    anchors: HashMap<usize, Id>,
+}
+
+/// The text is nested too deeply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("collections are nested more than {MAX_DEPTH} levels deep")]
+pub struct TooDeep;
+
+impl<'a> Builder<'a> {
+    /// A scalar.
+    pub fn scalar(&mut self, span: Range<usize>, scalar: Scalar<'a>, anchor: Option<usize>) {
+        self.add(Node { span, aliases: 0, content: Content::Scalar(scalar) }, anchor);
+    }
+
+    /// The start of a sequence or mapping, which is empty.
+    pub fn start(&mut self, at: usize, content: Content<'a>, anchor: Option<usize>) -> Result<(), TooDeep> {
+        let id = self.add(Node { span: at..at, aliases: 0, content }, anchor);
+        self.open.push((id, None));
+        if self.open.len() > MAX_DEPTH { Err(TooDeep) } else { Ok(()) }
+    }
+
+    /// The end of the innermost collection.
+    pub fn end(&mut self) {
+        self.open.pop();
+    }
+
+    /// An alias of the anchor.
+    pub fn alias(&mut self, anchor: usize) {
+        if let Some(&id) = self.anchors.get(&anchor) {
+            self.tree.nodes[id].aliases += 1;
+            self.insert(id, true);
+        }
+    }
+
+    /// The complete tree.
+    pub fn finish(self) -> Tree<'a> {
+        self.tree
+    }
+
+    fn add(&mut self, node: Node<'a>, anchor: Option<usize>) -> Id {
+        let id = self.tree.nodes.len();
+        self.tree.nodes.push(node);
+        if let Some(anchor) = anchor {
+            self.anchors.insert(anchor, id);
+        }
+        if self.open.is_empty() {
+            self.tree.documents.push(id..id);
+        }
+        if let Some(document) = self.tree.documents.last_mut() {
+            document.end = id + 1;
+        }
+        self.insert(id, false);
+        id
+    }
+
+    /// Adds a node to the innermost collection.
+    fn insert(&mut self, id: Id, is_alias: bool) {
+        let Some((parent, pending)) = self.open.last_mut() else { return };
+        let parent = *parent;
+        if let Content::Sequence(items) = &mut self.tree.nodes[parent].content {
+            items.push(id);
+            return;
+        }
+        let Some(key) = pending.take() else {
+            *pending = Some(id);
+            return;
+        };
+        let name = self.tree.scalar(key).and_then(|key| {
+            let known = FIELDS.iter().find(|name| **name == key.value)?;
+            (*known != MERGE || key.style == Style::Plain).then_some(*known)
+        });
+        if let Content::Mapping(mapping) = &mut self.tree.nodes[parent].content {
+            if let Some(name) = name {
+                // Of a key that occurs twice, the last one counts, as it does in JSON and Kubernetes.
+                mapping.known.retain(|(known, _)| *known != name);
+                mapping.known.push((name, mapping.fields.len()));
+            }
+            mapping.fields.push(Field { key, value: id, is_alias });
+        }
+    }
+}
+
+/// The lines of positions in a text.
+pub struct Lines<'a> {
+    text: &'a str,
+    at: usize,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// The lines of `text`.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, at: 0, line: 1 }
+    }
+
+    /// The line of a position, from 1. Each position is at or behind the previous one.
+    pub fn line(&mut self, position: usize) -> usize {
+        let passed = self.text.as_bytes().get(self.at..position).unwrap_or_default();
+        self.line += passed.iter().filter(|byte| **byte == b'\n').count();
+        self.at = self.at.max(position);
+        self.line
+    }
+}

@@ -1,0 +1,164 @@
+//! The command on files: what it prints, what it changes, and its exit codes.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use super::{HOST, shell};
+
+/// A directory with files.
+fn directory(files: &[(&str, &str)]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(directory.path().join(name), content).unwrap();
+    }
+    directory
+}
+
+/// The exit code, standard output and standard error of `ecr-transfer mirror …`, with `…` for the mirror's host.
+fn run(directory: &TempDir, arguments: &str, input: &str) -> (i32, String, String) {
+    let mut command = shell(&format!("ecr-transfer mirror {arguments}"), directory.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that does not read its input may have ended.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().replace(HOST, "…");
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn content(directory: &TempDir, file: &str) -> String {
+    fs::read_to_string(directory.path().join(file)).unwrap().replace(HOST, "…")
+}
+
+const BEFORE: &str = "image: nginx:1.27\n";
+const AFTER: &str = "image: …/dockerhub/nginx:1.27\n";
+const OTHER: &str = "a: 1\nimage: other\n";
+const REPORT: &str = "a.yaml:2: other: the repository docker.io/library/other is not mirrored\n";
+
+#[test]
+fn standard_input_is_rewritten_to_standard_output() {
+    let directory = directory(&[]);
+    let stdin = |arguments, input| run(&directory, arguments, input);
+    assert_eq!(stdin("rewrite", BEFORE), (0, AFTER.into(), String::new()));
+    assert_eq!(stdin("rewrite -", BEFORE), (0, AFTER.into(), String::new()));
+    let report = REPORT.replace("a.yaml", "standard input");
+    assert_eq!(stdin("rewrite", OTHER), (0, OTHER.into(), report.clone()));
+    assert_eq!(stdin("rewrite --strict", OTHER), (1, OTHER.into(), report));
+    let from = "FROM …/dockerhub/nginx:1.27\n";
+    assert_eq!(stdin("rewrite --type dockerfile", "FROM nginx:1.27\n"), (0, from.into(), String::new()));
+    let (code, stdout, stderr) = stdin("rewrite", "image: nginx:1.27\na: [\n");
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.starts_with("error: standard input: The file is not YAML: line 3, column 1: "), "{stderr}");
+}
+
+#[test]
+fn a_file_is_printed_and_stays() {
+    let directory = directory(&[("a.yaml", BEFORE), ("Dockerfile", "FROM nginx:1.27\n")]);
+    assert_eq!(run(&directory, "rewrite a.yaml", ""), (0, AFTER.into(), String::new()));
+    assert_eq!(content(&directory, "a.yaml"), BEFORE);
+    let (code, stdout, _) = run(&directory, "rewrite Dockerfile", "");
+    assert_eq!((code, stdout.as_str()), (0, "FROM …/dockerhub/nginx:1.27\n"));
+}
+
+#[test]
+fn files_are_changed_in_place() {
+    let directory = directory(&[("a.yaml", BEFORE), ("b.yaml", BEFORE), ("same.yaml", "a: 1\n")]);
+    let path = |name: &str| directory.path().join(name);
+    fs::set_permissions(path("b.yaml"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("b.yaml", path("link.yaml")).unwrap();
+    let modified = fs::metadata(path("same.yaml")).unwrap().modified().unwrap();
+    let inode = |name| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path(name)).unwrap());
+    let same = inode("same.yaml");
+    assert_eq!(run(&directory, "rewrite --in-place a.yaml link.yaml same.yaml", ""), (0, String::new(), String::new()));
+    assert_eq!([content(&directory, "a.yaml"), content(&directory, "b.yaml")], [AFTER, AFTER]);
+    assert_eq!(fs::metadata(path("b.yaml")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(fs::symlink_metadata(path("link.yaml")).unwrap().is_symlink());
+    assert_eq!((inode("same.yaml"), fs::metadata(path("same.yaml")).unwrap().modified().unwrap()), (same, modified));
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+}
+
+#[test]
+fn a_check_changes_nothing_and_fails_if_an_image_would_change() {
+    let directory = directory(&[("a.yaml", OTHER), ("b.yaml", BEFORE)]);
+    let change = "b.yaml:1: nginx:1.27 -> …/dockerhub/nginx:1.27\n";
+    assert_eq!(run(&directory, "rewrite --check a.yaml b.yaml", ""), (1, change.into(), REPORT.into()));
+    assert_eq!(content(&directory, "b.yaml"), BEFORE);
+    assert_eq!(run(&directory, "rewrite --check a.yaml", ""), (0, String::new(), REPORT.into()));
+    assert_eq!(run(&directory, "rewrite --check --strict a.yaml", ""), (1, String::new(), REPORT.into()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_stays_and_the_others_are_changed() {
+    let broken = "image: nginx:1.27\na: {{ b }}: c\n";
+    let directory = directory(&[("a.yaml", BEFORE), ("b.yaml", broken), ("c.yaml", BEFORE)]);
+    fs::write(directory.path().join("binary"), b"image: \xff").unwrap();
+    let (code, stdout, stderr) = run(&directory, "rewrite --in-place a.yaml b.yaml missing.yaml binary c.yaml", "");
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    let lines: Vec<_> = stderr.lines().collect();
+    assert!(lines[0].starts_with("error: b.yaml: The file is not YAML: line 2, column "), "{stderr}");
+    assert!(lines[1].starts_with("error: missing.yaml: failed to open file `missing.yaml`: No such file"), "{stderr}");
+    assert_eq!(
+        lines[2],
+        "error: binary: The file is not text in UTF-8: invalid utf-8 sequence of 1 bytes from index 7"
+    );
+    assert_eq!(lines[3], "error: 3 of 5 files were not read, and stay as they are");
+    assert_eq!(["a.yaml", "b.yaml", "c.yaml"].map(|name| content(&directory, name)), [AFTER, broken, AFTER]);
+}
+
+#[test]
+fn files_above_64_mib_are_refused() {
+    let directory = directory(&[]);
+    fs::File::create(directory.path().join("large.yaml")).unwrap().set_len((64 << 20) + 1).unwrap();
+    let (code, _, stderr) = run(&directory, "rewrite large.yaml", "");
+    assert_eq!(code, 2);
+    assert_eq!(stderr, "error: large.yaml: The file has more than 64 MiB, which is not supported\n");
+}
+
+#[test]
+fn arguments_that_contradict_each_other_are_errors() {
+    let directory = directory(&[("a.yaml", BEFORE), ("b.yaml", BEFORE)]);
+    for (arguments, expected) in [
+        ("rewrite a.yaml b.yaml", "error: With several files, the result has no place."),
+        ("rewrite --in-place -", "error: --in-place cannot change standard input."),
+        ("rewrite --in-place", "error: the following required arguments were not provided"),
+        ("rewrite --in-place --check a.yaml", "error: the argument '--in-place' cannot be used with '--check'"),
+    ] {
+        let (code, stdout, stderr) = run(&directory, arguments, "");
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}");
+        assert!(stderr.starts_with(expected), "{stderr}");
+    }
+    assert_eq!(content(&directory, "a.yaml"), BEFORE);
+}
+
+#[test]
+fn kustomize_gets_the_names_that_are_safe_to_replace() {
+    let directory = directory(&[]);
+    let pod = "apiVersion: v1
+kind: Pod
+spec:
+  containers:
+  - image: docker.io/nginx:1.27
+  - image: nginx:1.27
+  - image: nginx:9
+  - image: other
+";
+    let (code, stdout, stderr) = run(&directory, "kustomize -", pod);
+    let component = "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:";
+    let image = "\n- name: docker.io/nginx\n  newName: …/dockerhub/nginx\n";
+    assert_eq!((code, stdout), (0, format!("{component}{image}")));
+    assert_eq!(
+        stderr,
+        "standard input:7: nginx:9: the mirror of docker.io/library/nginx does not have the tag 9\n\
+         standard input:8: other: the repository docker.io/library/other is not mirrored\n"
+    );
+    assert_eq!(run(&directory, "kustomize -", "").1, format!("{component} []\n"));
+    let all = run(&directory, "kustomize", "").1;
+    for name in ["nginx", "index.docker.io/library/nginx", "quay.io/prometheus/node-exporter"] {
+        assert!(all.contains(&format!("\n- name: {name}\n  newName: …/")), "{all}");
+    }
+}
