@@ -148,8 +148,8 @@ fn the_commands_of_the_page_work() {
         r#"
 echo "$*" >>kubectl.log
 case $1 in
-apply) cat "$3" >"applied-$(grep -c '^apply' kubectl.log).yaml" && cp "$3" applied.yaml ;;
-get) if [[ $2 == mutatingwebhookconfiguration ]]; then sed -n 's/ *caBundle: //p' applied.yaml; fi ;;
+apply) cat "$3" >"applied-$(grep -c '^apply' kubectl.log).yaml" ;;
+get) if [[ $2 == mutatingwebhookconfiguration ]]; then sed -n 's/ *caBundle: //p' applied-2.yaml; fi ;;
 esac"#,
     );
     write(
@@ -180,12 +180,20 @@ fi"#,
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment").expect("it is there");
         deployment["spec"]["template"]["spec"]["containers"][0]["args"].clone()
     };
+    let ca_bundle = |objects: &[Value]| {
+        let webhook = objects.iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
+        decoded(&webhook.expect("it is there")["webhooks"][0]["clientConfig"]["caBundle"])
+    };
     let has = |objects: &[Value], kind: &str| objects.iter().any(|object| object["kind"] == kind);
     assert_eq!(arguments(&applied(1)), json!(["--bucket=plans"]));
     assert_eq!(arguments(&applied(2)), json!(["--bucket=plans", "--dry-run"]));
     assert!(has(&applied(3), "Certificate") && !has(&applied(3), "Secret"));
+    // From the dry run to changing images: the former authority stays trusted.
     assert_eq!(arguments(&applied(4)), json!(["--bucket=plans"]));
-    assert!(!directory.path().join("applied-5.yaml").exists());
+    let former = ca_bundle(&applied(2));
+    assert!(ca_bundle(&applied(4)).ends_with(&former) && ca_bundle(&applied(4)).len() > former.len());
+    assert!(has(&applied(5), "Certificate") && !has(&applied(5), "Secret"));
+    assert!(!directory.path().join("applied-6.yaml").exists());
 
     let push = fs::read_to_string(directory.path().join("push")).expect("it was called");
     assert!(cli::Arguments::try_parse_from(push.lines()).is_ok(), "{push}");

@@ -80,7 +80,7 @@ enum FailurePolicy {
 }
 
 /// Parses a name that Kubernetes allows for a namespace and as the value of a label, and that YAML reads as text.
-fn label(text: &str) -> Result<String, &'static str> {
+pub fn label(text: &str) -> Result<String, &'static str> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_valid = text.bytes().all(|byte| is_word(byte) || byte == b'-')
         && text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())

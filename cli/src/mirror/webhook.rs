@@ -14,6 +14,7 @@ mod serve;
 use anyhow::Result;
 use aws_config::{BehaviorVersion, ConfigLoader, Region};
 use clap::Subcommand;
+use shared::reference::Invalid;
 
 use crate::Outcome;
 
@@ -46,6 +47,19 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Push(arguments) => push::run(arguments).await,
         Command::Manifests(arguments) => manifests::run(arguments),
         Command::Serve(arguments) => serve::run(arguments).await,
+    }
+}
+
+/// Parses the name of a bucket.
+fn bucket(text: &str) -> Result<String, Invalid> {
+    let is_word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_valid = (3..=63).contains(&text.len())
+        && text.bytes().all(|byte| is_word(&byte) || matches!(byte, b'.' | b'-'))
+        && [text.as_bytes().first(), text.as_bytes().last()].into_iter().flatten().all(is_word);
+    if is_valid {
+        Ok(text.to_owned())
+    } else {
+        Err(Invalid::new(text, "the name of a bucket: 3 to 63 lowercase letters, digits, . and -"))
     }
 }
 

@@ -113,7 +113,7 @@ fn architecture(binary: &[u8]) -> Result<&'static str> {
     let segments = elf.segments().context("It is not a program")?;
     ensure!(
         !segments.iter().any(|segment| segment.p_type == PT_INTERP),
-        "It needs shared libraries, which the image does not have. Use the binaries of a release"
+        "It is not static. Download a release, and name its binary: --binary x86_64/ecr-transfer"
     );
     match elf.ehdr.e_machine {
         EM_X86_64 => Ok("amd64"),
@@ -230,7 +230,10 @@ pub mod tests {
     fn a_binary_that_could_not_run_in_the_image_is_an_error() {
         const EM_386: u16 = 3;
         for (binary, problem) in [
-            (binary(EM_X86_64, true), "needs shared libraries"),
+            (
+                binary(EM_X86_64, true),
+                "is not static. Download a release, and name its binary: --binary x86_64/ecr-transfer",
+            ),
             (binary(EM_386, false), "neither x86_64 nor arm64"),
             (b"#!/bin/sh\n".to_vec(), "not a program for Linux"),
             (Vec::new(), "not a program for Linux"),

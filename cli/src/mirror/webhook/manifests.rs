@@ -1,7 +1,6 @@
 //! Prints the Kubernetes objects that run the webhook.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -15,10 +14,12 @@ use serde_json::json;
 use shared::inventory::Match;
 use shared::reference::{ImageReference, Invalid};
 use time::{Duration, OffsetDateTime};
+use x509_parser::parse_x509_certificate;
 
-use super::NAME;
+use super::{NAME, bucket};
 use crate::Outcome;
 use crate::mirror::inventory::Matching;
+use crate::mirror::kubernetes::label;
 use crate::output::print;
 
 /// The key of the authority is in no file, so a long life is no risk, and nothing ends because someone forgot it.
@@ -30,21 +31,21 @@ const CLOCK_TOLERANCE: Duration = Duration::hours(1);
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The image that `push` printed
-    #[arg(long)]
+    #[arg(long, value_parser = image)]
     image: ImageReference,
     /// The bucket with the inventory: the output PlanBucket of the stack
-    #[arg(long)]
+    #[arg(long, value_parser = bucket)]
     bucket: String,
     /// The bucket's region; default: that of the cluster
     #[arg(long)]
     region: Option<String>,
     /// The IAM role that reads the inventory, for IAM roles for service accounts (IRSA). Without it, associate a role with EKS
     /// Pod Identity
-    #[arg(long, value_name = "ARN")]
+    #[arg(long, value_name = "ARN", value_parser = role_arn)]
     role_arn: Option<String>,
     /// The namespace; it is created
-    #[arg(long, default_value = "ecr-transfer")]
-    namespace: Namespace,
+    #[arg(long, default_value = "ecr-transfer", value_parser = label)]
+    namespace: String,
     #[command(flatten)]
     matching: Matching,
     /// Change no image; only annotate pods with the images that they would use
@@ -58,26 +59,32 @@ pub struct Arguments {
     former_ca: Option<PathBuf>,
 }
 
-/// The name of a namespace.
-#[derive(Clone, Debug)]
-struct Namespace(String);
+/// Parses an image's full name, so that what is not meant as one is no image of Docker Hub.
+fn image(text: &str) -> Result<ImageReference, Invalid> {
+    let invalid = || Invalid::new(text, "an image as `push` prints it: REGISTRY/REPOSITORY@DIGEST, or with :TAG");
+    let image: ImageReference = text.parse().map_err(|_| invalid())?;
+    let is_full = image.to_string() == text && (image.tag.is_some() || image.digest.is_some());
+    if is_full { Ok(image) } else { Err(invalid()) }
+}
 
-impl FromStr for Namespace {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let is_valid = (1..=63).contains(&text.len())
-            && text.bytes().all(is_inner)
-            && !text.starts_with('-')
-            && !text.ends_with('-')
-            // Such a name would be a number in YAML.
-            && text.contains(|letter: char| letter.is_ascii_lowercase());
-        if is_valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Invalid::new(text, "a namespace: up to 63 lowercase letters, digits and -"))
-        }
+/// Parses the ARN of a role.
+fn role_arn(text: &str) -> Result<String, Invalid> {
+    let parts: Vec<_> = text.splitn(6, ':').collect();
+    let is_valid = if let ["arn", partition, "iam", "", account, role] = parts[..] {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-/".contains(&byte);
+        partition.starts_with("aws")
+            && partition.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            && account.len() == 12
+            && account.bytes().all(|byte| byte.is_ascii_digit())
+            && role.strip_prefix("role/").is_some_and(|name| name.bytes().all(is_name) && !name.is_empty())
+            && !role.ends_with('/')
+    } else {
+        false
+    };
+    if is_valid {
+        Ok(text.to_owned())
+    } else {
+        Err(Invalid::new(text, "the ARN of a role: arn:PARTITION:iam::ACCOUNT:role/NAME"))
     }
 }
 
@@ -89,11 +96,15 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 impl Arguments {
     /// YAML. Values are written as JSON, which is YAML too.
     fn manifests(&self) -> Result<String> {
-        let namespace = self.namespace.0.as_str();
+        // Without quotation marks, the namespace `1` would be a number.
+        let namespace = json!(self.namespace);
+        let host = format!("{NAME}.{}.svc", self.namespace);
         let (certificate, ca_bundle) = if self.cert_manager {
-            (format!(include_str!("manifests/cert-manager.yaml"), name = NAME, namespace = namespace), String::new())
+            let certificate =
+                format!(include_str!("manifests/cert-manager.yaml"), name = NAME, namespace = namespace, host = host);
+            (certificate, String::new())
         } else {
-            let issued = Issued::new(&format!("{NAME}.{namespace}.svc"))?;
+            let issued = Issued::new(&host)?;
             let ca_bundle = format!("{}{}", issued.ca, self.former_ca()?);
             let secret = format!(
                 include_str!("manifests/secret.yaml"),
@@ -105,7 +116,7 @@ impl Arguments {
             (secret, format!("      caBundle: {}\n", STANDARD.encode(ca_bundle)))
         };
         let role = self.role_arn.iter().map(|arn| ("eks.amazonaws.com/role-arn", arn.as_str()));
-        let injection = format!("{namespace}/{NAME}");
+        let injection = format!("{}/{NAME}", self.namespace);
         let injection = self.cert_manager.then_some(("cert-manager.io/inject-ca-from", injection.as_str()));
         let region = self.region.iter().map(|region| json!({ "name": "AWS_REGION", "value": region }));
         Ok(format!(
@@ -139,9 +150,18 @@ impl Arguments {
     /// The authority of the certificate that the pods have now. Older ones are not needed any more.
     fn former_ca(&self) -> Result<String> {
         let Some(file) = &self.former_ca else { return Ok(String::new()) };
-        let certificates = pem::parse_many(fs::read(file)?).with_context(|| file.display().to_string())?;
-        let Some(latest) = certificates.first() else { return Ok(String::new()) };
-        ensure!(latest.tag() == "CERTIFICATE", "{} has a {} instead of a certificate", file.display(), latest.tag());
+        let content = fs::read(file)?;
+        if content.trim_ascii().is_empty() {
+            // No webhook is installed.
+            return Ok(String::new());
+        }
+        let name = file.display();
+        let certificates = pem::parse_many(content).with_context(|| name.to_string())?;
+        let latest = certificates.first().with_context(|| {
+            format!("{name} has no certificate. Give the caBundle of the installed webhook, as PEM.")
+        })?;
+        ensure!(latest.tag() == "CERTIFICATE", "{name} has a {} instead of a certificate", latest.tag());
+        parse_x509_certificate(latest.contents()).with_context(|| format!("{name} has an invalid certificate"))?;
         Ok(latest.to_string().replace("\r\n", "\n"))
     }
 }
@@ -321,17 +341,85 @@ mod tests {
     #[test]
     fn values_cannot_add_anything_to_the_objects() {
         let hostile = "x\n---\nkind: \"Pod\" # {} '";
-        let objects = printed(&["--role-arn", hostile, "--region", hostile]);
+        let objects = printed(&["--region", hostile]);
         assert_eq!(objects.len(), printed(&[]).len());
         let container = &object(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["env"][0]["value"], hostile);
-        assert_eq!(
-            object(&objects, "ServiceAccount")["metadata"]["annotations"]["eks.amazonaws.com/role-arn"],
-            hostile
-        );
-        for namespace in ["", "Mirror", "a_b", "-a", "a-", "a/b", "1", "x\n", &"a".repeat(64)] {
-            let error = manifests(&[&format!("--namespace={namespace}")]).expect_err(namespace);
-            assert!(error.contains("is not a namespace") || error.contains("a value is required"), "{error}");
+        for namespace in ["1", "1e3", "true", "null"] {
+            for certificate in [None, Some("--cert-manager")] {
+                let options: Vec<_> = ["--namespace", namespace].into_iter().chain(certificate).collect();
+                for object in printed(&options) {
+                    let metadata = &object["metadata"];
+                    let name = metadata.get("namespace").unwrap_or(&metadata["name"]);
+                    assert!(name == namespace || object["kind"] == "MutatingWebhookConfiguration", "{object}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_right_is_rejected_with_what_it_must_be() {
+        let role = "arn:aws:iam::111111111111:role/";
+        let long = "a".repeat(64);
+        let cases: [(&str, &str, &[&str]); 4] = [
+            (
+                "--bucket",
+                "is not the name of a bucket: 3 to 63 lowercase",
+                &["", "ab", &long, "Plans", "a_b", "-abc", "abc.", "s3://plans", "a\nb"],
+            ),
+            (
+                "--role-arn",
+                "is not the ARN of a role: arn:PARTITION:iam::ACCOUNT:role/NAME",
+                &[
+                    "",
+                    "xyz",
+                    role,
+                    "webhook",
+                    "arn:aws:iam::1:role/a",
+                    "arn:aws:iam::111111111111:user/a",
+                    "arn::iam::111111111111:role/a",
+                    "arn:aws:iam::111111111111:role/a\nb",
+                    "arn:aws:iam::111111111111:role/a:b",
+                    "arn:aws:iam::111111111111:role/a/",
+                ],
+            ),
+            ("--namespace", "lowercase letters, digits and -", &["", "Mirror", "a_b", "-a", "a-", "a/b", "x\n", &long]),
+            (
+                "--image",
+                "is not an image as `push` prints it: REGISTRY/REPOSITORY@DIGEST, or with :TAG",
+                &[
+                    "",
+                    " ",
+                    "xyz",
+                    "xyz:1",
+                    "registry.example/a",
+                    "not an image",
+                    "https://registry.example/a",
+                    "a:b:c",
+                    "registry.example/",
+                    "registry.example/A",
+                    "registry.example/a:",
+                    "registry.example/a@sha256:1",
+                    "$image",
+                ],
+            ),
+        ];
+        for (option, expected, values) in cases {
+            for value in values {
+                let mut line = vec!["manifests"];
+                for required in [["--image", IMAGE], ["--bucket", "plans"]] {
+                    if required[0] != option {
+                        line.extend(required);
+                    }
+                }
+                let given = format!("{option}={value}");
+                line.push(&given);
+                let error = Command::try_parse_from(line).map(|_| ()).expect_err(value).to_string();
+                assert!(error.contains(expected) && error.contains(option), "{error}");
+            }
+        }
+        for role in ["arn:aws:iam::111111111111:role/a/b@c", "arn:aws-us-gov:iam::111111111111:role/a"] {
+            printed(&["--role-arn", role]);
         }
     }
 
@@ -357,6 +445,15 @@ mod tests {
         fs::write(&file, key).expect("it can be written");
         let error = manifests(&["--former-ca", option]).expect_err("it is a key");
         assert!(error.contains("has a PRIVATE KEY instead of a certificate"), "{error}");
+        for (content, problem) in [
+            ("hello", "has no certificate"),
+            ("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==", "has no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "has an invalid certificate"),
+        ] {
+            fs::write(&file, content).expect("it can be written");
+            let error = manifests(&["--former-ca", option]).expect_err(problem);
+            assert!(error.contains(problem) && error.contains("former.pem"), "{error}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use super::admission::{Answer, Outcome as Admitted, Rules, answer};
+use super::bucket;
 use super::certificate::{Certificate, Files};
 use super::feed::{Feed, Source};
 use super::metrics::{CONTENT_TYPE, Metrics};
@@ -54,7 +55,7 @@ const S3_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The bucket with the inventory: the output PlanBucket of the stack
-    #[arg(long, required_unless_present = "inventory")]
+    #[arg(long, value_parser = bucket, required_unless_present = "inventory")]
     bucket: Option<String>,
     /// The bucket's region; default: as for the AWS CLI
     #[arg(long)]
@@ -75,7 +76,7 @@ pub struct Arguments {
     /// The port for probes and metrics, without TLS
     #[arg(long, default_value_t = 8080)]
     metrics_port: u16,
-    /// Seconds from SIGTERM to the end. The pod is not ready in this time, so that requests go to other pods
+    /// Seconds to keep answering after SIGTERM. The pod is not ready in this time, so that requests go to other pods
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     grace: u64,
 }
@@ -527,9 +528,9 @@ mod tests {
     fn a_bucket_or_a_file_is_needed_and_not_both() {
         for (line, is_valid) in [
             (&["serve"][..], false),
-            (&["serve", "--bucket", "b"], true),
+            (&["serve", "--bucket", "plans"], true),
             (&["serve", "--inventory", "f"], true),
-            (&["serve", "--bucket", "b", "--inventory", "f"], false),
+            (&["serve", "--bucket", "plans", "--inventory", "f"], false),
         ] {
             assert_eq!(Command::try_parse_from(line).is_ok(), is_valid, "{line:?}");
         }
