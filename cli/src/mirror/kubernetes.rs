@@ -481,7 +481,23 @@ mod tests {
         for name in ["a", "ecr-transfer", "a-1", &"a".repeat(63)] {
             assert!(label(name).is_ok(), "{name}");
         }
-        for name in ["", "-a", "a-", "A", "a.b", "a b", "{count}", "a\nb", "é", "1", "0-1", "null", "true", "y", &"a".repeat(64)] {
+        for name in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a.b",
+            "a b",
+            "{count}",
+            "a\nb",
+            "é",
+            "1",
+            "0-1",
+            "null",
+            "true",
+            "y",
+            &"a".repeat(64),
+        ] {
             assert!(label(name).is_err(), "{name}");
         }
     }
