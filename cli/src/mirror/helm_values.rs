@@ -23,6 +23,9 @@ pub struct Arguments {
     inventory: inventory::Source,
     #[command(flatten)]
     matching: inventory::Matching,
+    /// Exit code 1 if an image is not mirrored
+    #[arg(long)]
+    strict: bool,
     /// The values: of the chart, as `helm show values` prints them, or your own; - for standard input
     values: PathBuf,
 }
@@ -34,7 +37,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let values = read(file).and_then(|text| overriding(&text, names)).with_context(|| name(file))?;
     report(file, &values.left);
     print(values.text)?;
-    Ok(Outcome::Success)
+    Ok(Outcome::success_if(!arguments.strict || values.left.is_empty()))
 }
 
 /// Values that replace others.

@@ -1,16 +1,17 @@
 //! Prints a component for Kustomize that replaces the images with those of the mirror.
 
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use shared::inventory::{Match, MirroredRepository};
 use shared::reference::Repository;
 
 use super::inventory;
 use super::rewrite::images::is_ambiguous;
 use super::rewrite::uses::{Fate, Names, Use, name_of};
-use super::rewrite::{images, left, name, parse, read, report, without_mark};
+use super::rewrite::{STDIN, images, left, name, parse, read, report, without_mark};
 use crate::Outcome;
 use crate::output::print;
 
@@ -18,27 +19,41 @@ use crate::output::print;
 pub struct Arguments {
     #[command(flatten)]
     inventory: inventory::Source,
-    /// Manifests, or - for standard input: print only the images in them, and only those that the mirror has with all their tags
+    /// Print all repositories of the mirror, without manifests
+    #[arg(long, conflicts_with = "files")]
+    all: bool,
+    /// Manifests; without any, or with -, standard input. An image is printed if the mirror has it with all their tags
     files: Vec<PathBuf>,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Outcome> {
+    let Arguments { all, files, .. } = arguments;
+    ensure!(
+        *all || !files.is_empty() || !io::stdin().is_terminal(),
+        "There are no manifests. {}, or add --all to print all repositories",
+        advice("DIRECTORY")
+    );
     let inventory = arguments.inventory.load().await?;
     let names = Names { inventory: &inventory, matching: Match::Image };
     let mut entries = BTreeMap::new();
-    if arguments.files.is_empty() {
+    if *all {
         for MirroredRepository { source, destination, images } in inventory.repositories() {
             if !images.is_empty() {
                 entries.extend(spellings(&source).into_iter().map(|name| (name, Some(destination.to_string()))));
             }
         }
     }
-    for file in &arguments.files {
+    let stdin = [PathBuf::from(STDIN)];
+    let files = if files.is_empty() && !all { stdin.as_slice() } else { files };
+    let mut has_images = *all;
+    for file in files {
+        ensure!(!file.is_dir(), "{0} is a directory. {1}", name(file), advice(&name(file)));
         let text = read(file).with_context(|| name(file))?;
         let text = without_mark(&text);
         let tree = parse(text).with_context(|| name(file))?;
         let uses = images::find(text, &tree, names);
         report(file, &left(text, &uses));
+        has_images |= !uses.is_empty();
         for Use { image, fate, .. } in uses {
             let known = name_of(&image).to_owned();
             match fate {
@@ -53,8 +68,14 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
             }
         }
     }
+    ensure!(has_images, "The manifests have no images. {}", advice("DIRECTORY"));
     print(component(entries.into_iter().filter_map(|(name, mirror)| Some((name, mirror?)))))?;
     Ok(Outcome::Success)
+}
+
+/// How to get the manifests of a directory.
+fn advice(directory: &str) -> String {
+    format!("Run: kubectl kustomize {directory} | ecr-transfer mirror kustomize")
 }
 
 fn component(entries: impl Iterator<Item = (String, String)>) -> String {

@@ -7,7 +7,6 @@ pub mod tree;
 pub mod uses;
 pub mod yaml;
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +16,7 @@ use fs_err as fs;
 use shared::text::Excerpt;
 use tempfile::NamedTempFile;
 
-use self::tree::{Lines, Tree};
+use self::tree::{Lines, Scalar, Tree};
 use self::uses::{Fate, Names, Use};
 use super::inventory;
 use crate::Outcome;
@@ -30,7 +29,7 @@ const MAX_BYTES: u64 = 64 << 20;
 const MAX_SHOWN: usize = 200;
 
 /// Standard input.
-const STDIN: &str = "-";
+pub const STDIN: &str = "-";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -47,7 +46,7 @@ pub struct Arguments {
     /// Exit code 1 if an image is not mirrored
     #[arg(long)]
     strict: bool,
-    /// What the files are; default: Dockerfiles by their names, all others YAML or JSON
+    /// Type of the files and of standard input. Default: by file name; standard input is YAML
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     file_type: Option<FileType>,
     /// Files; without any, or with -, standard input
@@ -64,12 +63,13 @@ pub enum FileType {
 }
 
 impl FileType {
-    /// The type of a file by its name: `Dockerfile`, `Dockerfile.dev`, `dev.Dockerfile`, and the same with `Containerfile`.
+    /// The type of a file by its name: `Dockerfile`, `Dockerfile.dev`, `Dockerfile-dev`, `dev.Dockerfile`, and the same with
+    /// `Containerfile`.
     fn of(file: &Path) -> Self {
         let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let is_dockerfile = |kind: &str| {
             let rest = name.strip_prefix(kind).or_else(|| name.strip_suffix(kind));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.ends_with('.'))
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']) || rest.ends_with('.'))
         };
         if ["dockerfile", "containerfile"].into_iter().any(is_dockerfile) { Self::Dockerfile } else { Self::Yaml }
     }
@@ -89,7 +89,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let names = Names { inventory: &inventory, matching: arguments.matching.value() };
     let stdin = [PathBuf::from(STDIN)];
     let files = if files.is_empty() { stdin.as_slice() } else { files };
-    let (mut changes, mut left, mut errors) = (String::new(), 0, Vec::new());
+    let (mut changed, mut left, mut errors) = (0, 0, Vec::new());
     for file in files {
         let rewritten = read(file).and_then(|text| {
             let rewritten = Rewritten::new(file_type.unwrap_or_else(|| FileType::of(file)), &text, names)?;
@@ -105,18 +105,23 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
                 continue;
             }
         };
-        report(file, &rewritten.left);
         left += rewritten.left.len();
+        let mut stays = rewritten.left.as_slice();
         if *check {
+            changed += rewritten.changed.len();
             for (line, image, mirror) in &rewritten.changed {
-                writeln!(changes, "{}:{line}: {image} -> {mirror}", name(file))?;
+                let (before, behind) = stays.split_at(stays.partition_point(|it| it.line <= *line));
+                report(file, before);
+                print(format_args!("{}:{line}: {image} -> {mirror}\n", name(file)))?;
+                stays = behind;
             }
-        } else if !in_place {
+        }
+        report(file, stays);
+        if !check && !in_place {
             print(&rewritten.text)?;
         }
     }
-    let is_fine = changes.is_empty() && !(*strict && left > 0);
-    print(changes)?;
+    let is_fine = changed == 0 && !(*strict && left > 0);
     match errors.len() {
         0 => Ok(Outcome::success_if(is_fine)),
         1 => Err(errors.remove(0)),
@@ -235,11 +240,21 @@ pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Parses YAML or JSON.
+/// Parses YAML or JSON whose documents are maps, lists or empty.
 ///
 /// # Errors
-/// If it is neither.
+/// If it is neither. Most texts are YAML, but only one scalar, such as the lines of a Dockerfile.
 pub fn parse(text: &str) -> Result<Tree<'_>> {
+    let tree = parse_any(text)?;
+    let mut roots = tree.documents.iter().filter_map(|document| tree.scalar(document.start));
+    ensure!(
+        roots.all(Scalar::is_null),
+        "The file is not a manifest. For a Dockerfile, use \"mirror rewrite\" with --type dockerfile"
+    );
+    Ok(tree)
+}
+
+fn parse_any(text: &str) -> Result<Tree<'_>> {
     if text.trim_start().starts_with(['{', '[']) {
         match json::parse(text) {
             Ok(tree) => return Ok(tree),

@@ -50,6 +50,8 @@ fn standard_input_is_rewritten_to_standard_output() {
     assert_eq!(stdin("rewrite --strict", OTHER), (1, OTHER.into(), report));
     let from = "FROM …/dockerhub/nginx:1.27\n";
     assert_eq!(stdin("rewrite --type dockerfile", "FROM nginx:1.27\n"), (0, from.into(), String::new()));
+    let error = "error: standard input: The file is not a manifest. For a Dockerfile, use \"mirror rewrite\" with --type dockerfile\n";
+    assert_eq!(stdin("rewrite --check", "FROM nginx:1.27\n"), (2, String::new(), error.into()));
     let (code, stdout, stderr) = stdin("rewrite", "image: nginx:1.27\na: [\n");
     assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
     assert!(stderr.starts_with("error: standard input: The file is not YAML: line 3, column 1: "), "{stderr}");
@@ -90,6 +92,22 @@ fn a_check_changes_nothing_and_fails_if_an_image_would_change() {
     assert_eq!(content(&directory, "b.yaml"), BEFORE);
     assert_eq!(run(&directory, "rewrite --check a.yaml", ""), (0, String::new(), REPORT.into()));
     assert_eq!(run(&directory, "rewrite --check --strict a.yaml", ""), (1, String::new(), REPORT.into()));
+}
+
+#[test]
+fn a_check_prints_in_the_order_of_the_lines() {
+    let directory = directory(&[("a.yaml", "- image: x\n- image: nginx:1.27\n- image: y\n")]);
+    let (code, stdout, _) = run(&directory, "rewrite --check a.yaml 2>&1", "");
+    let lines: Vec<_> = stdout.lines().map(|line| &line[..8]).collect();
+    assert_eq!((code, lines), (1, vec!["a.yaml:1", "a.yaml:2", "a.yaml:3"]), "{stdout}");
+}
+
+#[test]
+fn values_with_an_image_that_stays_fail_if_this_is_asked_for() {
+    let directory = directory(&[("a.yaml", OTHER), ("b.yaml", BEFORE)]);
+    for (arguments, code) in [("a.yaml", 0), ("--strict a.yaml", 1), ("--strict b.yaml", 0)] {
+        assert_eq!(run(&directory, &format!("helm-values {arguments}"), "").0, code, "{arguments}");
+    }
 }
 
 #[test]
@@ -147,7 +165,7 @@ spec:
   - image: nginx:9
   - image: other
 ";
-    let (code, stdout, stderr) = run(&directory, "kustomize -", pod);
+    let (code, stdout, stderr) = run(&directory, "kustomize", pod);
     let component = "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:";
     let image = "\n- name: docker.io/nginx\n  newName: …/dockerhub/nginx\n";
     assert_eq!((code, stdout), (0, format!("{component}{image}")));
@@ -156,9 +174,26 @@ spec:
         "standard input:7: nginx:9: the mirror of docker.io/library/nginx does not have the tag 9\n\
          standard input:8: other: the repository docker.io/library/other is not mirrored\n"
     );
-    assert_eq!(run(&directory, "kustomize -", "").1, format!("{component} []\n"));
-    let all = run(&directory, "kustomize", "").1;
+    assert_eq!(run(&directory, "kustomize -", pod), run(&directory, "kustomize", pod));
+    assert_eq!(run(&directory, "kustomize", "image: other\n").1, format!("{component} []\n"));
+    let all = run(&directory, "kustomize --all", pod).1;
     for name in ["nginx", "index.docker.io/library/nginx", "quay.io/prometheus/node-exporter"] {
         assert!(all.contains(&format!("\n- name: {name}\n  newName: …/")), "{all}");
+    }
+}
+
+#[test]
+fn kustomize_without_images_says_what_it_needs() {
+    let directory = directory(&[("kustomization.yaml", "resources: [a.yaml]\n")]);
+    let advice = |directory| format!("Run: kubectl kustomize {directory} | ecr-transfer mirror kustomize");
+    for (arguments, expected) in [
+        ("kustomize", format!("The manifests have no images. {}\n", advice("DIRECTORY"))),
+        ("kustomize kustomization.yaml", format!("The manifests have no images. {}\n", advice("DIRECTORY"))),
+        ("kustomize .", format!(". is a directory. {}\n", advice("."))),
+        ("kustomize --all a.yaml", "the argument '--all' cannot be used with '[FILES]...'\n".into()),
+    ] {
+        let (code, stdout, stderr) = run(&directory, arguments, "");
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}");
+        assert!(stderr.starts_with(&format!("error: {expected}")), "{stderr}");
     }
 }

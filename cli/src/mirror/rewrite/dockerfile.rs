@@ -20,20 +20,24 @@ const MAX_LENGTH: usize = 4096;
 /// If it is not a Dockerfile.
 pub fn find(text: &str, names: Names<'_>) -> Result<Vec<Use>, SyntaxError> {
     let instructions = instructions(text)?;
-    let mut search = Search { text, names, arguments: HashMap::new(), uses: Vec::new() };
+    let mut search = Search { names, arguments: HashMap::new(), uses: Vec::new() };
     if let Some((at, image)) = syntax(text) {
-        search.image(at, Expanded::literal(image, Some(at)));
+        search.image(at, image, Expanded::literal(image, Some(at)));
     }
     let all_stages = instructions.iter().filter_map(stage_name).collect();
     let (mut stages, mut has_stage) = (HashSet::new(), false);
     for instruction in &instructions {
-        let (options, words) = split_options(&instruction.words);
-        match (instruction.keyword.as_str(), words) {
+        let (keyword, words) = match (instruction.keyword.as_str(), instruction.words.as_slice()) {
+            ("ONBUILD", [keyword, words @ ..]) => (keyword.text.to_uppercase(), words),
+            (keyword, words) => (keyword.to_owned(), words),
+        };
+        let (options, words) = split_options(words);
+        match (keyword.as_str(), words) {
             ("ARG", words) if !has_stage => words.iter().for_each(|word| search.declare(word)),
             ("FROM", [base, ..]) => {
                 let image = search.expand(&base.text, base.literal_start());
                 if !stages.contains(&image.text().to_lowercase()) && image.text() != SCRATCH {
-                    search.image(base.at, image);
+                    search.image(base.at, &base.text, image);
                 }
                 has_stage = true;
                 stages.extend(stage_name(instruction));
@@ -70,7 +74,6 @@ impl Word {
 }
 
 struct Search<'a> {
-    text: &'a str,
     names: Names<'a>,
     /// The defaults of the build arguments that the bases of stages can use.
     arguments: HashMap<String, Expanded>,
@@ -178,14 +181,18 @@ impl Search<'_> {
             };
             if let Some(source) = source.filter(|source| !is_stage(source)) {
                 let at = source.as_ptr() as usize - option.text.as_ptr() as usize;
-                self.image(option.at + at, Expanded::literal(source, option.literal_start().map(|start| start + at)));
+                let image = Expanded::literal(source, option.literal_start().map(|start| start + at));
+                self.image(option.at + at, source, image);
             }
         }
     }
 
-    /// `image` is an image. Without its variables, it is at `at`.
-    fn image(&mut self, at: usize, Expanded { pieces, problem }: Expanded) {
-        let image: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+    /// The text `written` at `at` is an image.
+    fn image(&mut self, at: usize, written: &str, Expanded { pieces, problem }: Expanded) {
+        let mut image: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        if problem.is_some() {
+            written.clone_into(&mut image);
+        }
         let resolved = problem.map_or_else(|| self.names.resolve(&image), Err);
         let fate = match resolved {
             Err(reason) => Fate::Left(reason),
@@ -194,20 +201,24 @@ impl Search<'_> {
                 let name = name_of(&image).len();
                 let edit = match pieces.as_slice() {
                     [Piece { text, start: Some(start) }] => {
-                        Some((*start, *start..start + text.len(), mirror.to_string()))
+                        Ok((*start, *start..start + text.len(), mirror.to_string()))
                     }
                     // The name is written, and the tag has variables.
                     [Piece { text, start: Some(start) }, ..] if text.len() >= name => {
-                        Some((*start, *start..start + name, mirror.repository.to_string()))
+                        Ok((*start, *start..start + name, mirror.repository.to_string()))
                     }
-                    _ => None,
+                    [Piece { start: Some(_), .. }, ..] => {
+                        written.clone_into(&mut image);
+                        Err("its name has variables; write it out")
+                    }
+                    _ => Err(UNUSUAL),
                 };
-                let edit = edit.map(|(part, range, text)| Edit { part, range, text });
-                edit.map_or(Fate::Left(UNUSUAL.into()), |edit| Fate::Mirrored { mirror, edits: vec![edit] })
+                match edit {
+                    Ok((part, range, text)) => Fate::Mirrored { mirror, edits: vec![Edit { part, range, text }] },
+                    Err(reason) => Fate::Left(reason.into()),
+                }
             }
         };
-        let image =
-            if image.is_empty() { self.text[at..].lines().next().unwrap_or_default().to_owned() } else { image };
         let parts = pieces.iter().filter_map(|piece| piece.start).collect();
         self.uses.push(Use { at, image, parts, fate });
     }

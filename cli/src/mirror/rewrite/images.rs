@@ -92,6 +92,8 @@ struct Search<'a> {
     places: HashSet<Place>,
     /// The nodes that are images. An alias of one has the same fate.
     images: HashSet<Id>,
+    /// The names of images that Compose builds.
+    built: HashSet<Id>,
     uses: Vec<Use>,
 }
 
@@ -107,6 +109,7 @@ impl<'a> Search<'a> {
             pending: Vec::new(),
             places: HashSet::new(),
             images: HashSet::new(),
+            built: HashSet::new(),
             uses: Vec::new(),
         }
     }
@@ -150,9 +153,13 @@ impl<'a> Search<'a> {
                 self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Services)));
             }
             (Content::Mapping(_), Role::Service) => {
-                // With `build`, the field is the name of the image that is built.
-                if self.tree.field(id, "build").is_none() {
-                    self.image_of(id, "image");
+                match self.tree.field(id, "image") {
+                    // The field is the name of the image that is built. It can come from an anchor that others share.
+                    Some(place) if self.tree.field(id, "build").is_some() => {
+                        self.built.insert(self.tree.value(place));
+                    }
+                    Some(place) => self.image(place),
+                    None => {}
                 }
             }
             (Content::Mapping(_), Role::Volumes) => {
@@ -160,14 +167,13 @@ impl<'a> Search<'a> {
                     self.image_of(self.tree.value(place), "reference");
                 }
             }
-            (Content::Mapping(mapping), Role::Containers) => {
+            (Content::Mapping(mapping), Role::Containers | Role::Container) => {
                 let branches = mapping.fields.iter().filter(|field| self.tree.text(field.key) == Some("Fn::If"));
                 self.pending.extend(branches.map(|field| (field.value, Role::Containers)));
-                self.pending.push((id, Role::Value { of_image: false }));
-            }
-            (Content::Mapping(_), Role::Container) => {
-                self.image_of(id, "image");
-                if self.kind == Kind::Ecs {
+                if role == Role::Container {
+                    self.image_of(id, "image");
+                }
+                if role == Role::Container && self.kind == Kind::Ecs {
                     self.image_of(id, "Image");
                 }
                 self.pending.push((id, Role::Value { of_image: false }));
@@ -222,8 +228,11 @@ impl<'a> Search<'a> {
         let Some(scalar) = self.tree.scalar(id) else {
             // Such as CloudFormation's {"Fn::Sub": …}.
             if self.kind == Kind::Ecs {
-                let image = self.text[node.span.start..].lines().next().unwrap_or_default();
-                let image = image.chars().take(MAX_PART).collect();
+                let function = self.tree.mapping(id).and_then(|mapping| mapping.fields.first());
+                let [name, value] = [function.map(|it| it.key), function.map(|it| it.value)].map(|id| {
+                    id.and_then(|id| self.tree.text(id)).filter(|text| text.len() <= MAX_PART).unwrap_or("…")
+                });
+                let image = format!("{{{name}: {value}}}");
                 let fate = Fate::Left("it is a function of CloudFormation".into());
                 self.uses.push(Use { at: node.span.start, image, parts: vec![id], fate });
             }
@@ -286,7 +295,7 @@ impl<'a> Search<'a> {
                 Err("Helm reads its tag as a number, and changes it; write the tag in quotes".into())
             }
             None if self.has_global_registry && has("registry") => {
-                Err("global.imageRegistry replaces its registry".into())
+                Err("global.imageRegistry is set: the chart puts it in place of the image's registry".into())
             }
             None if is_whole => self.names.resolve(&image),
             None => Names { matching: Match::Repository, ..self.names }.resolve(&image),
@@ -365,7 +374,7 @@ impl<'a> Search<'a> {
             let is_used = aliases < self.tree.node(id).aliases || !is_defined && !self.is_extension(document, id);
             is_used.then_some(id)
         };
-        uses.iter().filter_map(is_elsewhere).collect()
+        uses.iter().filter_map(is_elsewhere).chain(self.built.iter().copied()).collect()
     }
 
     /// Whether a node is in an extension `x-…` of Compose, which has no meaning of its own.

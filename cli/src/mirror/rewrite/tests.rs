@@ -208,6 +208,14 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
                 "x-image: &i …/hub/nginx:latest\nx-app: &app\n  image: …/hub/redis:7\nservices:\n  a: {image: *i}\n  b: {<<: *app}\n  c: {<<: *app, image: …/hub/nginx:1.27}\n",
             ),
             (
+                "services:\n  web: &web {image: nginx}\n  app: {<<: *web, build: .}\n",
+                "services:\n  web: &web {image: nginx}\n  app: {<<: *web, build: .}\n\n!2 nginx: the same text is also used where it is not an image",
+            ),
+            (
+                "services:\n  web: {image: &i nginx}\n  app: {image: *i, build: .}\n",
+                "services:\n  web: {image: &i nginx}\n  app: {image: *i, build: .}\n\n!2 nginx: the same text is also used where it is not an image",
+            ),
+            (
                 "b: &b {registry: docker.io, tag: '7.2'}\nc: {<<: *b, repository: bitnami/redis}\nd: {<<: *b, repository: bitnami/mongodb}\n",
                 "b: &b {registry: docker.io, tag: '7.2'}\nc: {<<: *b, repository: bitnami/redis}\nd: {<<: *b, repository: bitnami/mongodb}\n\n!2 docker.io/bitnami/redis:7.2: it shares text with an image that is not mirrored\n!3 docker.io/bitnami/mongodb:7.2: the repository docker.io/bitnami/mongodb is not mirrored",
             ),
@@ -303,7 +311,7 @@ fn images_of_helm_charts_are_rewritten() {
             ),
             (
                 "global: {imageRegistry: quay.io}\nimage: {registry: docker.io, repository: nginx, tag: 1.27}",
-                "global: {imageRegistry: quay.io}\nimage: {registry: docker.io, repository: nginx, tag: 1.27}\n!2 docker.io/nginx:1.27: global.imageRegistry replaces its registry",
+                "global: {imageRegistry: quay.io}\nimage: {registry: docker.io, repository: nginx, tag: 1.27}\n!2 docker.io/nginx:1.27: global.imageRegistry is set: the chart puts it in place of the image's registry",
             ),
             (
                 "a: {registry: docker.io, image: bitnami/redis, tag: 7.2}",
@@ -368,8 +376,8 @@ fn task_definitions_are_rewritten() {
                 "{\n\t\"taskDefinition\": {\"containerDefinitions\": [\n\t\t{\"image\": \"…/hub/nginx:1.27\", \"name\": \"\\ud83d\\ude00\"},\n\t\t{\"image\":\"…/hub/redis:7\"}],\"image\": \"nginx\"}}\n",
             ),
             (
-                "Resources:\n  Task:\n    Properties:\n      ContainerDefinitions:\n      - Image: nginx\n      - Image: !Sub '${Registry}/nginx'\n      - Image: {Ref: Image}\n      - !If [A, {Image: nginx}, {Image: redis:7}]\n  Other: {Image: nginx}\n",
-                "Resources:\n  Task:\n    Properties:\n      ContainerDefinitions:\n      - Image: …/hub/nginx:latest\n      - Image: !Sub '${Registry}/nginx'\n      - Image: {Ref: Image}\n      - !If [A, {Image: …/hub/nginx:latest}, {Image: …/hub/redis:7}]\n  Other: {Image: nginx}\n\n!6 ${Registry}/nginx: it is a value of the type !Sub\n!7 {Ref: Image}: it is a function of CloudFormation",
+                "Resources:\n  Task:\n    Properties:\n      ContainerDefinitions:\n      - Image: nginx\n      - Image: !Sub '${Registry}/nginx'\n      - Image: {Ref: Image}\n      - !If [A, {Image: nginx}, {Image: redis:7}]\n      - {\"Fn::If\": [A, {Image: nginx}, {Ref: AWS::NoValue}]}\n      - {Image: {Ref: Img}, Name: x}\n  Other: {Image: nginx}\n",
+                "Resources:\n  Task:\n    Properties:\n      ContainerDefinitions:\n      - Image: …/hub/nginx:latest\n      - Image: !Sub '${Registry}/nginx'\n      - Image: {Ref: Image}\n      - !If [A, {Image: …/hub/nginx:latest}, {Image: …/hub/redis:7}]\n      - {\"Fn::If\": [A, {Image: …/hub/nginx:latest}, {Ref: AWS::NoValue}]}\n      - {Image: {Ref: Img}, Name: x}\n  Other: {Image: nginx}\n\n!6 ${Registry}/nginx: it is a value of the type !Sub\n!7 {Ref: Image}: it is a function of CloudFormation\n!10 {Ref: Img}: it is a function of CloudFormation",
             ),
             (
                 "{\"ContainerDefinitions\": {\"Fn::If\": [\"A\", [{\"Image\": \"nginx\"}], []]}}",
@@ -410,6 +418,12 @@ fn what_is_not_yaml_is_an_error_with_its_position() {
         ),
         ("{\"a\": 1,\n \"b\" 2}", "The file is neither JSON nor YAML: line 2, column 6: expected `:`"),
         ("a: *b", "The file is not YAML: line 1, column 4: "),
+        ("hello\n", "The file is not a manifest. "),
+        ("a: 1\n---\n'b'\n", "The file is not a manifest. "),
+        (
+            "FROM nginx:1.27\nRUN x\n",
+            "The file is not a manifest. For a Dockerfile, use \"mirror rewrite\" with --type dockerfile",
+        ),
         (&"[".repeat(100_000), "The file is neither JSON nor YAML: line 1, column 100000: EOF while parsing a list"),
         (
             &"- ".repeat(100_000),
@@ -435,6 +449,10 @@ fn stages_of_dockerfiles_are_rewritten() {
             (
                 "# syntax=docker/dockerfile:1\n# FROM nginx\nfrom --platform=$BUILDPLATFORM nginx:1.27 as Build\nRUN x \\\n  nginx\nFROM build\r\nFROM scratch\nFROM redis:7  AS nginx\nFROM nginx\nFROM memcached",
                 "# syntax=…/hub/docker/dockerfile:1\n# FROM nginx\nfrom --platform=$BUILDPLATFORM …/hub/nginx:1.27 as Build\nRUN x \\\n  nginx\nFROM build\r\nFROM scratch\nFROM …/hub/redis:7  AS nginx\nFROM nginx\nFROM memcached\n!10 memcached: the repository docker.io/library/memcached is not mirrored",
+            ),
+            (
+                "FROM redis:7\nONBUILD COPY --from=nginx:1.27 a b\nonbuild run --mount=from=nginx,target=/x y\n",
+                "FROM …/hub/redis:7\nONBUILD COPY --from=…/hub/nginx:1.27 a b\nonbuild run --mount=from=…/hub/nginx:latest,target=/x y\n",
             ),
             ("FROM nginx AS nginx\nFROM nginx\n", "FROM …/hub/nginx:latest AS nginx\nFROM nginx\n"),
             ("FROM \\\n  nginx:1.27 \\\n  AS a\n", "FROM \\\n  …/hub/nginx:1.27 \\\n  AS a\n"),
@@ -469,10 +487,13 @@ fn defaults_of_build_arguments_are_rewritten() {
                 "ARG TAG=9\nFROM nginx:$TAG",
                 "ARG TAG=9\nFROM nginx:$TAG\n!2 nginx:9: the mirror of docker.io/library/nginx does not have the tag 9",
             ),
-            ("ARG TAG\nFROM nginx:$TAG", "ARG TAG\nFROM nginx:$TAG\n!2 nginx:: the build argument TAG has no default"),
+            (
+                "ARG TAG\nFROM nginx:$TAG",
+                "ARG TAG\nFROM nginx:$TAG\n!2 nginx:$TAG: the build argument TAG has no default",
+            ),
             (
                 "ARG R=docker.io\nFROM $R/nginx",
-                "ARG R=docker.io\nFROM $R/nginx\n!2 docker.io/nginx: it is written in a way that cannot be changed",
+                "ARG R=docker.io\nFROM $R/nginx\n!2 $R/nginx: its name has variables; write it out",
             ),
             (
                 "ARG B=nginx\nFROM $B\nFROM $B-x",
@@ -480,7 +501,7 @@ fn defaults_of_build_arguments_are_rewritten() {
             ),
             (
                 "ARG B=nginx\nFROM $B\nFROM $B:$X",
-                "ARG B=nginx\nFROM $B\nFROM $B:$X\n!2 nginx: it shares text with an image that is not mirrored\n!3 nginx:: the build argument X has no default",
+                "ARG B=nginx\nFROM $B\nFROM $B:$X\n!2 nginx: it shares text with an image that is not mirrored\n!3 $B:$X: the build argument X has no default",
             ),
             (
                 "FROM ${B:+nginx}",
@@ -497,11 +518,20 @@ fn defaults_of_build_arguments_are_rewritten() {
 
 #[test]
 fn files_are_dockerfiles_by_their_names() {
-    for name in ["Dockerfile", "a/dockerfile", "Dockerfile.dev", "dev.Dockerfile", "Containerfile", "x/Containerfile.1"]
-    {
+    for name in [
+        "Dockerfile",
+        "a/dockerfile",
+        "Dockerfile.dev",
+        "Dockerfile-dev",
+        "dev.Dockerfile",
+        "Containerfile",
+        "x/Containerfile.1",
+    ] {
         assert_eq!(FileType::of(Path::new(name)), FileType::Dockerfile, "{name}");
     }
-    for name in ["-", "Dockerfiles", "mydockerfile", "dockerfile/a.yaml", "compose.yaml", "task.json", ".."] {
+    for name in
+        ["-", "Dockerfiles", "not-dockerfile", "mydockerfile", "dockerfile/a.yaml", "compose.yaml", "task.json", ".."]
+    {
         assert_eq!(FileType::of(Path::new(name)), FileType::Yaml, "{name}");
     }
 }
@@ -736,7 +766,7 @@ const PARTS_OF_LINES: [&str; 20] = [
     "...\n",
 ];
 
-const DOCKERFILE: [&str; 16] = [
+const DOCKERFILE: [&str; 17] = [
     "FROM nginx\n",
     "from --platform=linux/arm64 redis:7.2 as nginx\r\n",
     "FROM nginx AS b\n",
@@ -745,6 +775,7 @@ const DOCKERFILE: [&str; 16] = [
     "FROM ${BASE}-x\n",
     "FROM bitnami/redis:${NONE:-7.2}\n",
     "COPY --from=nginx a b\n",
+    "ONBUILD COPY --from=nginx a b\n",
     "COPY --from=b \\\n  # FROM nginx\n\n  a b\n",
     "RUN --mount=type=bind,from=redis:7,target=/a x\n",
     "RUN cat <<A >x && cat <<-B\nFROM nginx\nA\n\tB\n",
