@@ -418,7 +418,9 @@ fn closing_quote(quoted: &str) -> Option<usize> {
 
 /// Whether Helm, which reads numbers as 64-bit floats, writes a number in another way: 1.10 as 1.1, and 20260101 as 2.0260101e+07.
 fn is_changed_number(scalar: &Scalar<'_>) -> bool {
-    let is_number = scalar.style == Style::Plain && scalar.value.starts_with(|first: char| first.is_ascii_digit());
+    let is_number = scalar.style == Style::Plain
+        && !scalar.is_text
+        && scalar.value.starts_with(|first: char| first.is_ascii_digit());
     let number = scalar.value.parse::<f64>().ok().filter(|_| is_number);
     number.is_some_and(|number| number.abs() >= 1e6 || number.to_string() != scalar.value)
 }
