@@ -229,6 +229,41 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
 }
 
 #[test]
+fn a_container_that_is_also_something_else_stays() {
+    let start = "apiVersion: v1\nkind: Pod\n";
+    let stays = "\n!3 nginx: the same text is also used where it is not an image";
+    for text in [
+        "data: &d {image: nginx}\ncontainers: [*d]\n",
+        "data: &l [{image: nginx}]\ncontainers: *l\n",
+        "data: &d {image: nginx}\ncontainers: [{<<: *d}]\n",
+        "containers: [&d {image: nginx}]\ndata: *d\n",
+        "containers: [&d {image: nginx}]\ndata: {<<: *d}\n",
+    ] {
+        let text = start.to_owned() + text;
+        assert_eq!(yaml(&text), text.clone() + stays);
+    }
+    for text in [
+        "containers: [&c {image: nginx}]\ninitContainers: [*c, {<<: *c, name: x}]\n",
+        "containers: &l [{image: nginx}]\ninitContainers: *l\n",
+    ] {
+        let text = start.to_owned() + text;
+        assert_eq!(yaml(&text), text.replace("nginx", "…/hub/nginx:latest"));
+    }
+}
+
+#[test]
+fn many_functions_are_no_problem() {
+    let text = format!("{{\"containerDefinitions\":[{}{{}}]}}", "{\"image\":{}},".repeat(80_000));
+    assert_eq!(rewritten(FileType::Yaml, Match::Image, &text).text, text);
+}
+
+#[test]
+fn an_image_with_two_names_is_reported_once() {
+    let text = "image: &i {repository: nginx, tag: '1.27'}\nweb: *i\n";
+    assert_eq!(rewritten(FileType::Yaml, Match::Image, text).changed.len(), 1);
+}
+
+#[test]
 fn an_image_that_stays_keeps_all_that_share_a_part_with_it() {
     let text = "a: {registry: &r docker.io, repository: memcached, tag: 7}
 b: {registry: *r, repository: &n redis, tag: 7}
@@ -326,6 +361,14 @@ fn images_of_helm_charts_are_rewritten() {
             (
                 "image: {repository: nginx, tag: 1.270}",
                 "image: {repository: nginx, tag: 1.270}\n!1 nginx:1.270: Helm reads its tag as a number, and changes it; write the tag in quotes",
+            ),
+            (
+                "a: {registry: docker.io/, repository: bitnami/redis, tag: '7.2'}",
+                "a: {registry: docker.io/, repository: bitnami/redis, tag: '7.2'}\n!1 docker.io/bitnami/redis:7.2: its registry ends with a slash; write it without",
+            ),
+            (
+                "image: {repository: nginx, tag: !!str 1.270}",
+                "image: {repository: nginx, tag: !!str 1.270}\n!1 nginx:1.270: the mirror of docker.io/library/nginx does not have the tag 1.270",
             ),
             (
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
