@@ -13,9 +13,10 @@ use super::rewrite::{Left, left, name, parse, read, report, without_mark};
 use crate::Outcome;
 use crate::output::print;
 
-/// How deep the printed values may be nested, and how many they may be. Aliases can make them endless.
+/// How deep the printed values may be nested, how many they may be, and how many bytes. Aliases can make them endless.
 const MAX_DEPTH: usize = 100;
-const MAX_VALUES: usize = 100_000;
+const MAX_VALUES: usize = 1_000_000;
+const MAX_BYTES: usize = 64 << 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -57,7 +58,7 @@ fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
     let edits = uses.iter().flat_map(Use::edits);
     let changes: HashMap<_, _> = edits.map(|edit| (edit.part, edit.text.trim_matches('"'))).collect();
     let changing = parents(&tree, changes.keys().copied().collect());
-    let mut writer = Writer { tree: &tree, changes, changing, values: 0 };
+    let mut writer = Writer { tree: &tree, changes, changing, values: 0, bytes: 0 };
     let changed = writer.block(document.start, 0, false)?.unwrap_or_else(|| "{}".into());
     Ok(Values { text: changed.trim_start().to_owned() + "\n", left: left(text, &uses) })
 }
@@ -88,8 +89,10 @@ struct Writer<'a> {
     changes: HashMap<Id, &'a str>,
     /// The nodes that change, or contain one that does.
     changing: HashSet<Id>,
-    /// How many are written.
+    /// How many are visited.
     values: usize,
+    /// How many bytes are written.
+    bytes: usize,
 }
 
 impl Writer<'_> {
@@ -97,7 +100,9 @@ impl Writer<'_> {
     /// written as a whole; of a map, only what changes.
     fn value(&mut self, id: Id, depth: usize, is_whole: bool) -> Result<String> {
         if let Content::Scalar(_) = self.tree.node(id).content {
-            return Ok(format!(" {}", self.scalar(id)));
+            let scalar = self.scalar(id);
+            self.count(depth, scalar.len())?;
+            return Ok(format!(" {scalar}"));
         }
         let empty = if self.tree.mapping(id).is_some() { " {}" } else { " []" };
         Ok(self.block(id, depth, is_whole)?.unwrap_or_else(|| empty.into()))
@@ -105,10 +110,7 @@ impl Writer<'_> {
 
     /// The lines of a collection, each after a line break; `None` if there are none.
     fn block(&mut self, id: Id, depth: usize, is_whole: bool) -> Result<Option<String>> {
-        self.values += 1;
-        if depth > MAX_DEPTH || self.values > MAX_VALUES {
-            bail!("The values that change are too many, or nested too deeply. Do they contain themselves by an alias?");
-        }
+        self.count(depth, 0)?;
         let (space, mut lines) = ("  ".repeat(depth), String::new());
         match &self.tree.node(id).content {
             Content::Scalar(_) => {}
@@ -121,14 +123,28 @@ impl Writer<'_> {
             }
             Content::Mapping(_) => {
                 for Field { key, value, .. } in self.fields(id) {
+                    self.count(depth, 0)?;
                     if is_whole || self.changing.contains(&value) {
-                        let value = self.value(value, depth + 1, is_whole)?;
-                        lines += &format!("\n{space}{}:{value}", self.scalar(key));
+                        let key = self.scalar(key);
+                        self.count(depth, key.len())?;
+                        lines += &format!("\n{space}{key}:{}", self.value(value, depth + 1, is_whole)?);
                     }
                 }
             }
         }
         Ok((!lines.is_empty()).then_some(lines))
+    }
+
+    /// Counts a value, and the bytes of its line.
+    fn count(&mut self, depth: usize, bytes: usize) -> Result<()> {
+        self.values += 1;
+        self.bytes += 2 * depth + bytes;
+        if depth > MAX_DEPTH || self.values > MAX_VALUES || self.bytes > MAX_BYTES {
+            bail!(
+                "The values that change are too many or too long, or nested too deeply. Do they repeat themselves by an alias?"
+            );
+        }
+        Ok(())
     }
 
     /// The fields of a mapping: its own, and those that it merges.
@@ -137,27 +153,56 @@ impl Writer<'_> {
         let mut pending = vec![mapping];
         while let Some(id) = pending.pop() {
             let Some(mapping) = self.tree.mapping(id).filter(|_| merged.insert(id)) else { continue };
-            let own = mapping.fields.iter().filter(|field| !self.tree.is_merge(**field));
-            fields.extend(own.filter(|field| self.tree.text(field.key).is_some_and(|key| keys.insert(key))));
+            // Of a key that occurs twice, the last one counts.
+            let own = mapping.fields.iter().rev().filter(|field| !self.tree.is_merge(**field));
+            let own = own.filter(|field| self.tree.text(field.key).is_some_and(|key| keys.insert(key)));
+            let own: Vec<_> = own.copied().collect();
+            fields.extend(own.into_iter().rev());
             pending.extend(self.tree.merged(id).into_iter().rev());
         }
         fields
     }
 
     fn scalar(&self, id: Id) -> String {
-        let quoted = |text: &str| serde_json::to_string(text).expect("text is JSON");
         match (self.changes.get(&id), self.tree.scalar(id)) {
             (Some(new), _) if is_ambiguous(new) => quoted(new),
             (Some(new), _) => (*new).to_owned(),
             (None, Some(scalar)) if scalar.is_null() => "null".into(),
             (None, Some(scalar)) => match &scalar.tag {
-                Some(tag) => format!("{tag} {}", quoted(&scalar.value)),
-                None if scalar.style == Style::Plain && !scalar.value.contains('\n') => scalar.value.to_string(),
+                Some(tag) => format!("!<{}> {}", encoded(tag), quoted(&scalar.value)),
+                None if scalar.style == Style::Plain && !scalar.is_text && !scalar.value.contains(is_unprintable) => {
+                    scalar.value.to_string()
+                }
                 None => quoted(&scalar.value),
             },
             (None, None) => "null".into(),
         }
     }
+}
+
+/// A text in double quotes.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::new();
+    for character in serde_json::to_string(text).expect("text is JSON").chars() {
+        match character {
+            _ if is_unprintable(character) => quoted += &format!("\\u{:04x}", u32::from(character)),
+            _ => quoted.push(character),
+        }
+    }
+    quoted
+}
+
+/// Whether a character ends a line, moves a cursor or changes the direction of writing.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A tag as it is written between `!<` and `>`.
+fn encoded(tag: &str) -> String {
+    let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"!:,._-/".contains(&byte);
+    let byte = |byte: u8| if is_harmless(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    tag.bytes().map(byte).collect()
 }
 
 #[cfg(test)]
@@ -269,13 +314,62 @@ mod tests {
         assert_eq!(result("a: 1\n---\nb: 1\n"), "The values are 2 documents. Helm reads one");
     }
 
+    #[test]
+    fn scalars_that_aliases_repeat_are_an_error() {
+        let long = format!("s: &a {}\nl: [{{image: nginx, v: [{}]}}]\n", "x".repeat(1 << 20), "*a, ".repeat(200));
+        let many = format!("l: &l [{}]\nm: [{{image: nginx, v: [{}]}}]\n", "1, ".repeat(2_000), "*l, ".repeat(2_000));
+        let key =
+            format!("? &k {}\n: 1\nl: [{{image: nginx, v: [{}]}}]\n", "x".repeat(1 << 20), "{*k : 1}, ".repeat(200));
+        for values in [long, many, key] {
+            let result = result(&values);
+            assert!(result.starts_with("The values that change are too many"), "{:?}", result.get(..200));
+        }
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        assert_eq!(result("image: redis:7\nimage: nginx:1.27\n"), "image: …/hub/nginx:1.27\n");
+        assert_eq!(result("l: [{image: redis:7, x: 1, x: 2}]\n"), "l:\n  - image: …/hub/redis:7\n    x: 2\n");
+    }
+
+    #[test]
+    fn a_value_keeps_its_type() {
+        for (value, expected) in [
+            ("!!str 5", "\"5\""),
+            ("!!str true", "\"true\""),
+            ("! 012", "\"012\""),
+            ("!!str", "\"\""),
+            ("!!int \"5\"", "!<tag:yaml.org,2002:int> \"5\""),
+            ("!<x:y> 1", "!<x:y> \"1\""),
+            ("!a%0Aevil:%20y z", "!<!a%0Aevil:%20y> \"z\""),
+            ("!a%3E z", "!<!a%3E> \"z\""),
+        ] {
+            let text = format!("l:\n- image: nginx\n  x: {value}\n");
+            let printed = format!("l:\n  - image: …/hub/nginx:latest\n    x: {expected}\n");
+            assert_eq!(result(&text), printed, "{value}");
+            let [before, after] = [&text, &printed].map(|text| {
+                let tree = parse(text).expect(text);
+                meaning(&tree, 0)["l"][0]["x"].clone()
+            });
+            assert_eq!(before, after, "{value}");
+        }
+    }
+
+    #[test]
+    fn unprintable_characters_are_escaped() {
+        let text = "l:\n- image: nginx\n  x: \"\\x7f\\x9b\\u2028\\u2029\\uFEFF\\u202E é\"\n  y: a\u{9b}b\n";
+        let expected = "    x: \"\\u007f\\u009b\\u2028\\u2029\\ufeff\\u202e é\"\n    y: \"a\\u009bb\"\n";
+        assert_eq!(result(text), format!("l:\n  - image: …/hub/nginx:latest\n{expected}"));
+    }
+
     /// What a document says, with its aliases and merged fields. A scalar that is not a text begins with a question mark.
     fn meaning(tree: &Tree<'_>, id: Id) -> Value {
-        let writer = Writer { tree, changes: HashMap::new(), changing: HashSet::new(), values: 0 };
+        let writer = Writer { tree, changes: HashMap::new(), changing: HashSet::new(), values: 0, bytes: 0 };
         match &tree.node(id).content {
             Content::Scalar(scalar) if scalar.is_null() => Value::Null,
             Content::Scalar(scalar) => {
-                let is_text = scalar.style != Style::Plain || !is_ambiguous(&scalar.value);
+                let has_type = scalar.tag.is_some() || scalar.is_text || scalar.style != Style::Plain;
+                let is_text = has_type || !is_ambiguous(&scalar.value);
                 format!("{}{:?}{}", if is_text { "" } else { "?" }, scalar.tag, scalar.value).into()
             }
             Content::Sequence(items) => items.iter().map(|&item| meaning(tree, item)).collect(),

@@ -8,6 +8,7 @@ pub mod uses;
 pub mod yaml;
 
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -136,33 +137,47 @@ fn is_stdin(file: &Path) -> bool {
     file == Path::new(STDIN)
 }
 
-/// How messages name a file.
+/// How messages name a file. Its name may have characters that control a terminal.
 pub fn name(file: &Path) -> String {
-    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
+    if is_stdin(file) { "standard input".into() } else { Excerpt::new(&file.to_string_lossy()).to_string() }
 }
 
 /// Reads a file, or standard input.
 ///
 /// # Errors
-/// If it cannot be read, is too large, or is not UTF-8.
+/// If it is not a regular file, cannot be read, is too large, or is not UTF-8.
 pub fn read(file: &Path) -> Result<String> {
     let mut text = Vec::new();
     if is_stdin(file) {
         io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut text)?;
     } else {
+        // Opening a pipe could wait forever.
+        ensure!(
+            file.metadata().map_or(true, |metadata| metadata.is_file()),
+            "It is not a regular file. Give its content to standard input instead"
+        );
         fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
     }
     ensure!(text.len() as u64 <= MAX_BYTES, "The file has more than {} MiB, which is not supported", MAX_BYTES >> 20);
     String::from_utf8(text).context("The file is not text in UTF-8")
 }
 
-/// Writes a file completely, or not at all. It keeps its permissions, and a symbolic link keeps its target.
+/// Writes a file completely, or not at all. It keeps its permissions and owner, and links stay. A file with several names or of
+/// another owner is written in its place, where a crash can leave a part of it.
 fn replace(file: &Path, text: &str) -> Result<()> {
     let file = fs::canonicalize(file)?;
     let directory = file.parent().context("It has no directory")?;
     let mut new = NamedTempFile::new_in(directory)?;
     new.write_all(text.as_bytes())?;
-    fs::set_permissions(new.path(), fs::metadata(&file)?.permissions())?;
+    let (old, owner) = (fs::metadata(&file)?, new.as_file().metadata()?);
+    if old.nlink() > 1 || (old.uid(), old.gid()) != (owner.uid(), owner.gid()) {
+        let mut existing = fs::OpenOptions::new().write(true).truncate(true).open(file)?;
+        existing.write_all(text.as_bytes())?;
+        existing.sync_all()?;
+        return Ok(());
+    }
+    fs::set_permissions(new.path(), old.permissions())?;
+    new.as_file().sync_all()?;
     new.persist(file)?;
     Ok(())
 }

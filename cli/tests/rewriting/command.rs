@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::process::Stdio;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -82,6 +82,40 @@ fn files_are_changed_in_place() {
     assert_eq!((inode("same.yaml"), fs::metadata(path("same.yaml")).unwrap().modified().unwrap()), (same, modified));
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 5, "{names:?}");
+}
+
+#[test]
+fn a_file_keeps_its_owner_and_its_other_names() {
+    let directory = directory(&[("a.yaml", BEFORE), ("b.yaml", BEFORE)]);
+    let path = |name: &str| directory.path().join(name);
+    fs::hard_link(path("a.yaml"), path("link.yaml")).unwrap();
+    // Only root can give a file away.
+    let _ = chown(path("b.yaml"), Some(1000), Some(1000));
+    let owner = || fs::metadata(path("b.yaml")).map(|it| (it.uid(), it.gid())).unwrap();
+    let before = owner();
+    assert_eq!(run(&directory, "rewrite --in-place a.yaml b.yaml", ""), (0, String::new(), String::new()));
+    assert_eq!(["a.yaml", "link.yaml", "b.yaml"].map(|name| content(&directory, name)), [AFTER; 3]);
+    assert_eq!(owner(), before);
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_an_error() {
+    let directory = directory(&[]);
+    assert!(Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap().success());
+    for arguments in
+        ["rewrite --check pipe", "rewrite --in-place pipe", "helm-values pipe", "kustomize pipe", "rewrite ."]
+    {
+        let (code, stdout, stderr) = run(&directory, arguments, "");
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}");
+        assert!(stderr.contains(": It is not a regular file. "), "{stderr}");
+    }
+}
+
+#[test]
+fn the_name_of_a_file_does_not_control_the_terminal() {
+    let directory = directory(&[("a\u{1b}[31m\n.yaml", BEFORE)]);
+    let change = "a\\u{1b}[31m\\n.yaml:1: nginx:1.27 -> …/dockerhub/nginx:1.27\n";
+    assert_eq!(run(&directory, "rewrite --check *.yaml", ""), (1, change.into(), String::new()));
 }
 
 #[test]

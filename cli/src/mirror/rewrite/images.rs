@@ -71,6 +71,8 @@ enum Role {
     Containers,
     /// A container.
     Container,
+    /// A mapping that a container merges.
+    Merged,
     /// The volumes of a pod.
     Volumes,
     /// The services of Compose.
@@ -92,6 +94,8 @@ struct Search<'a> {
     places: HashSet<Place>,
     /// The nodes that are images. An alias of one has the same fate.
     images: HashSet<Id>,
+    /// The mappings that describe an image.
+    described: HashSet<Id>,
     /// The names of images that Compose builds.
     built: HashSet<Id>,
     uses: Vec<Use>,
@@ -109,6 +113,7 @@ impl<'a> Search<'a> {
             pending: Vec::new(),
             places: HashSet::new(),
             images: HashSet::new(),
+            described: HashSet::new(),
             built: HashSet::new(),
             uses: Vec::new(),
         }
@@ -167,16 +172,24 @@ impl<'a> Search<'a> {
                     self.image_of(self.tree.value(place), "reference");
                 }
             }
-            (Content::Mapping(mapping), Role::Containers | Role::Container) => {
-                let branches = mapping.fields.iter().filter(|field| self.tree.text(field.key) == Some("Fn::If"));
-                self.pending.extend(branches.map(|field| (field.value, Role::Containers)));
+            (Content::Mapping(mapping), Role::Containers | Role::Container | Role::Merged) => {
                 if role == Role::Container {
                     self.image_of(id, "image");
                 }
                 if role == Role::Container && self.kind == Kind::Ecs {
                     self.image_of(id, "Image");
                 }
-                self.pending.push((id, Role::Value { of_image: false }));
+                if role != Role::Merged {
+                    self.helm_image(id, false);
+                }
+                for (index, &field) in mapping.fields.iter().enumerate() {
+                    if self.tree.text(field.key) == Some("Fn::If") {
+                        self.pending.push((field.value, Role::Containers));
+                    } else {
+                        self.field((id, index), field);
+                    }
+                }
+                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Merged)));
             }
             (Content::Mapping(mapping), Role::Value { of_image }) => {
                 self.helm_image(id, of_image);
@@ -271,7 +284,7 @@ impl<'a> Search<'a> {
         let Some(name) = self.filled(mapping, key).filter(|name| !name.value.contains("://")) else { return };
         let [registry, tag, digest, sha] = ["registry", "tag", "digest", "sha"].map(|name| self.filled(mapping, name));
         let all = [Some(name), registry, tag, digest, sha];
-        if all.iter().flatten().any(|part| part.value.len() > MAX_PART) {
+        if all.iter().flatten().any(|part| part.value.len() > MAX_PART) || !self.described.insert(mapping) {
             return;
         }
         let mut image = match registry {
@@ -304,6 +317,9 @@ impl<'a> Search<'a> {
             Err(reason) => Fate::Left(reason),
             Ok(None) => Fate::AlreadyMirrored,
             Ok(Some(_)) if !is_name => Fate::Left("its repository has a tag".into()),
+            Ok(Some(_)) if registry.is_some_and(|registry| registry.value.ends_with('/')) => {
+                Fate::Left("its registry ends with a slash; write it without".into())
+            }
             Ok(Some(_)) if !is_whole && self.names.matching == Match::Image => {
                 Fate::Left("it has no tag; --match repository accepts it with any tag".into())
             }
@@ -362,7 +378,7 @@ impl<'a> Search<'a> {
         Some(Edit { part: id, range, text })
     }
 
-    /// The scalars with an anchor that are also used where they are no images.
+    /// The scalars that, by an anchor, are also used where they are no images.
     fn used_elsewhere(&self, document: &Range<Id>) -> HashSet<Id> {
         let mut uses: HashMap<Id, (usize, bool)> = HashMap::new();
         for &(mapping, index) in &self.places {
@@ -374,7 +390,18 @@ impl<'a> Search<'a> {
             let is_used = aliases < self.tree.node(id).aliases || !is_defined && !self.is_extension(document, id);
             is_used.then_some(id)
         };
-        uses.iter().filter_map(is_elsewhere).chain(self.built.iter().copied()).collect()
+        let of_values =
+            self.places.iter().filter(|place| self.is_of_value(**place)).map(|place| self.tree.value(*place));
+        uses.iter().filter_map(is_elsewhere).chain(of_values).chain(self.built.iter().copied()).collect()
+    }
+
+    /// Whether the image of a container is also a field of something else, because their mappings are the same.
+    fn is_of_value(&self, (mapping, index): Place) -> bool {
+        let key = self.tree.mapping(mapping).and_then(|it| self.tree.text(it.fields[index].key));
+        let is_value = |of_image| self.visited.contains(&(mapping, Role::Value { of_image }));
+        matches!(self.kind, Kind::Kubernetes | Kind::Ecs)
+            && matches!(key, Some("image" | "Image"))
+            && (is_value(false) || is_value(true))
     }
 
     /// Whether a node is in an extension `x-…` of Compose, which has no meaning of its own.
@@ -418,7 +445,9 @@ fn closing_quote(quoted: &str) -> Option<usize> {
 
 /// Whether Helm, which reads numbers as 64-bit floats, writes a number in another way: 1.10 as 1.1, and 20260101 as 2.0260101e+07.
 fn is_changed_number(scalar: &Scalar<'_>) -> bool {
-    let is_number = scalar.style == Style::Plain && scalar.value.starts_with(|first: char| first.is_ascii_digit());
+    let is_number = scalar.style == Style::Plain
+        && !scalar.is_text
+        && scalar.value.starts_with(|first: char| first.is_ascii_digit());
     let number = scalar.value.parse::<f64>().ok().filter(|_| is_number);
     number.is_some_and(|number| number.abs() >= 1e6 || number.to_string() != scalar.value)
 }

@@ -37,12 +37,12 @@ pub fn parse(text: &str) -> Result<Tree<'_>, SyntaxError> {
             Token::ObjectKey { key: escaped, .. } | Token::ValueString { value: escaped, .. } => {
                 let span = start..start + escaped.as_escaped_str().len() + 2;
                 let value = escaped.to_unescaped().map_err(|error| at(text, start, &error))?;
-                builder.scalar(span, Scalar { value, style: Style::Quoted, tag: None }, None);
+                builder.scalar(span, Scalar { value, style: Style::Quoted, tag: None, is_text: false }, None);
             }
             Token::ValueNull { .. } | Token::ValueBool { .. } | Token::ValueNumber { .. } => {
                 let behind = &text[start..];
                 let end = behind.find([',', ']', '}', ' ', '\t', '\r', '\n']).unwrap_or(behind.len());
-                let scalar = Scalar { value: behind[..end].into(), style: Style::Plain, tag: None };
+                let scalar = Scalar { value: behind[..end].into(), style: Style::Plain, tag: None, is_text: false };
                 builder.scalar(start..start + end, scalar, None);
             }
         }

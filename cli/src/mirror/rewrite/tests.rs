@@ -229,6 +229,41 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
 }
 
 #[test]
+fn a_container_that_is_also_something_else_stays() {
+    let start = "apiVersion: v1\nkind: Pod\n";
+    let stays = "\n!3 nginx: the same text is also used where it is not an image";
+    for text in [
+        "data: &d {image: nginx}\ncontainers: [*d]\n",
+        "data: &l [{image: nginx}]\ncontainers: *l\n",
+        "data: &d {image: nginx}\ncontainers: [{<<: *d}]\n",
+        "containers: [&d {image: nginx}]\ndata: *d\n",
+        "containers: [&d {image: nginx}]\ndata: {<<: *d}\n",
+    ] {
+        let text = start.to_owned() + text;
+        assert_eq!(yaml(&text), text.clone() + stays);
+    }
+    for text in [
+        "containers: [&c {image: nginx}]\ninitContainers: [*c, {<<: *c, name: x}]\n",
+        "containers: &l [{image: nginx}]\ninitContainers: *l\n",
+    ] {
+        let text = start.to_owned() + text;
+        assert_eq!(yaml(&text), text.replace("nginx", "…/hub/nginx:latest"));
+    }
+}
+
+#[test]
+fn many_functions_are_no_problem() {
+    let text = format!("{{\"containerDefinitions\":[{}{{}}]}}", "{\"image\":{}},".repeat(80_000));
+    assert_eq!(rewritten(FileType::Yaml, Match::Image, &text).text, text);
+}
+
+#[test]
+fn an_image_with_two_names_is_reported_once() {
+    let text = "image: &i {repository: nginx, tag: '1.27'}\nweb: *i\n";
+    assert_eq!(rewritten(FileType::Yaml, Match::Image, text).changed.len(), 1);
+}
+
+#[test]
 fn an_image_that_stays_keeps_all_that_share_a_part_with_it() {
     let text = "a: {registry: &r docker.io, repository: memcached, tag: 7}
 b: {registry: *r, repository: &n redis, tag: 7}
@@ -326,6 +361,14 @@ fn images_of_helm_charts_are_rewritten() {
             (
                 "image: {repository: nginx, tag: 1.270}",
                 "image: {repository: nginx, tag: 1.270}\n!1 nginx:1.270: Helm reads its tag as a number, and changes it; write the tag in quotes",
+            ),
+            (
+                "a: {registry: docker.io/, repository: bitnami/redis, tag: '7.2'}",
+                "a: {registry: docker.io/, repository: bitnami/redis, tag: '7.2'}\n!1 docker.io/bitnami/redis:7.2: its registry ends with a slash; write it without",
+            ),
+            (
+                "image: {repository: nginx, tag: !!str 1.270}",
+                "image: {repository: nginx, tag: !!str 1.270}\n!1 nginx:1.270: the mirror of docker.io/library/nginx does not have the tag 1.270",
             ),
             (
                 "chart: {repository: 'https://example.com/charts', tag: 1}",
@@ -507,6 +550,9 @@ fn defaults_of_build_arguments_are_rewritten() {
                 "FROM ${B:+nginx}",
                 "FROM ${B:+nginx}\n!1 ${B:+nginx}: it contains a variable in a form that is not supported",
             ),
+            ("ARG A=nginx\nARG B='$A'\nFROM $B", "ARG A=nginx\nARG B='$A'\nFROM $B\n!3 $A: it contains a variable"),
+            ("ARG A=\nFROM nginx${A-x}\n", "ARG A=\nFROM …/hub/nginx:latest${A-x}\n"),
+            ("ARG A=\nFROM nginx:${A:-1.27}\n", "ARG A=\nFROM …/hub/nginx:${A:-1.27}\n"),
         ],
     );
     let mut text = "ARG A0=nginx\n".to_owned();
@@ -514,6 +560,35 @@ fn defaults_of_build_arguments_are_rewritten() {
         writeln!(text, "ARG A{level}=$A{0}$A{0}", level - 1).expect("memory does not fail");
     }
     assert!(dockerfile(&(text + "FROM $A999")).ends_with("it is too long"));
+}
+
+#[test]
+fn a_build_argument_that_is_also_something_else_stays() {
+    let stays = |line, image| format!("\n!{line} {image}: the same text is also used where it is not an image");
+    for (text, left) in [
+        ("ARG OS=nginx\nFROM ${OS}:1.27\nARG OS\nRUN [ \"$OS\" = nginx ]\n", stays(2, "nginx:1.27")),
+        ("ARG A=nginx\nARG B=$A:1.27\nFROM $B\nARG X B\n", stays(3, "nginx:1.27")),
+        ("ARG A=nginx\nARG B=\"a\"$A\nFROM $A\nARG B\n", stays(3, "nginx")),
+        ("ARG A=nginx\nFROM --platform=$A $A\n", stays(2, "nginx")),
+    ] {
+        assert_eq!(dockerfile(text), text.to_owned() + &left);
+    }
+    assert_eq!(dockerfile("ARG A=nginx\nFROM $A\nARG A=x\n"), "ARG A=…/hub/nginx:latest\nFROM $A\nARG A=x\n");
+}
+
+#[test]
+fn build_arguments_do_not_multiply() {
+    let value = format!("ARG X=ab\nARG A={}\n", "$X".repeat(2_000));
+    let one = dockerfile(&format!("{value}FROM {}\n", "$A".repeat(20_000)));
+    assert!(one.ends_with("it is too long"), "{}", &one[one.len() - 200..]);
+    let inventory = inventory();
+    let names = Names { inventory: &inventory, matching: Match::Image };
+    let many = format!("{value}{}", "FROM $A\n".repeat(5_000));
+    let error = Rewritten::new(FileType::Dockerfile, &many, names).err().map(|error| format!("{error:#}"));
+    let expected = "The file is not a Dockerfile: line 264, column 1: the variables have more than 1048576 bytes together, which is not supported";
+    assert_eq!(error.as_deref(), Some(expected));
+    let name = format!("ARG A=${{{}}}\n{}", "x".repeat(10_000), "FROM $A\n".repeat(5_000));
+    assert!(rewritten(FileType::Dockerfile, Match::Image, &name).left[0].reason.len() < 200);
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub struct Scalar<'a> {
     pub style: Style,
     /// The name of its type, if that is not the default: `!Sub`.
     pub tag: Option<String>,
+    /// Whether a tag says that it is text, such as `!!str`.
+    pub is_text: bool,
 }
 
 /// How a scalar is written.
@@ -115,7 +117,8 @@ pub enum Style {
 impl Scalar<'_> {
     /// Whether it is null.
     pub fn is_null(&self) -> bool {
-        self.style == Style::Plain && self.tag.is_none() && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
+        let is_plain = self.style == Style::Plain && self.tag.is_none() && !self.is_text;
+        is_plain && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
     }
 }
 

@@ -49,8 +49,9 @@ pub fn parse(text: &str) -> Result<Tree<'_>, SyntaxError> {
                     ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
                     ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
                 };
-                let tag = tag.as_deref().filter(|tag| !is_text(tag)).map(Tag::to_string);
-                builder.scalar(span, Scalar { value, style, tag }, anchor(id));
+                let is_text = tag.as_deref().is_some_and(is_text);
+                let tag = tag.filter(|_| !is_text).map(|tag| format!("{}{}", tag.handle, tag.suffix));
+                builder.scalar(span, Scalar { value, style, tag, is_text }, anchor(id));
             }
             Event::SequenceStart(id, _) => {
                 builder.start(position.of(start), Content::Sequence(Vec::new()), anchor(id)).map_err(too_deep)?;
