@@ -16,7 +16,7 @@ use crate::output::print;
 /// How deep the printed values may be nested, how many they may be, and how many bytes. Aliases can make them endless.
 const MAX_DEPTH: usize = 100;
 const MAX_VALUES: usize = 1_000_000;
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 16 << 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {

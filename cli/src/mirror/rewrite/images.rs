@@ -94,8 +94,6 @@ struct Search<'a> {
     places: HashSet<Place>,
     /// The nodes that are images. An alias of one has the same fate.
     images: HashSet<Id>,
-    /// The mappings that describe an image.
-    described: HashSet<Id>,
     /// The names of images that Compose builds.
     built: HashSet<Id>,
     uses: Vec<Use>,
@@ -113,7 +111,6 @@ impl<'a> Search<'a> {
             pending: Vec::new(),
             places: HashSet::new(),
             images: HashSet::new(),
-            described: HashSet::new(),
             built: HashSet::new(),
             uses: Vec::new(),
         }
@@ -284,7 +281,7 @@ impl<'a> Search<'a> {
         let Some(name) = self.filled(mapping, key).filter(|name| !name.value.contains("://")) else { return };
         let [registry, tag, digest, sha] = ["registry", "tag", "digest", "sha"].map(|name| self.filled(mapping, name));
         let all = [Some(name), registry, tag, digest, sha];
-        if all.iter().flatten().any(|part| part.value.len() > MAX_PART) || !self.described.insert(mapping) {
+        if all.iter().flatten().any(|part| part.value.len() > MAX_PART) {
             return;
         }
         let mut image = match registry {

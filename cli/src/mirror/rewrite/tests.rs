@@ -258,12 +258,6 @@ fn many_functions_are_no_problem() {
 }
 
 #[test]
-fn an_image_with_two_names_is_reported_once() {
-    let text = "image: &i {repository: nginx, tag: '1.27'}\nweb: *i\n";
-    assert_eq!(rewritten(FileType::Yaml, Match::Image, text).changed.len(), 1);
-}
-
-#[test]
 fn an_image_that_stays_keeps_all_that_share_a_part_with_it() {
     let text = "a: {registry: &r docker.io, repository: memcached, tag: 7}
 b: {registry: *r, repository: &n redis, tag: 7}
