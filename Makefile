@@ -138,8 +138,7 @@ deny: setup-lint
 
 .PHONY: shell
 shell: setup-lint
-	shellcheck .ci/run tests/kubernetes/run tests/kubernetes/setup tools/build tools/exclusively tools/setup
-	shellcheck .ci/run tools/build tools/exclusively tools/setup tools/static
+	shellcheck .ci/run tests/kubernetes/run tests/kubernetes/setup tools/build tools/exclusively tools/setup tools/static
 
 .PHONY: template
 template: setup-lint
