@@ -1,5 +1,6 @@
 //! The subcommands of the command `ecr-transfer`.
 
+mod aws;
 pub mod mirror;
 mod output;
 

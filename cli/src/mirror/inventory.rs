@@ -7,7 +7,6 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sdk_cloudformation::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
@@ -21,6 +20,8 @@ use futures_util::future;
 use shared::Error;
 use shared::inventory::{Inventory, KEY, Match, MirroredImage, MirroredRepository};
 use shared::reference::ImageReference;
+
+use crate::aws;
 
 /// The largest inventory: about 2,000,000 images.
 const MAX_BYTES: u64 = 256 << 20;
@@ -97,14 +98,7 @@ impl Source {
     }
 
     async fn of_stack(&self, stack: &str) -> Result<Inventory> {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
-        if let Some(region) = &self.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        if let Some(profile) = &self.profile {
-            loader = loader.profile_name(profile);
-        }
-        let aws = loader.load().await;
+        let aws = aws::configuration(self.region.as_ref(), self.profile.as_ref()).load().await;
         if aws.region().is_none() {
             bail!("No region is set. Use --region, or the variable AWS_REGION.");
         }

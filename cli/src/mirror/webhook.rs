@@ -12,7 +12,6 @@ mod registry;
 mod serve;
 
 use anyhow::Result;
-use aws_config::{BehaviorVersion, ConfigLoader, Region};
 use clap::Subcommand;
 use shared::reference::Invalid;
 
@@ -60,14 +59,5 @@ fn bucket(text: &str) -> Result<String, Invalid> {
         Ok(text.to_owned())
     } else {
         Err(Invalid::new(text, "the name of a bucket: 3 to 63 lowercase letters, digits, . and -"))
-    }
-}
-
-/// AWS's configuration, as for the AWS CLI.
-fn aws(region: Option<&String>) -> ConfigLoader {
-    let loader = aws_config::defaults(BehaviorVersion::latest());
-    match region {
-        Some(region) => loader.region(Region::new(region.clone())),
-        None => loader,
     }
 }

@@ -12,6 +12,7 @@ use shared::reference::{Digest, ImageReference, RepositoryName, Tag};
 use super::image::{INDEX, Image, MANIFEST, index};
 use super::registry::Repository;
 use crate::Outcome;
+use crate::aws;
 use crate::output::{note, print};
 
 #[derive(clap::Args)]
@@ -36,11 +37,8 @@ pub struct Arguments {
 
 pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut images = arguments.images()?;
-    let mut aws = super::aws(arguments.region.as_ref());
-    if let Some(profile) = &arguments.profile {
-        aws = aws.profile_name(profile);
-    }
-    let ecr = aws_sdk_ecr::Client::new(&aws.load().await);
+    let aws = aws::configuration(arguments.region.as_ref(), arguments.profile.as_ref()).load().await;
+    let ecr = aws_sdk_ecr::Client::new(&aws);
     let login = ready(&ecr, &arguments.repository).await?;
     let repository = Repository::new("https", &login, &arguments.repository)?;
     let digest = push(&repository, &mut images, &arguments.tag).await?;

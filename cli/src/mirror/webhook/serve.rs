@@ -28,6 +28,7 @@ use super::certificate::{Certificate, Files};
 use super::feed::{Feed, Source};
 use super::metrics::{CONTENT_TYPE, Metrics};
 use crate::Outcome;
+use crate::aws;
 use crate::mirror::inventory::Matching;
 
 /// How often the inventory is read.
@@ -129,7 +130,7 @@ impl Arguments {
         }
         let bucket = self.bucket.clone().context("Name the bucket with --bucket, or a file with --inventory.")?;
         let timeouts = TimeoutConfig::builder().operation_timeout(S3_TIMEOUT).build();
-        let aws = super::aws(self.region.as_ref()).timeout_config(timeouts).load().await;
+        let aws = aws::configuration(self.region.as_ref(), None).timeout_config(timeouts).load().await;
         Ok(Source::Bucket(aws_sdk_s3::Client::new(&aws), bucket))
     }
 }
