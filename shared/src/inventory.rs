@@ -195,6 +195,12 @@ impl Inventory {
         &self.registry
     }
 
+    /// How many repositories and images it has. A tag is an image, as in [`MirroredImage`].
+    pub fn count(&self) -> (usize, usize) {
+        let images = self.repositories.values().map(|images| images.tags.len() + images.untagged().count());
+        (self.repositories.len(), images.sum())
+    }
+
     /// The repositories, sorted by source. Their images are sorted by tag; untagged images are last.
     pub fn repositories(&self) -> Vec<MirroredRepository> {
         let mut repositories: Vec<_> = self
@@ -246,17 +252,16 @@ impl Inventory {
 }
 
 impl Images {
+    fn untagged(&self) -> impl Iterator<Item = Digest> {
+        let with_tag: HashSet<_> = self.tags.values().collect();
+        self.digests.iter().filter(move |digest| !with_tag.contains(digest)).copied()
+    }
+
     fn sorted(&self) -> Vec<MirroredImage> {
         let mut tagged: Vec<_> =
             self.tags.iter().map(|(tag, digest)| MirroredImage { tag: Some(tag.clone()), digest: *digest }).collect();
         tagged.sort_by(|a, b| a.tag.cmp(&b.tag));
-        let with_tag: HashSet<_> = self.tags.values().collect();
-        let mut untagged: Vec<_> = self
-            .digests
-            .iter()
-            .filter(|digest| !with_tag.contains(digest))
-            .map(|&digest| MirroredImage { tag: None, digest })
-            .collect();
+        let mut untagged: Vec<_> = self.untagged().map(|digest| MirroredImage { tag: None, digest }).collect();
         untagged.sort_by_key(|image| image.digest);
         tagged.append(&mut untagged);
         tagged
@@ -323,6 +328,7 @@ mod tests {
         )), "{text}");
         let inventory = Inventory::parse(&json).expect("it was written");
         assert_eq!((inventory.repositories().as_slice(), inventory.registry().as_str()), (&all[..], HOST));
+        assert_eq!(inventory.count(), (2, 3));
         assert_eq!(Inventory::parse(&written(&[])).expect("it was written").repositories(), []);
     }
 

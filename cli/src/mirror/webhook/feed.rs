@@ -71,9 +71,8 @@ impl Feed {
         // Parsing a large inventory takes a second of one core, and the requests of that second must be answered.
         let parsed = spawn_blocking(move || {
             let inventory = Inventory::parse(&content.json)?;
-            let repositories = inventory.repositories();
-            let images = repositories.iter().map(|repository| repository.images.len()).sum();
-            anyhow::Ok((inventory, repositories.len(), images))
+            let (repositories, images) = inventory.count();
+            anyhow::Ok((inventory, repositories, images))
         });
         let (inventory, repositories, images) = parsed.await?.with_context(|| self.source.name())?;
         metrics.inventory_replaced(content.written_at, repositories, images);
