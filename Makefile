@@ -109,7 +109,7 @@ bench: setup ## Measure ecr-transfer, alone and against other tools, and update 
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- model --markdown docs/scale.md
 	$(CARGO) build --locked --release -p ecr-transfer-cli
-	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- webhook --command $(or $(CARGO_TARGET_DIR),target)/release/ecr-transfer --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- mirror --command $(or $(CARGO_TARGET_DIR),target)/release/ecr-transfer --markdown docs/mirror/benchmarks.md --check
 
 .PHONY: bench-small
 bench-small: setup ## Compare ecr-transfer with other tools on 1,000 small images; takes an hour and a half, most of it skopeo sync
