@@ -48,7 +48,9 @@ type Way = fn(&str, Names<'_>) -> Option<String>;
 
 const WAYS: [(&str, Way); 7] = [
     ("Kubernetes", |image, names| Some(in_yaml(&pod(image), "/spec/containers/0/image", names))),
-    ("Compose", |image, names| Some(in_yaml(&json!({ "services": { "a": { "image": image } } }), "/services/a/image", names))),
+    ("Compose", |image, names| {
+        Some(in_yaml(&json!({ "services": { "a": { "image": image } } }), "/services/a/image", names))
+    }),
     ("ECS", |image, names| {
         let task = json!({ "containerDefinitions": [{ "image": image }] }).to_string();
         let task = Rewritten::new(FileType::Yaml, &task, names).expect("it is JSON").text;
@@ -71,7 +73,8 @@ const WAYS: [(&str, Way); 7] = [
         kustomize::add(&mut entries, images::find(&text, &parse(&text).expect("it is YAML"), names));
         let component: Value = serde_yaml_ng::from_str(&kustomize::component(entries)).expect("it is YAML");
         let (name, mut entries) = (name_of(image), component["images"].as_array().into_iter().flatten());
-        let name = entries.find(|entry| entry["name"] == name).map_or(name, |entry| entry["newName"].as_str().expect(name));
+        let name =
+            entries.find(|entry| entry["name"] == name).map_or(name, |entry| entry["newName"].as_str().expect(name));
         (names.matching == Match::Image).then(|| name.to_owned() + &image[name_of(image).len()..])
     }),
     ("webhook", |image, names| {

@@ -101,8 +101,8 @@ fn of_file(file: &Path, version: Option<&str>) -> Result<Option<Stored>> {
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::Client;
-    use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
     use aws_sdk_s3::error::ErrorMetadata;
+    use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
     use aws_sdk_s3::primitives::ByteStream;
     use aws_sdk_s3::types::error::NoSuchKey;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
@@ -112,9 +112,9 @@ mod tests {
 
     fn object(etag: &'static str, host: &str) -> Rule {
         let json = Writer::new(&host.parse().expect("it is a host")).finish();
-        mock!(Client::get_object).match_requests(|request| request.key() == Some(KEY)).then_output(move || {
-            GetObjectOutput::builder().e_tag(etag).body(ByteStream::from(json.clone())).build()
-        })
+        mock!(Client::get_object)
+            .match_requests(|request| request.key() == Some(KEY))
+            .then_output(move || GetObjectOutput::builder().e_tag(etag).body(ByteStream::from(json.clone())).build())
     }
 
     fn registry(feed: &Feed) -> Option<String> {
@@ -147,7 +147,10 @@ mod tests {
             (None, "first.example"),
             (Some("no inventory"), "first.example"),
             (Some("s3://plans/inventory/latest.json: this is not an inventory"), "first.example"),
-            (Some("no inventory yet: s3:GetObject on plans/inventory/latest.json failed: AccessDenied: because"), "first.example"),
+            (
+                Some("no inventory yet: s3:GetObject on plans/inventory/latest.json failed: AccessDenied: because"),
+                "first.example",
+            ),
             (None, "first.example"),
             (None, "second.example"),
         ] {
