@@ -56,7 +56,9 @@ publish: setup ## Build, upload code and template to BUCKET=name, and print the 
 release: setup ## Build the archives of a release below dist/: template and functions, and the command, for both architectures
 	rm -rf dist
 	tools/exclusively tools/build arm64 .aws-sam/release/arm64
+	$(CHECK) artifacts .aws-sam/release/arm64 arm64
 	tools/exclusively tools/build x86_64 .aws-sam/release/x86_64
+	$(CHECK) artifacts .aws-sam/release/x86_64 x86_64
 	tools/exclusively tools/static arm64 .aws-sam/release/static-arm64
 	tools/exclusively tools/static x86_64 .aws-sam/release/static-x86_64
 	$(PYTHON) tools/release.py dist .aws-sam/release arm64 x86_64
