@@ -20,6 +20,7 @@ use futures_util::future;
 use shared::Error;
 use shared::inventory::{Inventory, KEY, Match, MirroredImage, MirroredRepository};
 use shared::reference::ImageReference;
+use shared::task::DONE;
 
 use crate::aws;
 
@@ -210,7 +211,7 @@ impl Clients {
                 .projection_expression("#Source, Destination, Digest")
                 .expression_attribute_names("#Status", "Status")
                 .expression_attribute_names("#Source", "Source")
-                .expression_attribute_values(":Done", AttributeValue::S("Done".into()))
+                .expression_attribute_values(":Done", AttributeValue::S(DONE.into()))
                 .expression_attribute_values(":time", AttributeValue::S(time.clone()));
             let rows: Result<Vec<_>, _> = scan.into_paginator().items().send().collect().await;
             rows.map_err(failed("dynamodb:Scan", table))
@@ -289,6 +290,7 @@ mod tests {
         mock!(aws_sdk_dynamodb::Client::scan).then_compute_output(move |request| {
             let values = request.expression_attribute_values().expect("the filter has values");
             assert_eq!(values[":time"], AttributeValue::S("1970-01-01T00:16:40Z".into()));
+            assert_eq!(values[":Done"], AttributeValue::S("Done".into()));
             let row = |(source, destination): &(&str, &str)| {
                 let digest = Digest::of(source.as_bytes()).to_string();
                 let columns = [("Source", *source), ("Destination", *destination), ("Digest", &*digest)];
