@@ -1,5 +1,6 @@
 //! `ecr-transfer mirror`: makes workloads pull the copies in ECR. What the mirror has is known from the inventory.
 
+mod files;
 mod helm_values;
 pub mod inventory;
 mod kubernetes;

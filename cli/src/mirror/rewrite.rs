@@ -7,7 +7,7 @@ pub mod tree;
 pub mod uses;
 pub mod yaml;
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ use tempfile::NamedTempFile;
 
 use self::tree::{Lines, Scalar, Tree};
 use self::uses::{Fate, Names, Use};
+use super::files::{self, read_all};
 use super::inventory;
 use crate::Outcome;
 use crate::output::{note, print};
@@ -147,19 +148,8 @@ pub fn name(file: &Path) -> String {
 /// # Errors
 /// If it is not a regular file, cannot be read, is too large, or is not UTF-8.
 pub fn read(file: &Path) -> Result<String> {
-    let mut text = Vec::new();
-    if is_stdin(file) {
-        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    } else {
-        // Opening a pipe could wait forever.
-        ensure!(
-            file.metadata().map_or(true, |metadata| metadata.is_file()),
-            "It is not a regular file. Give its content to standard input instead"
-        );
-        fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    }
-    ensure!(text.len() as u64 <= MAX_BYTES, "The file has more than {} MiB, which is not supported", MAX_BYTES >> 20);
-    String::from_utf8(text).context("The file is not text in UTF-8")
+    let text = if is_stdin(file) { read_all(io::stdin().lock(), MAX_BYTES) } else { files::read(file, MAX_BYTES) };
+    String::from_utf8(text?).context("The file is not text in UTF-8")
 }
 
 /// Writes a file completely, or not at all. It keeps its permissions and owner, and links stay. A file with several names or of
