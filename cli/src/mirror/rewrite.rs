@@ -33,6 +33,9 @@ const MAX_SHOWN: usize = 200;
 /// Standard input.
 pub const STDIN: &str = "-";
 
+/// The same, as a file.
+const STDIN_FILE: &str = "/dev/stdin";
+
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -135,7 +138,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn is_stdin(file: &Path) -> bool {
-    file == Path::new(STDIN)
+    [STDIN, STDIN_FILE].iter().any(|name| file == Path::new(name))
 }
 
 /// How messages name a file. Its name may have characters that control a terminal.
@@ -146,7 +149,7 @@ pub fn name(file: &Path) -> String {
 /// Reads a file, or standard input.
 ///
 /// # Errors
-/// If it is not a regular file, cannot be read, is too large, or is not UTF-8.
+/// If it is neither a regular file nor open already, as `<(command)` is, or cannot be read, is too large, or is not UTF-8.
 pub fn read(file: &Path) -> Result<String> {
     let text = if is_stdin(file) { read_all(io::stdin().lock(), MAX_BYTES) } else { files::read(file, MAX_BYTES) };
     String::from_utf8(text?).context("The file is not text in UTF-8")
@@ -155,6 +158,7 @@ pub fn read(file: &Path) -> Result<String> {
 /// Writes a file completely, or not at all. It keeps its permissions and owner, and links stay. A file with several names or of
 /// another owner is written in its place, where a crash can leave a part of it.
 fn replace(file: &Path, text: &str) -> Result<()> {
+    ensure!(file.is_file(), "It is not a regular file, so --in-place cannot change it");
     let file = fs::canonicalize(file)?;
     let directory = file.parent().context("It has no directory")?;
     let mut new = NamedTempFile::new_in(directory)?;
