@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_server::Handle;
+use clap::value_parser;
 use hyper_util::rt::TokioTimer;
 use shared::inventory::Inventory;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +53,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// a request that is just being sent would be lost.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// In seconds. Whoever wants the server to end gives up long before, Kubernetes by default after 30 s.
+const MAX_GRACE: u64 = 300;
+
 /// How long requests that are being answered have when the server ends.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -82,8 +86,8 @@ pub struct Arguments {
     /// The port for probes and metrics, without TLS
     #[arg(long, default_value_t = 8080)]
     metrics_port: u16,
-    /// Seconds to keep answering after SIGTERM. The pod is not ready in this time, so that requests go to other pods
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    /// Seconds to keep answering after SIGTERM, at most 300. The pod is not ready then, so that requests go to other pods
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(..=MAX_GRACE))]
     grace: u64,
 }
 
@@ -563,12 +567,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_or_a_file_is_needed_and_not_both() {
+    fn a_bucket_or_a_file_is_needed_and_the_grace_is_limited() {
         for (line, is_valid) in [
             (&["serve"][..], false),
             (&["serve", "--bucket", "plans"], true),
             (&["serve", "--inventory", "f"], true),
             (&["serve", "--bucket", "plans", "--inventory", "f"], false),
+            (&["serve", "--bucket", "plans", "--grace", "300"], true),
+            (&["serve", "--bucket", "plans", "--grace", "301"], false),
         ] {
             assert_eq!(Command::try_parse_from(line).is_ok(), is_valid, "{line:?}");
         }
