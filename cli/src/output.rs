@@ -43,9 +43,44 @@ pub fn print(text: impl Display) -> io::Result<()> {
     }
 }
 
+/// JSON that has text from outside, with escapes for the characters that are valid in JSON and control a terminal.
+pub fn printable(json: &str) -> String {
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            // Between values. In a text, it is escaped already.
+            '\n' => printable.push(character),
+            _ if is_unprintable(character) => printable += &format!("\\u{:04x}", u32::from(character)),
+            _ => printable.push(character),
+        }
+    }
+    printable
+}
+
+/// Whether a character ends a line, moves a cursor or changes the direction of writing.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
 /// Prints a line for the person to standard error, so that standard output has the result alone. It may have text from outside,
 /// which must not control the terminal.
 pub fn note(line: impl Display) {
     // If nobody can read it, the result counts alone.
     let _ = writeln!(io::stderr().lock(), "{}", Excerpt::within(&line.to_string(), LINE).as_str());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_json_is_the_same_value_without_characters_that_control_a_terminal() {
+        let value = serde_json::json!({ "a\u{7f}\u{9b}": ["\n\u{1b}[31m", "\u{202e}\u{2066}\u{feff}", "é 你 😀"] });
+        let pretty = serde_json::to_string_pretty(&value).expect("it is JSON");
+        let printable = printable(&pretty);
+        assert!(!printable.contains(|character| is_unprintable(character) && character != '\n'), "{printable:?}");
+        assert!(printable.contains(r"a\u007f\u009b") && printable.contains("é 你 😀"), "{printable}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&printable).expect("it is JSON"), value);
+    }
 }

@@ -11,7 +11,7 @@ use super::rewrite::tree::{Content, Field, Id, Style, Tree};
 use super::rewrite::uses::{Names, Use};
 use super::rewrite::{Left, left, name, parse, read, report, without_mark};
 use crate::Outcome;
-use crate::output::print;
+use crate::output::{is_unprintable, print, printable};
 
 /// How deep the printed values may be nested, how many they may be, and how many bytes. Aliases can make them endless.
 const MAX_DEPTH: usize = 100;
@@ -182,20 +182,7 @@ impl Writer<'_> {
 
 /// A text in double quotes.
 fn quoted(text: &str) -> String {
-    let mut quoted = String::new();
-    for character in serde_json::to_string(text).expect("text is JSON").chars() {
-        match character {
-            _ if is_unprintable(character) => quoted += &format!("\\u{:04x}", u32::from(character)),
-            _ => quoted.push(character),
-        }
-    }
-    quoted
-}
-
-/// Whether a character ends a line, moves a cursor or changes the direction of writing.
-fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    printable(&serde_json::to_string(text).expect("text is JSON"))
 }
 
 /// A tag as it is written between `!<` and `>`.

@@ -133,6 +133,15 @@ fn what_is_not_a_regular_file_is_an_error() {
 }
 
 #[test]
+fn an_image_does_not_control_the_terminal() {
+    let directory = directory(&[]);
+    let (code, stdout, stderr) = run(&directory, "resolve --json 'a\u{7f}\u{9b}31m\u{202e}\u{1b}'", "");
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(!stdout.contains(['\u{7f}', '\u{9b}', '\u{202e}', '\u{1b}']), "{stdout:?}");
+    assert!(stdout.contains(r#""image": "a\u007f\u009b31m\u202e\u001b","#), "{stdout}");
+}
+
+#[test]
 fn the_name_of_a_file_does_not_control_the_terminal() {
     let directory = directory(&[("a\u{1b}[31m\n.yaml", BEFORE)]);
     let change = "a\\u{1b}[31m\\n.yaml:1: nginx:1.27 -> …/dockerhub/nginx:1.27\n";
