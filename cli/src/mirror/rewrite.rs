@@ -252,9 +252,11 @@ pub fn without_mark(text: &str) -> &str {
 /// Parses YAML or JSON whose documents are maps, lists or empty.
 ///
 /// # Errors
-/// If it is neither. Most texts are YAML, but only one scalar, such as the lines of a Dockerfile.
+/// If it is neither, or its merge keys repeat too much. Most texts are YAML, but only one scalar, such as the lines of a
+/// Dockerfile.
 pub fn parse(text: &str) -> Result<Tree<'_>> {
     let tree = parse_any(text)?;
+    ensure!(!tree.has_too_many_merges(), "Merge keys (<<) repeat too many mappings, which is not supported");
     let mut roots = tree.documents.iter().filter_map(|document| tree.scalar(document.start));
     ensure!(
         roots.all(Scalar::is_null),

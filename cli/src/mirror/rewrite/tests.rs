@@ -289,6 +289,21 @@ fn many_aliases_are_no_problem() {
 }
 
 #[test]
+fn merge_keys_have_a_limit_together() {
+    let mut text = "image: nginx\nm0: &m0 {x: 1}\n".to_owned();
+    for level in 1..60 {
+        writeln!(text, "m{level}: &m{level} {{<<: *m{}}}", level - 1).expect("memory does not fail");
+    }
+    let merging = |count: usize| text.clone() + &"- {<<: *m59}\n".repeat(count).replacen('-', "l:\n-", 1);
+    let many = merging(20_000);
+    assert_eq!(yaml(&many), many.replace("nginx", "…/hub/nginx:latest"));
+    let inventory = inventory();
+    let names = Names { inventory: &inventory, matching: Match::Image };
+    let error = Rewritten::new(FileType::Yaml, &merging(21_000), names).err().map(|error| error.to_string());
+    assert_eq!(error.as_deref(), Some("Merge keys (<<) repeat too many mappings, which is not supported"));
+}
+
+#[test]
 fn images_of_helm_charts_are_rewritten() {
     assert_pairs(
         yaml,

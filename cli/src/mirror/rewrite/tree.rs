@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::iter;
 use std::ops::Range;
 
 /// The index of a node.
@@ -12,6 +13,10 @@ const MAX_DEPTH: usize = 200;
 
 /// How many merge keys are followed to find a field. The files of people need one or two.
 const MAX_MERGES: usize = 50;
+
+/// How many mappings a search in each mapping of a text may visit by merge keys, together. With more, a small text would keep
+/// a processor busy for minutes.
+const MAX_VISITS: usize = 1_000_000;
 
 /// The merge key of YAML: the fields of other mappings.
 const MERGE: &str = "<<";
@@ -156,16 +161,24 @@ impl<'a> Tree<'a> {
 
     /// A field of a mapping by its name, which is one of [`FIELDS`]: its own, or a merged one.
     pub fn field(&self, mapping: Id, name: &str) -> Option<Place> {
+        self.lineage(mapping).find_map(|id| Some((id, self.mapping(id)?.known(name)?)))
+    }
+
+    /// A mapping and those that it merges, in the order of their precedence.
+    fn lineage(&self, mapping: Id) -> impl Iterator<Item = Id> {
         let mut pending = vec![mapping];
-        for _ in 0..MAX_MERGES {
+        let lineage = iter::from_fn(move || {
             let id = pending.pop()?;
-            let Some(mapping) = self.mapping(id) else { continue };
-            if let Some(index) = mapping.known(name) {
-                return Some((id, index));
-            }
             pending.extend(self.merged(id).into_iter().rev());
-        }
-        None
+            Some(id)
+        });
+        lineage.take(MAX_MERGES)
+    }
+
+    /// Whether searches in all mappings would visit too many others by merge keys.
+    pub fn has_too_many_merges(&self) -> bool {
+        let merging = (0..self.nodes.len()).filter(|id| self.mapping(*id).is_some_and(|it| it.known(MERGE).is_some()));
+        merging.flat_map(|id| self.lineage(id).skip(1)).nth(MAX_VISITS).is_some()
     }
 
     /// The mappings that a mapping merges, in the order of their precedence.
