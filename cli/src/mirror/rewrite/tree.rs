@@ -22,13 +22,15 @@ const MAX_VISITS: usize = 1_000_000;
 const MERGE: &str = "<<";
 
 /// The fields that [`Tree::field`] finds.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 20] = [
     MERGE,
     "apiVersion",
     "build",
     "containerDefinitions",
     "ContainerDefinitions",
     "digest",
+    "extends",
+    "file",
     "global",
     "image",
     "Image",
@@ -37,6 +39,7 @@ const FIELDS: [&str; 17] = [
     "reference",
     "registry",
     "repository",
+    "service",
     "services",
     "sha",
     "tag",
@@ -165,7 +168,7 @@ impl<'a> Tree<'a> {
     }
 
     /// A mapping and those that it merges, in the order of their precedence.
-    fn lineage(&self, mapping: Id) -> impl Iterator<Item = Id> {
+    pub fn lineage(&self, mapping: Id) -> impl Iterator<Item = Id> {
         let mut pending = vec![mapping];
         let lineage = iter::from_fn(move || {
             let id = pending.pop()?;
