@@ -1,7 +1,7 @@
 //! What a command prints, and its exit code.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
 use shared::text::Excerpt;
@@ -34,10 +34,15 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Prints a result. A reader that closes the pipe early, such as `head`, is not an error.
+/// Prints a result.
 pub fn print(text: impl Display) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    print_with(|out| write!(out, "{text}"))
+}
+
+/// Prints a result piece by piece. A reader that closes the pipe early, such as `head`, is not an error.
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }

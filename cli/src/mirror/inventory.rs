@@ -349,7 +349,7 @@ mod tests {
             assert_eq!(inventory.resolve(image, Match::Image), Ok(Resolved::Mirrored(mirror)));
         }
         assert!(inventory.resolve("quay.io/old:1", Match::Image).is_err());
-        assert_eq!(inventory.repositories().len(), 2);
+        assert_eq!(inventory.count(), (2, 3));
     }
 
     #[tokio::test]
