@@ -42,14 +42,18 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 /// Values that replace others.
-struct Values {
-    text: String,
+pub struct Values {
+    /// The values.
+    pub text: String,
     /// The images that stay.
     left: Vec<Left>,
 }
 
 /// The values that change, without the others.
-fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
+///
+/// # Errors
+/// If the text has no values, or several documents, or too many of them would be printed.
+pub fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
     let text = without_mark(text);
     let tree = parse(text)?;
     let Some(document) = tree.documents.first() else { return Ok(Values { text: "{}\n".into(), left: Vec::new() }) };
