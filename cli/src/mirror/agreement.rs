@@ -62,7 +62,9 @@ const WAYS: [(&str, Way); 7] = [
         text.strip_prefix("FROM ")?.strip_suffix('\n').map(str::to_owned)
     }),
     ("Helm", |image, names| {
-        let values = helm_values::overriding(&yaml(&json!({ "image": image })), names).expect(image).text;
+        let values = yaml(&json!({ "image": image }));
+        let values = vec![helm_values::Text::new(&values).expect(&values)];
+        let values = helm_values::overriding(values, names).expect(image).text;
         let values: Value = serde_yaml_ng::from_str(&values).expect(&values);
         Some(values["image"].as_str().unwrap_or(image).to_owned())
     }),
