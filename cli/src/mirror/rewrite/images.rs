@@ -169,7 +169,7 @@ impl<'a> Search<'a> {
             (Content::Mapping(mapping), Role::Services) => {
                 let services = mapping.fields.iter().filter(|field| !self.tree.is_merge(**field));
                 self.pending.extend(services.map(|field| (field.value, Role::Service)));
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Services)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::Services)));
             }
             (Content::Mapping(mapping), Role::Service | Role::MergedService) => {
                 if role == Role::Service {
@@ -178,8 +178,7 @@ impl<'a> Search<'a> {
                 let is_other =
                     |field: &&Field| !self.tree.is_merge(**field) && self.tree.text(field.key) != Some("image");
                 self.pending.extend(mapping.fields.iter().filter(is_other).map(|field| (field.value, Role::Other)));
-                let merged = self.tree.merged(id).into_iter();
-                self.pending.extend(merged.map(|merged| (merged, Role::MergedService)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::MergedService)));
             }
             (Content::Mapping(mapping), Role::Other) => {
                 self.pending.extend(mapping.fields.iter().map(|field| (field.value, Role::Other)));
@@ -206,14 +205,14 @@ impl<'a> Search<'a> {
                         self.field((id, index), field);
                     }
                 }
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Merged)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::Merged)));
             }
             (Content::Mapping(mapping), Role::Value { of_image }) => {
                 self.helm_image(id, of_image);
                 for (index, &field) in mapping.fields.iter().enumerate() {
                     self.field((id, index), field);
                 }
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, role)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, role)));
             }
             (Content::Scalar(_), _) => {}
         }

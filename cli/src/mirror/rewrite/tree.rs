@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::iter;
 use std::ops::Range;
+use std::slice;
 
 /// The index of a node.
 pub type Id = usize;
@@ -11,11 +12,8 @@ pub type Id = usize;
 /// How deep collections may be nested.
 const MAX_DEPTH: usize = 200;
 
-/// How many merge keys are followed to find a field. The files of people need one or two.
-const MAX_MERGES: usize = 50;
-
-/// How many mappings a search in each mapping of a text may visit by merge keys, together. With more, a small text would keep
-/// a processor busy for minutes.
+/// How many mappings and fields a search in each mapping of a text may visit by merge keys, together. With more, a small text
+/// would keep a processor busy for minutes. The files of people need some hundred.
 const MAX_VISITS: usize = 1_000_000;
 
 /// How many fields [`Tree::merge`] makes, and how deep. Aliases can make them endless.
@@ -170,45 +168,51 @@ impl<'a> Tree<'a> {
         self.lineage(mapping).find_map(|id| Some((id, self.mapping(id)?.known(name)?)))
     }
 
-    /// A mapping and those that it merges, in the order of their precedence.
+    /// A mapping and those that it merges, in the order of their precedence. One can occur several times.
     pub fn lineage(&self, mapping: Id) -> impl Iterator<Item = Id> {
-        let mut pending = vec![mapping];
-        let lineage = iter::from_fn(move || {
+        let (mut pending, mut followed) = (vec![mapping], HashSet::new());
+        iter::from_fn(move || {
             let id = pending.pop()?;
-            pending.extend(self.merged(id).into_iter().rev());
+            let merged = self.merged(id);
+            if !merged.is_empty() && followed.insert(id) {
+                pending.extend(merged.iter().rev());
+            }
             Some(id)
-        });
-        lineage.take(MAX_MERGES)
+        })
     }
 
-    /// Whether searches in all mappings would visit too many others by merge keys.
+    /// Whether searches in all mappings would visit too much by merge keys.
     pub fn has_too_many_merges(&self) -> bool {
-        let merging = (0..self.nodes.len()).filter(|id| self.mapping(*id).is_some_and(|it| it.known(MERGE).is_some()));
-        merging.flat_map(|id| self.lineage(id).skip(1)).nth(MAX_VISITS).is_some()
+        let merged = self.ids().filter(|id| !self.merged(*id).is_empty()).flat_map(|id| self.lineage(id).skip(1));
+        let mut visits = 0;
+        for id in merged {
+            visits += 1 + self.mapping(id).map_or(0, |mapping| mapping.fields.len());
+            if visits > MAX_VISITS {
+                return true;
+            }
+        }
+        false
     }
 
     /// The mappings that a mapping merges, in the order of their precedence.
-    pub fn merged(&self, mapping: Id) -> Vec<Id> {
-        let index = self.mapping(mapping).and_then(|mapping| mapping.known(MERGE));
-        let Some(value) = index.map(|index| self.value((mapping, index))) else { return Vec::new() };
-        match &self.node(value).content {
-            Content::Sequence(items) => items.iter().copied().take(MAX_MERGES).collect(),
-            _ => vec![value],
+    pub fn merged(&self, mapping: Id) -> &[Id] {
+        let merge = self.mapping(mapping).and_then(|mapping| Some(&mapping.fields[mapping.known(MERGE)?]));
+        let Some(Field { value, .. }) = merge else { return &[] };
+        match &self.node(*value).content {
+            Content::Sequence(items) => items,
+            _ => slice::from_ref(value),
         }
     }
 
     /// The fields of a mapping: its own, and those that it merges.
     pub fn fields(&self, mapping: Id) -> Vec<Field> {
-        let (mut fields, mut keys, mut merged) = (Vec::new(), HashSet::new(), HashSet::new());
-        let mut pending = vec![mapping];
-        while let Some(id) = pending.pop() {
-            let Some(mapping) = self.mapping(id).filter(|_| merged.insert(id)) else { continue };
+        let (mut fields, mut keys) = (Vec::new(), HashSet::new());
+        for mapping in self.lineage(mapping).filter_map(|id| self.mapping(id)) {
             // Of a key that occurs twice, the last one counts.
             let own = mapping.fields.iter().rev().filter(|field| !self.is_merge(**field));
             let own = own.filter(|field| self.text(field.key).is_some_and(|key| keys.insert(key)));
             let own: Vec<_> = own.copied().collect();
             fields.extend(own.into_iter().rev());
-            pending.extend(self.merged(id).into_iter().rev());
         }
         fields
     }
