@@ -156,8 +156,8 @@ proptest! {
                 _ => complete(&image),
             };
             for (way, becomes) in WAYS {
-                let actual = becomes(&image, names).map(|image| complete(&image));
-                prop_assert!(actual.as_ref().is_none_or(|actual| *actual == expected), "{way}: {image}: {actual:?}, not {expected}");
+                let actual = becomes(&image, names).map_or_else(|| expected.clone(), |image| complete(&image));
+                prop_assert_eq!(&actual, &expected, "{}: {}", way, image);
             }
         }
     }

@@ -309,6 +309,7 @@ mod tests {
         mock!(aws_sdk_dynamodb::Client::scan).then_compute_output(move |request| {
             let values = request.expression_attribute_values().expect("the filter has values");
             assert_eq!(values[":time"], AttributeValue::S("1970-01-01T00:16:40Z".into()));
+            assert_eq!(values[":Done"], AttributeValue::S("Done".into()));
             let row = |(source, destination): &(&str, &str)| {
                 let digest = Digest::of(source.as_bytes()).to_string();
                 let columns = [("Source", *source), ("Destination", *destination), ("Digest", &*digest)];

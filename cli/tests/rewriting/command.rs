@@ -5,9 +5,10 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{HOST, shell};
+use super::{HOST, INVENTORY, shell};
 
 /// A directory with files.
 fn directory(files: &[(&str, &str)]) -> TempDir {
@@ -133,6 +134,44 @@ fn what_is_not_a_regular_file_is_an_error() {
 }
 
 #[test]
+fn images_are_resolved() {
+    let directory = directory(&[]);
+    let resolve = |arguments: &str| run(&directory, &format!("resolve {arguments}"), "");
+    let none = String::new;
+    let there = format!("{HOST}/dockerhub/nginx:none");
+    for (image, mirror) in [
+        ("nginx:1.27", "…/dockerhub/nginx:1.27"),
+        (&there, "…/dockerhub/nginx:none"),
+        ("--match repository nginx:none", "…/dockerhub/nginx:none"),
+    ] {
+        assert_eq!(resolve(image), (0, format!("{mirror}\n"), none()));
+    }
+    let reason = "the repository docker.io/library/other is not mirrored";
+    let mirror = "…/dockerhub/nginx:1.27";
+    assert_eq!(resolve("other nginx:1.27"), (1, format!("{mirror}\n"), format!("other: {reason}\n")));
+    let (code, stdout, stderr) = resolve("--json nginx:1.27 other");
+    let expected = json!([{ "image": "nginx:1.27", "mirror": mirror }, { "image": "other", "reason": reason }]);
+    assert_eq!((code, serde_json::from_str::<Value>(&stdout).unwrap(), stderr), (1, expected, none()));
+}
+
+#[test]
+fn images_are_listed() {
+    let directory = directory(&[]);
+    let (code, stdout, stderr) = run(&directory, "list --json", "");
+    let (listed, all): (Value, Value) =
+        (serde_json::from_str(&stdout).unwrap(), serde_json::from_str(INVENTORY).unwrap());
+    let mut expected = all["repositories"].as_array().unwrap().clone();
+    expected.sort_by_key(|repository| repository["source"].to_string());
+    let expected = Value::from(expected).to_string().replace(HOST, "…");
+    assert_eq!((code, listed.to_string(), stderr), (0, expected, String::new()));
+    let (code, stdout, stderr) = run(&directory, "list | head -2", "");
+    let words: Vec<Vec<_>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let digest = "sha256:3a4425744046c317df7edb48eb1dac41129f4e1ba4c7eb309107c3a54b46b351";
+    let redis = vec!["docker.io/bitnami/redis:7.2", "…/dockerhub/bitnami/redis:7.2", digest];
+    assert_eq!((code, words, stderr), (0, vec![vec!["IMAGE", "MIRROR", "DIGEST"], redis], String::new()));
+}
+
+#[test]
 fn an_image_does_not_control_the_terminal() {
     let directory = directory(&[]);
     let (code, stdout, stderr) = run(&directory, "resolve --json 'a\u{7f}\u{9b}31m\u{202e}\u{1b}'", "");
@@ -239,6 +278,9 @@ spec:
          standard input:8: other: the repository docker.io/library/other is not mirrored\n"
     );
     assert_eq!(run(&directory, "kustomize -", pod), run(&directory, "kustomize", pod));
+    fs::write(directory.path().join("a.yaml"), BEFORE).unwrap();
+    let two = format!("{component}\n- name: nginx\n  newName: …/dockerhub/nginx\n");
+    assert_eq!(run(&directory, "kustomize a.yaml a.yaml", ""), (0, two, String::new()));
     assert_eq!(run(&directory, "kustomize", "image: other\n").1, format!("{component} []\n"));
     let all = run(&directory, "kustomize --all", pod).1;
     for name in ["nginx", "index.docker.io/library/nginx", "quay.io/prometheus/node-exporter"] {

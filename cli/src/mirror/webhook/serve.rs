@@ -86,7 +86,7 @@ pub struct Arguments {
     /// The port for probes and metrics, without TLS
     #[arg(long, default_value_t = 8080)]
     metrics_port: u16,
-    /// Seconds to keep answering after SIGTERM, at most 300. The pod is not ready in this time, so that requests go to other pods
+    /// Seconds to keep answering after SIGTERM, at most 300. The pod is not ready then, so that requests go to other pods
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(..=MAX_GRACE))]
     grace: u64,
 }
