@@ -3,6 +3,7 @@
 mod aws;
 pub mod mirror;
 mod output;
+pub mod tasks;
 
 use std::process::ExitCode;
 
