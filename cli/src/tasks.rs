@@ -18,6 +18,7 @@ use serde::Serialize;
 use shared::Kind;
 use shared::text::Excerpt;
 
+pub use self::time::Time;
 pub use account::Account;
 pub use delete::{Deleting, Remains};
 pub use images::{Image, Images};
@@ -26,7 +27,6 @@ pub use parameters::{Group, Parameter, Problem, Template, Values, read_values};
 pub use run::{Batch, Counts, Decision, FargateTask, Input, Run, RunDetails, Runs, Status, Stopping};
 pub use stack::{Action, Change, ClonePlan, Event, Failure, Task};
 pub use template::Package;
-pub use time::Time;
 
 /// The result of an action.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

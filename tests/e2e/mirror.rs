@@ -1,35 +1,26 @@
 //! The command `ecr-transfer mirror`, with what a stack copied.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::time::Duration;
 
-use local::aws::xml_text;
 use local::images;
 use local::machine::{ACCOUNT, REGION};
 use local::registry::contents;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::command::{Output, command, user};
 use crate::world::{Result, World};
-
-/// The variable that makes this program the command.
-pub const IS_COMMAND: &str = "ECR_TRANSFER_IS_COMMAND";
 
 pub async fn copies_are_mirrored_at_once_for_the_user_that_the_page_describes(world: &World) -> Result {
     let home = world.machine().home()?;
     let run = world.run(world.deploy_public("mirror", "busybox:1.36,quay.io/coreos/etcd:ALL_TAGS").await?).await?;
     assert!(run.outcome.succeeded(), "{:?}", run.outcome);
-    let user = ("UserName", "ecr-transfer-mirror");
-    home.query("iam", "CreateUser", &[user]).await?;
     let (bucket, table) = (run.stack.output("PlanBucket")?, run.stack.output("ImageTable")?);
     let policy = block(include_str!("../../docs/mirror/README.md"), "policy-mirror")?;
     let policy = policy.replace("BUCKET", bucket).replace("TABLE", table).replace("DTHECRStack", "mirror");
     let policy = policy.replace("us-east-1", REGION).replace("111111111111", ACCOUNT);
-    home.query("iam", "PutUserPolicy", &[user, ("PolicyName", "read"), ("PolicyDocument", &policy)]).await?;
-    let key = home.query("iam", "CreateAccessKey", &[user]).await?;
-    let field = |name: &str| xml_text(&key, name).ok_or(format!("the key has no {name}"));
-    let key = [("AWS_ACCESS_KEY_ID", field("AccessKeyId")?), ("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey")?)];
+    let key = user(world, "ecr-transfer-mirror", &policy).await?;
 
     // When the inventory was written, the destination was empty. The table has what was copied then.
     let list = mirror(world, &["list", "--stack", "mirror", "--json"], &key).await?;
@@ -112,25 +103,9 @@ pub async fn a_rewritten_task_definition_can_be_pulled(world: &World) -> Result 
     Ok(())
 }
 
-/// What the command printed.
-#[derive(Debug)]
-struct Output {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
 /// Runs `ecr-transfer mirror` on the machine.
 async fn mirror(world: &World, arguments: &[&str], environment: &[(&str, String)]) -> Result<Output> {
-    let mut command = Command::new(env::current_exe()?);
-    command.arg("mirror").args(arguments).envs(world.machine().env().iter().cloned());
-    command.envs(environment.iter().cloned()).env(IS_COMMAND, "1");
-    let output = command.output().await?;
-    Ok(Output {
-        code: output.status.code().ok_or("it was killed")?,
-        stdout: String::from_utf8(output.stdout)?,
-        stderr: String::from_utf8(output.stderr)?,
-    })
+    command(world, &[&["mirror"], arguments].concat(), environment).await
 }
 
 /// The images of an inventory's repositories, with or without tags, as ECR names them.

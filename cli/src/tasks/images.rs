@@ -115,7 +115,8 @@ impl Account {
             let scan = if only_failed { scan.index_name(FAILING) } else { scan };
             // A search reads as much as fits into an answer, which is 1 MB.
             let page = if only_failed { limit.min(PAGE) } else { limit };
-            let limit_of_page = (only_failed || search.is_none()).then(|| i32::try_from(page.max(1)).unwrap_or(i32::MAX));
+            let limit_of_page =
+                (only_failed || search.is_none()).then(|| i32::try_from(page.max(1)).unwrap_or(i32::MAX));
             let answer = scan.set_limit(limit_of_page).send().await.map_err(AwsError::aws("dynamodb:Scan", table))?;
             let mut items = answer.items.unwrap_or_default();
             if only_failed {
@@ -164,4 +165,117 @@ fn decode(page: &str) -> Result<Item> {
     let texts = bytes.and_then(|it| serde_json::from_slice::<HashMap<String, String>>(&it).ok());
     let texts = texts.ok_or_else(|| Error::Rejected("The page is not one that was given.".into()))?;
     Ok(texts.into_iter().map(|(name, text)| (name, text_value(&text))).collect())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemOutput;
+    use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
+    use aws_sdk_dynamodb::operation::scan::ScanOutput;
+    use aws_smithy_mocks::{Rule, mock};
+
+    use super::super::account::tests::account;
+    use super::super::stack::tests::task;
+    use super::*;
+
+    fn item(image: &str, tag: &str, done: bool) -> Item {
+        let status = if done { "Done" } else { "Error" };
+        let mut item = key(image, tag);
+        item.insert("Status".into(), text_value(status));
+        item.insert("Destination".into(), text_value(&format!("host/{image}:{tag}")));
+        item
+    }
+
+    fn key(image: &str, tag: &str) -> Item {
+        Item::from([("Image".into(), text_value(image)), ("Tag".into(), text_value(tag))])
+    }
+
+    /// An image, copied or failed.
+    pub fn image(image: &str, tag: &str, done: bool) -> Image {
+        Image::of(&item(image, tag, done))
+    }
+
+    fn names(images: &Images) -> Vec<String> {
+        images.items.iter().map(Image::name).collect()
+    }
+
+    /// Two pages: the images `a:1` and `b:2`, then `c:1`.
+    fn pages() -> [Rule; 2] {
+        [
+            mock!(aws_sdk_dynamodb::Client::scan)
+                .match_requests(|request| request.exclusive_start_key().is_none() && request.index_name().is_none())
+                .then_output(|| {
+                    let items = vec![item("a", "1", true), item("b", "2", false)];
+                    ScanOutput::builder().set_items(Some(items)).set_last_evaluated_key(Some(key("b", "2"))).build()
+                }),
+            mock!(aws_sdk_dynamodb::Client::scan)
+                .match_requests(|request| request.exclusive_start_key() == Some(&key("b", "2")))
+                .then_output(|| ScanOutput::builder().items(item("c", "1", true)).build()),
+        ]
+    }
+
+    #[tokio::test]
+    async fn images_come_in_pages() {
+        let [first, second] = pages();
+        let account = account(&[&first, &second]);
+        let page = account.images(&task(), None, false, 2, None).await.expect("they are read");
+        assert_eq!(names(&page), ["a:1", "b:2"]);
+        let next = page.next.expect("there is another page");
+        let page = account.images(&task(), None, false, 2, Some(&next)).await.expect("they are read");
+        assert_eq!((names(&page), page.next), (vec!["c:1".to_owned()], None));
+        assert!(account.images(&task(), None, false, 2, Some("x")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_search_reads_until_it_has_found_enough() {
+        let [first, second] = pages();
+        let page =
+            account(&[&first, &second]).images(&task(), Some("c:"), false, 5, None).await.expect("they are read");
+        assert_eq!((names(&page), page.next), (vec!["c:1".to_owned()], None));
+    }
+
+    #[tokio::test]
+    async fn failed_images_are_read_by_their_index() {
+        let scan = mock!(aws_sdk_dynamodb::Client::scan)
+            .match_requests(|request| request.index_name() == Some("Failing") && request.limit() == Some(100))
+            .then_output(|| {
+                let mut found = key("b", "2");
+                found.insert("FailingSince".into(), text_value("2026-01-01T00:00:00Z"));
+                ScanOutput::builder().items(found).items(key("healed", "1")).build()
+            });
+        let get = mock!(aws_sdk_dynamodb::Client::batch_get_item)
+            .match_requests(|request| {
+                let keys = request.request_items().and_then(|tables| tables.get("images")).map(|it| it.keys().to_vec());
+                keys == Some(vec![key("b", "2"), key("healed", "1")])
+            })
+            .then_output(|| {
+                let items = vec![item("b", "2", false), item("healed", "1", true)];
+                BatchGetItemOutput::builder().responses("images", items).build()
+            });
+        let page = account(&[&scan, &get]).images(&task(), None, true, 1_000, None).await.expect("they are read");
+        assert_eq!(names(&page), ["b:2"]);
+    }
+
+    #[tokio::test]
+    async fn an_image_is_found_by_its_name_and_what_it_says_is_escaped() {
+        let digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+        let found = mock!(aws_sdk_dynamodb::Client::get_item)
+            .match_requests(move |request| request.key() == Some(&key("a/b", digest)))
+            .then_output(|| {
+                let mut item = item("a/b", digest, false);
+                item.insert("ErrorMessage".into(), text_value("<b>\u{1b}[2J"));
+                item.insert("UpdatedAt".into(), text_value("2026-01-02T03:04:05Z"));
+                GetItemOutput::builder().set_item(Some(item)).build()
+            });
+        let missing = mock!(aws_sdk_dynamodb::Client::get_item).then_output(|| GetItemOutput::builder().build());
+        let account = account(&[&found, &missing]);
+        let image = account.image(&task(), &format!("a/b@{digest}")).await.expect("it is there");
+        assert_eq!(image.name(), format!("a/b@{digest}"));
+        assert_eq!(image.error.map(|error| error.to_string()).as_deref(), Some(r"<b>\u{1b}[2J"));
+        assert_eq!(image.updated_at.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        for name in ["a/b:2", "a"] {
+            let error = account.image(&task(), name).await.expect_err("it is not there").to_string();
+            assert!(error.starts_with("copies has no image"), "{error}");
+        }
+    }
 }

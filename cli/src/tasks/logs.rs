@@ -106,9 +106,13 @@ impl Log {
     pub fn of_image(task: &Task, image: &Image) -> Result<Self> {
         let (Some(stream), Some(destination)) = (&image.log_stream, &image.destination) else {
             let error = image.error.as_ref().map(|error| format!(" Its error: {error}")).unwrap_or_default();
-            return Err(Error::Rejected(format!("No Fargate task has tried to copy {}, so it has no log.{error}", image.name())));
+            return Err(Error::Rejected(format!(
+                "No Fargate task has tried to copy {}, so it has no log.{error}",
+                image.name()
+            )));
         };
-        Ok(Self { stream: Some(stream.clone()), only: Some(destination.to_string()), ..Self::of_tasks(task)? })
+        // As the script prints it, between tabs. Otherwise app:1 would also have the lines of app:12.
+        Ok(Self { stream: Some(stream.clone()), only: Some(format!("\t{destination}\t")), ..Self::of_tasks(task)? })
     }
 
     /// Only what was written during a run. One run of a task copies at a time.
@@ -149,7 +153,8 @@ impl Account {
     pub async fn function_log(&self, task: &Task, function: Function) -> Result<Log> {
         let resources = self.resources(task).await?;
         let group = resources.get(function.log_group());
-        let group = group.ok_or_else(|| Error::Rejected(format!("{} is {}, and has no logs.", task.name, task.status)))?;
+        let group =
+            group.ok_or_else(|| Error::Rejected(format!("{} is {}, and has no logs.", task.name, task.status)))?;
         Ok(Log::of_group(group))
     }
 
@@ -268,7 +273,11 @@ mod tests {
         let missing = mock!(aws_sdk_cloudwatchlogs::Client::get_log_events).then_error(|| {
             GetLogEventsError::ResourceNotFoundException(
                 ResourceNotFoundException::builder()
-                    .meta(aws_sdk_cloudwatchlogs::error::ErrorMetadata::builder().code("ResourceNotFoundException").build())
+                    .meta(
+                        aws_sdk_cloudwatchlogs::error::ErrorMetadata::builder()
+                            .code("ResourceNotFoundException")
+                            .build(),
+                    )
                     .build(),
             )
         });
@@ -279,18 +288,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_log_of_an_image_has_its_lines_only() {
-        let lines = page(None, &["Done\thost/app:1\t3", "Error\thost/app:12\t3\tno", "Error\thost/other:1\t1\tno"], "a");
+        let lines =
+            page(None, &["Done\thost/app:1\t3", "Error\thost/app:12\t3\tno", "Error\thost/other:1\t1\tno"], "a");
         let image = |stream: Option<&str>| {
-            let mut image = super::super::images::tests::image("app", "12", false);
+            let mut image = super::super::images::tests::image("app", "1", false);
             image.log_stream = stream.map(str::to_owned);
             image
         };
         let log = Log::of_image(&task(), &image(Some("copy/skopeo/id"))).expect("it has one");
         assert_eq!((log.group.as_str(), log.stream.as_deref()), ("container-logs", Some("copy/skopeo/id")));
         let read = account(&[&lines]).read(&mut log.reader()).await.expect("it can be read");
-        assert_eq!(messages(&read), [r"Error\thost/app:12\t3\tno"]);
+        assert_eq!(messages(&read), [r"Done\thost/app:1\t3"]);
         let error = Log::of_image(&task(), &image(None)).expect_err("it has none").to_string();
-        assert!(error.starts_with("No Fargate task has tried to copy app:12"), "{error}");
+        assert!(error.starts_with("No Fargate task has tried to copy app:1"), "{error}");
     }
 
     fn found(

@@ -90,7 +90,8 @@ impl Template {
     /// # Errors
     /// If it is neither, or declares no parameters.
     pub fn parse(text: &str) -> Result<Self> {
-        let invalid = |problem: &str| Error::Rejected(format!("The template cannot be read: {}", Excerpt::new(problem)));
+        let invalid =
+            |problem: &str| Error::Rejected(format!("The template cannot be read: {}", Excerpt::new(problem)));
         let document: Yaml = serde_yaml_ng::from_str(text).map_err(|error| invalid(&error.to_string()))?;
         let document = plain(document);
         let Json::Object(declared) = &document["Parameters"] else {
@@ -142,7 +143,10 @@ impl Template {
         let unknown = values.keys().filter(|name| self.parameter(name).is_none()).map(|name| {
             let similar = self.parameters().find(|it| it.name.eq_ignore_ascii_case(name));
             let similar = similar.map(|it| format!(" Did you mean {}?", it.name)).unwrap_or_default();
-            Problem { parameter: Some(name.clone()), message: format!("The template has no parameter {name}.{similar}") }
+            Problem {
+                parameter: Some(name.clone()),
+                message: format!("The template has no parameter {name}.{similar}"),
+            }
         });
         let invalid = self.parameters().filter_map(|parameter| {
             let message = parameter.problem(values.get(&parameter.name).map(String::as_str))?;
@@ -214,7 +218,8 @@ impl Parameter {
         let expected = if !self.allowed_values.is_empty() {
             let is_allowed = self.allowed_values.iter().any(|allowed| allowed == value);
             (!is_allowed).then(|| {
-                let values: Vec<_> = self.allowed_values.iter().map(|it| if it.is_empty() { "blank" } else { it }).collect();
+                let values: Vec<_> =
+                    self.allowed_values.iter().map(|it| if it.is_empty() { "blank" } else { it }).collect();
                 format!("expected {}", values.join(", "))
             })
         } else if self.is_number {
@@ -222,7 +227,8 @@ impl Parameter {
         } else {
             self.expected_text(value)
         };
-        expected.map(|expected| format!("{name} is {:?}: {expected}. {}", Excerpt::within(value, 100), self.description))
+        expected
+            .map(|expected| format!("{name} is {:?}: {expected}. {}", Excerpt::within(value, 100), self.description))
     }
 
     fn expected_number(&self, value: &str) -> Option<String> {
@@ -281,8 +287,9 @@ pub fn read_values(text: &str) -> Result<Values> {
                 .into(),
         )
     };
-    let document: Yaml = serde_yaml_ng::from_str(text)
-        .map_err(|error| Error::Rejected(format!("The parameters cannot be read: {}", Excerpt::new(&error.to_string()))))?;
+    let document: Yaml = serde_yaml_ng::from_str(text).map_err(|error| {
+        Error::Rejected(format!("The parameters cannot be read: {}", Excerpt::new(&error.to_string())))
+    })?;
     let pair = |item: &Json| match item {
         Json::String(pair) => pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())),
         _ => Some((item["ParameterKey"].as_str()?.to_owned(), text_of(&item["ParameterValue"])?)),
@@ -393,7 +400,11 @@ mod tests {
             ("maxConcurrency", "0", "maxConcurrency is \"0\": expected a number from 1 to 1000."),
             ("maxImages", "-1", "maxImages is \"-1\": expected a number of at least 0."),
             ("destPrefix", "/x/", "destPrefix is \"/x/\": it does not have the expected format. Prefix of"),
-            ("srcAccountId", "1234567890123", "srcAccountId is \"1234567890123\": it has 13 characters, of at most 12."),
+            (
+                "srcAccountId",
+                "1234567890123",
+                "srcAccountId is \"1234567890123\": it has 13 characters, of at most 12.",
+            ),
         ] {
             let problem = problem(&[(name, value)]);
             assert!(problem.starts_with(expected), "{problem}");

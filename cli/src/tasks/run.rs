@@ -339,9 +339,9 @@ impl Account {
         let answer = self.sfn.list_executions().state_machine_arn(machine).max_results(1).send().await;
         let answer = answer.map_err(AwsError::aws("states:ListExecutions", &task.name))?;
         let latest = answer.executions.into_iter().next();
-        latest.map(|it| it.name).ok_or_else(|| {
-            Error::Rejected(format!("{0} has no run yet. Start one: ecr-transfer start {0}", task.name))
-        })
+        latest
+            .map(|it| it.name)
+            .ok_or_else(|| Error::Rejected(format!("{0} has no run yet. Start one: ecr-transfer start {0}", task.name)))
     }
 
     /// Everything about a run.
@@ -352,7 +352,9 @@ impl Account {
         let execution = self.sfn.describe_execution().execution_arn(execution_arn(task, name)?).send().await;
         let execution = match execution {
             Err(error)
-                if error.as_service_error().is_some_and(|it| it.is_execution_does_not_exist() || it.is_invalid_arn()) =>
+                if error
+                    .as_service_error()
+                    .is_some_and(|it| it.is_execution_does_not_exist() || it.is_invalid_arn()) =>
             {
                 return Err(Error::Rejected(format!(
                     "{} has no run {:?}. `ecr-transfer runs {0}` lists them.",
@@ -388,7 +390,7 @@ impl Account {
             bytes_per_second: counts.zip(seconds).map(|(counts, seconds)| counts.bytes_done / seconds),
             input: serde_json::from_str(execution.input.as_deref().unwrap_or_default()).unwrap_or_default(),
             error: excerpt(execution.error.as_deref()),
-            cause: excerpt(execution.cause.as_deref().map(message)),
+            cause: excerpt(execution.cause.as_deref().map(message).as_deref()),
             failures: strings("failures").into_iter().map(Excerpt::from).collect(),
             report: summary.and_then(|summary| summary.dry_run),
             recorded: strings("recorded").into_iter().collect(),
@@ -416,7 +418,8 @@ impl Account {
     /// # Errors
     /// If it has not ended, was no dry run, or its report has expired.
     pub async fn report(&self, task: &Task, run: &RunDetails) -> Result<Vec<Decision>> {
-        let missing = || Error::Rejected(format!("The run {} has no report of a dry run, or it has expired.", run.run.name));
+        let missing =
+            || Error::Rejected(format!("The run {} has no report of a dry run, or it has expired.", run.run.name));
         // The task's own bucket, whatever the output says.
         let report = run.report.as_ref().filter(|report| report.key.starts_with("dry-runs/")).ok_or_else(missing)?;
         self.json(task.output("PlanBucket")?, &report.key).await?.ok_or_else(missing)
@@ -564,7 +567,9 @@ impl Account {
             match execution {
                 Ok(execution) => names.push(execution.name),
                 // An earlier deletion came that far.
-                Err(error) if matches!(error.code(), Some("StateMachineDoesNotExist" | "StateMachineDeleting")) => break,
+                Err(error) if matches!(error.code(), Some("StateMachineDoesNotExist" | "StateMachineDeleting")) => {
+                    break;
+                }
                 Err(error) => return Err(AwsError::aws("states:ListExecutions", machine)(error).into()),
             }
         }
@@ -667,14 +672,10 @@ fn execution_of(machine: &str, name: &str) -> String {
 }
 
 /// The message in the cause of a failure: Lambda's is JSON.
-fn message(cause: &str) -> &str {
-    // A message with escaped characters stays as it is.
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Cause<'a> {
-        error_message: &'a str,
-    }
-    serde_json::from_str::<Cause<'_>>(cause).map_or(cause, |cause| cause.error_message)
+fn message(cause: &str) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_str(cause).ok();
+    let message = json.as_ref().and_then(|json| json["errorMessage"].as_str());
+    message.unwrap_or(cause).to_owned()
 }
 
 pub(super) fn text_value(text: &str) -> AttributeValue {
@@ -687,4 +688,291 @@ pub(super) fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
 
 pub(super) fn number(item: &Item, name: &str) -> Option<u64> {
     item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudformation::operation::list_stack_resources::ListStackResourcesOutput;
+    use aws_sdk_cloudformation::primitives::DateTime;
+    use aws_sdk_cloudformation::types::StackResourceSummary;
+    use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemOutput;
+    use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
+    use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
+    use aws_sdk_ecs::operation::list_tasks::ListTasksOutput;
+    use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
+    use aws_sdk_s3::operation::get_object::GetObjectOutput;
+    use aws_sdk_s3::primitives::ByteStream;
+    use aws_sdk_s3::types::error::NoSuchKey;
+    use aws_sdk_sfn::operation::describe_execution::{DescribeExecutionError, DescribeExecutionOutput};
+    use aws_sdk_sfn::operation::list_executions::ListExecutionsOutput;
+    use aws_sdk_sfn::operation::start_execution::StartExecutionOutput;
+    use aws_sdk_sfn::operation::stop_execution::StopExecutionOutput;
+    use aws_sdk_sfn::types::error::ExecutionDoesNotExist;
+    use aws_smithy_mocks::{Rule, mock};
+    use serde_json::{Value, json};
+    use shared::reference::Digest;
+
+    use super::super::account::tests::account;
+    use super::super::stack::tests::{MACHINE, task};
+    use super::*;
+
+    const EXECUTION: &str = "arn:aws:states:us-east-1:111111111111:execution:copies-ECRReplicationSM:run";
+
+    #[tokio::test]
+    async fn a_run_is_started_with_what_list_images_reads() {
+        let started = |expected: Value| {
+            mock!(aws_sdk_sfn::Client::start_execution)
+                .match_requests(move |request| {
+                    let input = serde_json::from_str::<Value>(request.input().unwrap_or_default()).ok();
+                    let is_valid =
+                        |name: &str| name.len() <= 80 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+                    request.state_machine_arn() == Some(MACHINE)
+                        && request.name().is_some_and(is_valid)
+                        && input.as_ref() == Some(&expected)
+                })
+                .then_output(|| {
+                    let output = StartExecutionOutput::builder().execution_arn(EXECUTION);
+                    output.start_date(DateTime::from_secs(0)).build().expect("it is complete")
+                })
+        };
+        for (input, expected) in [
+            (Input::default(), json!({})),
+            (
+                Input { dry_run: true, src_image_list: Some("nginx:1".into()) },
+                json!({ "dryRun": true, "srcImageList": "nginx:1" }),
+            ),
+        ] {
+            let rule = started(expected);
+            let name = account(&[&rule]).start(&task(), &input).await.expect("it starts");
+            assert!(name.starts_with("manual-"), "{name}");
+        }
+        let incomplete = Task { outputs: BTreeMap::new(), ..task() };
+        let error = account(&[]).start(&incomplete, &Input::default()).await.expect_err("it has none").to_string();
+        assert_eq!(error, "The stack copies is CREATE_COMPLETE and has no output StateMachineArn yet.");
+    }
+
+    fn listed(name: &str, status: ExecutionStatus) -> ExecutionListItem {
+        let item = ExecutionListItem::builder().execution_arn(EXECUTION).state_machine_arn(MACHINE).name(name);
+        item.status(status).start_date(DateTime::from_secs(1_000)).build().expect("it is complete")
+    }
+
+    fn numbers(pairs: &[(&str, u64)]) -> Item {
+        let number = |(name, value): &(&str, u64)| ((*name).to_owned(), AttributeValue::N(value.to_string()));
+        pairs.iter().map(number).collect()
+    }
+
+    fn counted() -> Item {
+        let mut item = numbers(&[("toCopy", 5), ("done", 2), ("failed", 1), ("bytes", 70), ("bytesDone", 40)]);
+        item.insert("Execution".into(), text_value("run"));
+        item.insert("failures".into(), AttributeValue::L(vec![text_value("app:1: no \u{1b}")]));
+        item.insert("recorded".into(), AttributeValue::Ss(vec!["1".into()]));
+        item
+    }
+
+    #[tokio::test]
+    async fn runs_have_their_counts_also_if_dynamodb_answers_some_later() {
+        let executions = mock!(aws_sdk_sfn::Client::list_executions)
+            .match_requests(|request| request.max_results() == Some(2) && request.next_token() == Some("from"))
+            .then_output(|| {
+                let output = ListExecutionsOutput::builder().next_token("next");
+                let output = output.executions(listed("run", ExecutionStatus::Running));
+                output.executions(listed("other", ExecutionStatus::TimedOut)).build().expect("it is complete")
+            });
+        let key = Item::from([("Execution".into(), text_value("run"))]);
+        let later = KeysAndAttributes::builder().keys(key).build().expect("it is complete");
+        let counts = mock!(aws_sdk_dynamodb::Client::batch_get_item)
+            .sequence()
+            .output(move || BatchGetItemOutput::builder().unprocessed_keys("executions", later.clone()).build())
+            .output(|| BatchGetItemOutput::builder().responses("executions", vec![counted()]).build())
+            .build();
+        let runs = account(&[&executions, &counts]).runs(&task(), 2, Some("from")).await.expect("they are listed");
+        assert_eq!(runs.next.as_deref(), Some("next"));
+        let [run, other] = &runs.items[..] else { panic!("{runs:?}") };
+        assert_eq!((run.name.as_str(), run.status, run.counts.map(|it| it.left())), ("run", Status::Running, Some(2)));
+        assert_eq!((other.status, other.counts), (Status::TimedOut, None));
+        assert_eq!(serde_json::to_value(Status::TimedOut).expect("it is JSON"), Status::TimedOut.as_str());
+    }
+
+    fn described(
+        status: ExecutionStatus,
+        input: &'static str,
+        output: Option<&'static str>,
+        cause: &'static str,
+    ) -> Rule {
+        mock!(aws_sdk_sfn::Client::describe_execution)
+            .match_requests(|request| request.execution_arn() == Some(EXECUTION))
+            .then_output(move || {
+                let described = DescribeExecutionOutput::builder().execution_arn(EXECUTION).state_machine_arn(MACHINE);
+                let described = described.name("run").status(status.clone()).start_date(DateTime::from_secs(1_000));
+                let described = described.stop_date(DateTime::from_secs(1_010)).input(input).error("E").cause(cause);
+                described.set_output(output.map(str::to_owned)).build().expect("it is complete")
+            })
+    }
+
+    fn item(item: fn() -> Option<Item>) -> Rule {
+        mock!(aws_sdk_dynamodb::Client::get_item).then_output(move || GetItemOutput::builder().set_item(item()).build())
+    }
+
+    #[tokio::test]
+    async fn a_run_is_described_with_what_is_left_and_why_it_failed() {
+        let execution = described(
+            ExecutionStatus::Failed,
+            r#"{"srcImageList": "nginx", "version": 1}"#,
+            None,
+            r#"{"errorType": "X", "errorMessage": "no \u001b", "trace": []}"#,
+        );
+        let row = item(|| Some(counted()));
+        let run = account(&[&execution, &row]).run(&task(), "run").await.expect("it is described");
+        assert_eq!((run.left, run.bytes_per_second, run.run.seconds()), (2, Some(4), Some(10)));
+        assert_eq!(run.failures, [Excerpt::from(r"app:1: no \u{1b}")]);
+        assert_eq!(run.input.src_image_list.as_deref(), Some("nginx"));
+        assert_eq!(run.error.as_ref().map(Excerpt::as_str), Some("E"));
+        assert_eq!(run.cause.as_ref().map(Excerpt::as_str), Some(r"no \u{1b}"));
+        let json = serde_json::to_value(&run).expect("it is JSON");
+        assert_eq!((&json["status"], &json["counts"]["toCopy"]), (&json!("FAILED"), &json!(5)));
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_has_the_counts_of_its_output_and_a_report_in_the_tasks_own_bucket() {
+        let output = r#"{"batches": 0, "listed": 3, "unchanged": 1, "excluded": 0, "toCopy": 2, "bytes": 9,
+            "dryRun": {"bucket": "theirs", "key": "dry-runs/run.json", "version": "v"}}"#;
+        let execution = described(ExecutionStatus::Succeeded, r#"{"dryRun": true}"#, Some(output), "");
+        let none = item(|| None);
+        let object = mock!(aws_sdk_s3::Client::get_object)
+            .match_requests(|request| (request.bucket(), request.key()) == (Some("plans"), Some("dry-runs/run.json")))
+            .then_output(|| {
+                let json = r#"[{"reason": "new", "source": "s\u001b", "destination": "d"}, {"reason": "excluded", "source": "x", "rule": "r"}]"#;
+                GetObjectOutput::builder().body(ByteStream::from_static(json.as_bytes())).build()
+            });
+        let account = account(&[&execution, &none, &object]);
+        let mut run = account.run(&task(), "run").await.expect("it is described");
+        assert_eq!((run.run.counts.map(|it| it.to_copy), run.left), (Some(2), 0));
+        let report = account.report(&task(), &run).await.expect("it is there");
+        assert_eq!(report[0].source.as_str(), r"s\u{1b}");
+        assert_eq!(report[1].rule.as_ref().map(Excerpt::as_str), Some("r"));
+        if let Some(report) = &mut run.report {
+            report.key = "inventory/latest.json".into();
+        }
+        assert!(account.report(&task(), &run).await.is_err(), "the key is another one");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_does_not_exist_is_an_error_that_says_what_to_do() {
+        let missing = mock!(aws_sdk_sfn::Client::describe_execution)
+            .then_error(|| DescribeExecutionError::ExecutionDoesNotExist(ExecutionDoesNotExist::builder().build()));
+        let error = account(&[&missing]).run(&task(), "x\n").await.expect_err("there is none").to_string();
+        assert_eq!(error, r#"copies has no run "x\n". `ecr-transfer runs copies` lists them."#);
+        let none = mock!(aws_sdk_sfn::Client::list_executions).then_output(|| {
+            ListExecutionsOutput::builder().set_executions(Some(Vec::new())).build().expect("it is complete")
+        });
+        let error = account(&[&none]).latest_run(&task()).await.expect_err("there is none").to_string();
+        assert_eq!(error, "copies has no run yet. Start one: ecr-transfer start copies");
+    }
+
+    fn resources() -> Rule {
+        mock!(aws_sdk_cloudformation::Client::list_stack_resources).then_output(|| {
+            let cluster =
+                StackResourceSummary::builder().logical_resource_id("Cluster").physical_resource_id("cluster");
+            let cluster = cluster.resource_type("AWS::ECS::Cluster").last_updated_timestamp(DateTime::from_secs(0));
+            let cluster =
+                cluster.resource_status(aws_sdk_cloudformation::types::ResourceStatus::CreateComplete).build();
+            ListStackResourcesOutput::builder().stack_resource_summaries(cluster).build()
+        })
+    }
+
+    /// Tasks of ECS: id, run, batch and status.
+    fn fargate(tasks: &'static [(&'static str, &'static str, &'static str, &'static str)]) -> [Rule; 2] {
+        let list = mock!(aws_sdk_ecs::Client::list_tasks)
+            .match_requests(|request| (request.cluster(), request.family()) == (Some("cluster"), Some("copies-copy")))
+            .then_compute_output(|request| {
+                let running = request.desired_status() == Some(&DesiredStatus::Running);
+                ListTasksOutput::builder()
+                    .set_task_arns(Some(if running { vec!["arn".into()] } else { Vec::new() }))
+                    .build()
+            });
+        let describe = mock!(aws_sdk_ecs::Client::describe_tasks).then_output(move || {
+            let described = tasks.iter().map(|(id, run, batch, status)| {
+                let variable = KeyValuePair::builder().name(BATCH).value(*batch).build();
+                let container = ContainerOverride::builder().environment(variable).build();
+                let task = EcsTask::builder().task_arn(format!("arn:aws:ecs:x:task/cluster/{id}")).last_status(*status);
+                let task = task.overrides(TaskOverride::builder().container_overrides(container).build());
+                task.started_by(started_by(MACHINE, run)).build()
+            });
+            DescribeTasksOutput::builder().set_tasks(Some(described.collect())).build()
+        });
+        [list, describe]
+    }
+
+    #[tokio::test]
+    async fn the_batches_of_a_run_have_their_tasks_and_those_that_run_come_first() {
+        let plan = mock!(aws_sdk_s3::Client::get_object)
+            .match_requests(|request| (request.bucket(), request.key()) == (Some("plans"), Some("plans/run.json")))
+            .then_output(|| {
+                let digest = Digest::of(b"image").to_string();
+                let copy = json!({ "source": "quay.io/a", "destination": "h.example/a", "image": "a", "images": [{ "digest": digest }] });
+                let plan = ["1", "2", "3"].map(|id| json!({ "id": id, "bytes": 7, "repositories": [copy] }));
+                GetObjectOutput::builder().body(ByteStream::from(json!(plan).to_string().into_bytes())).build()
+            });
+        let execution = described(ExecutionStatus::Running, "{}", None, "");
+        let (row, resources) = (item(|| Some(counted())), resources());
+        let [list, describe] = fargate(&[
+            ("old", "run", "3", "STOPPED"),
+            ("new", "run", "3", "RUNNING"),
+            ("foreign", "other", "2", "RUNNING"),
+        ]);
+        let account = account(&[&plan, &execution, &row, &resources, &list, &describe]);
+        let run = account.run(&task(), "run").await.expect("it is described");
+        let batches = account.batches(&task(), &run).await.expect("they are listed");
+        let shown: Vec<_> = batches
+            .iter()
+            .map(|it| (it.id.as_str(), it.images, it.is_recorded, it.task.as_ref().map(|task| task.id.as_str())))
+            .collect();
+        assert_eq!(shown, [("3", 1, false, Some("new")), ("2", 1, false, None), ("1", 1, true, None)]);
+        let task_of_batch = batches[0].task.as_ref().and_then(|it| it.log.clone());
+        assert_eq!(task_of_batch, Log::of_fargate_task(&task(), "new").ok());
+
+        let expired = mock!(aws_sdk_s3::Client::get_object)
+            .then_error(|| GetObjectError::NoSuchKey(NoSuchKey::builder().build()));
+        let account = super::super::account::tests::account(&[&expired]);
+        assert!(account.batches(&task(), &run).await.expect("it is not an error").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_run_is_stopped_and_its_tasks_are_waited_for_and_no_others() {
+        let executions = mock!(aws_sdk_sfn::Client::list_executions)
+            .match_requests(|request| request.status_filter() == Some(&ExecutionStatus::Running))
+            .sequence()
+            .output(|| {
+                let output = ListExecutionsOutput::builder().executions(listed("run", ExecutionStatus::Running));
+                output.executions(listed("later", ExecutionStatus::Running)).build().expect("it is complete")
+            })
+            .times(2)
+            .output(|| {
+                let output = ListExecutionsOutput::builder().executions(listed("later", ExecutionStatus::Running));
+                output.build().expect("it is complete")
+            })
+            .times(2)
+            .build();
+        let stopped = mock!(aws_sdk_sfn::Client::stop_execution)
+            .match_requests(|request| request.execution_arn() == Some(EXECUTION))
+            .then_output(|| {
+                StopExecutionOutput::builder().stop_date(DateTime::from_secs(0)).build().expect("it is complete")
+            });
+        let resources = resources();
+        let [list, describe] = fargate(&[("a", "run", "1", "STOPPED"), ("b", "later", "1", "RUNNING")]);
+        let account = account(&[&executions, &stopped, &resources, &list, &describe]);
+        let mut told = Vec::new();
+        let runs = account.stop(&task(), Some("run"), |it| told.push(it)).await.expect("it is stopped");
+        assert_eq!(runs, ["run"]);
+        assert_eq!(told, [Stopping::Run("run".into()), Stopping::Tasks(0)]);
+        assert_eq!(stopped.num_calls(), 1);
+        let error = account.stop(&task(), Some("old"), |_| ()).await.expect_err("it has ended").to_string();
+        assert_eq!(error, r#"copies has no run "old" that could be stopped."#);
+    }
+
+    #[test]
+    fn the_message_of_a_cause_is_that_of_lambda_if_there_is_one() {
+        assert_eq!(message(r#"{"errorMessage": "no", "errorType": "X"}"#), "no");
+        assert_eq!(message("Not every image"), "Not every image");
+    }
 }

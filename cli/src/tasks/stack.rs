@@ -529,3 +529,289 @@ fn has_message<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>, words: &str) 
     let service = error.as_service_error();
     service.and_then(ProvideErrorMetadata::message).is_some_and(|message| message.contains(words))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use aws_sdk_cloudformation::error::ErrorMetadata;
+    use aws_sdk_cloudformation::operation::create_stack::{CreateStackError, CreateStackOutput};
+    use aws_sdk_cloudformation::operation::describe_stack_events::DescribeStackEventsOutput;
+    use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksOutput;
+    use aws_sdk_cloudformation::operation::get_template::GetTemplateOutput;
+    use aws_sdk_cloudformation::operation::update_stack::{UpdateStackError, UpdateStackOutput};
+    use aws_sdk_cloudformation::primitives::DateTime;
+    use aws_sdk_cloudformation::types::error::AlreadyExistsException;
+    use aws_sdk_cloudformation::types::{Output, ResourceStatus, StackStatus};
+    use aws_sdk_s3::operation::get_object::GetObjectOutput;
+    use aws_sdk_s3::operation::put_object::PutObjectOutput;
+    use aws_smithy_mocks::{Rule, mock};
+
+    use super::super::account::tests::account;
+    use super::super::template::tests::SMALL;
+    use super::*;
+
+    pub const ID: &str = "arn:aws:cloudformation:us-east-1:111111111111:stack/copies/1";
+    pub const MACHINE: &str = "arn:aws:states:us-east-1:111111111111:stateMachine:copies-ECRReplicationSM";
+
+    fn described(name: &str, description: &str, parameters: &[(&str, &str)]) -> Stack {
+        let parameters = parameters.iter().map(|(name, value)| given_value(name, value));
+        let outputs = [
+            ("StateMachineArn", MACHINE),
+            ("ImageTable", "images"),
+            ("ExecutionTable", "executions"),
+            ("PlanBucket", "plans"),
+            ("ContainerLogGroup", "container-logs"),
+        ];
+        let outputs = outputs.map(|(key, value)| Output::builder().output_key(key).output_value(value).build());
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        Stack::builder()
+            .stack_name(name)
+            .stack_id(ID)
+            .description(description)
+            .creation_time(DateTime::from_secs(0))
+            .stack_status(StackStatus::CreateComplete)
+            .set_parameters(Some(parameters.collect()))
+            .set_outputs(Some(outputs.into()))
+            .tags(tag("team", "a"))
+            .tags(tag("aws:x", "b"))
+            .build()
+    }
+
+    /// A complete task.
+    pub fn task() -> Task {
+        let parameters = [("srcList", "ALL"), ("paused", "false")];
+        Task::of(&described("copies", "ecr-transfer: replicates container images.", &parameters), "us-east-1")
+            .expect("it is a task")
+    }
+
+    fn stacks(name: Option<&'static str>, stacks: fn() -> Vec<Stack>) -> Rule {
+        mock!(aws_sdk_cloudformation::Client::describe_stacks)
+            .match_requests(move |request| request.stack_name() == name)
+            .then_output(move || DescribeStacksOutput::builder().set_stacks(Some(stacks())).build())
+    }
+
+    #[tokio::test]
+    async fn the_tasks_are_the_stacks_of_this_template_by_name() {
+        let all = stacks(None, || {
+            let ours = "ecr-transfer: replicates container images from any registry";
+            vec![described("b", ours, &[]), described("x", "Another template", &[]), described("a", ours, &[])]
+        });
+        let tasks = account(&[&all]).tasks().await.expect("they are listed");
+        assert_eq!(tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(include_str!("../../../template.yaml").contains(&format!("Description: >-\n  {DESCRIPTION}")));
+    }
+
+    #[tokio::test]
+    async fn a_stack_of_somebody_else_and_one_that_does_not_exist_are_different_errors() {
+        let theirs = stacks(Some("theirs"), || vec![described("theirs", "Another template", &[])]);
+        let missing = mock!(aws_sdk_cloudformation::Client::describe_stacks).then_error(|| {
+            DescribeStacksError::generic(
+                ErrorMetadata::builder().code("ValidationError").message("does not exist").build(),
+            )
+        });
+        let account = account(&[&theirs, &missing]);
+        let error = account.task("theirs").await.expect_err("it is not ours");
+        assert_eq!(error.to_string(), "theirs is not a stack of ecr-transfer.");
+        let error = account.task("none").await.expect_err("it does not exist");
+        assert_eq!(
+            error.to_string(),
+            "CloudFormation has no stack none in us-east-1. Check the name, --region and --profile."
+        );
+    }
+
+    #[tokio::test]
+    async fn a_missing_permission_is_named() {
+        let denied = mock!(aws_sdk_cloudformation::Client::describe_stacks).then_error(|| {
+            DescribeStacksError::generic(ErrorMetadata::builder().code("AccessDenied").message("no").build())
+        });
+        let error = account(&[&denied]).tasks().await.expect_err("we may not");
+        assert_eq!(error.denied_action(), Some("cloudformation:DescribeStacks"));
+        assert_eq!(Error::Rejected("no".into()).denied_action(), None);
+    }
+
+    #[test]
+    fn source_and_destination_are_told_in_a_few_words() {
+        for (parameters, source_words, destination_words) in [
+            (&[][..], "ECR 1 eu-west-1", "ECR 1 eu-west-1"),
+            (
+                &[("srcAccountId", "2"), ("srcRegion", "us-east-1"), ("destPrefix", "m")],
+                "ECR 2 us-east-1",
+                "ECR 1 eu-west-1 m/",
+            ),
+            (
+                &[("srcList", "SELECTED"), ("srcImageList", "a, b,c\nd")],
+                "ECR 1 eu-west-1: a and 3 more",
+                "ECR 1 eu-west-1",
+            ),
+            (&[("sourceType", "Public"), ("srcImageList", "nginx"), ("destRegion", "x")], "nginx", "ECR 1 x"),
+            (&[("sourceType", "Public"), ("srcImageList", "\u{1b}[2J")], r"\u{1b}[2J", "ECR 1 eu-west-1"),
+        ] {
+            let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(source(&parameters, "1", "eu-west-1"), source_words);
+            assert_eq!(destination(&parameters, "1", "eu-west-1"), destination_words);
+        }
+    }
+
+    /// What uploads the template that a task has.
+    fn upload() -> [Rule; 3] {
+        [
+            mock!(aws_sdk_cloudformation::Client::get_template)
+                .then_output(|| GetTemplateOutput::builder().template_body(SMALL).build()),
+            mock!(aws_sdk_s3::Client::put_object).then_output(|| PutObjectOutput::builder().build()),
+            mock!(aws_sdk_s3::Client::get_object).then_output(|| GetObjectOutput::builder().build()),
+        ]
+    }
+
+    fn values(pairs: &[(&str, &str)]) -> Values {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_task_is_created_from_checked_values_and_an_existing_name_is_refused() {
+        let created = mock!(aws_sdk_cloudformation::Client::create_stack)
+            .match_requests(|request| {
+                request.stack_name() == Some("new")
+                    && request.template_url().is_some_and(|url| url.ends_with(".template"))
+                    && request.parameters() == [given_value("srcList", "SELECTED")]
+                    && request.capabilities().len() == 2
+                    && request.client_request_token().is_some()
+            })
+            .then_output(|| CreateStackOutput::builder().stack_id("arn:new").build());
+        let exists = mock!(aws_sdk_cloudformation::Client::create_stack)
+            .then_error(|| CreateStackError::AlreadyExistsException(AlreadyExistsException::builder().build()));
+        let [template, put, get] = upload();
+        let account = account(&[&created, &exists, &template, &put, &get]);
+        let package = account.package_of(&task()).await.expect("it is a package");
+        let change = account.create("new", &package, &values(&[("srcList", "SELECTED")])).await.expect("it begins");
+        assert_eq!((change.action(), change.id()), (Action::Create, "arn:new"));
+        let error = account.create("old", &package, &Values::new()).await.expect_err("it exists").to_string();
+        assert!(error.starts_with("There is a stack old in us-east-1 already."), "{error}");
+
+        for name in ["", "1a", "a_b", "a b", &"a".repeat(64)] {
+            let error = account.create(name, &package, &Values::new()).await.expect_err(name).to_string();
+            assert!(error.contains("is not a name for a task"), "{error}");
+        }
+        assert!(account.create("new", &package, &values(&[("unknown", "x")])).await.is_err());
+        assert_eq!((created.num_calls(), exists.num_calls()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn an_update_keeps_the_values_that_are_not_named() {
+        let previous = Parameter::builder().parameter_key("srcList").use_previous_value(true).build();
+        let updated = mock!(aws_sdk_cloudformation::Client::update_stack)
+            .match_requests(move |request| {
+                request.parameters() == [previous.clone(), given_value("paused", "true")]
+                    && request.template_url().is_some()
+                    && request.use_previous_template().is_none()
+            })
+            .then_output(|| UpdateStackOutput::builder().build());
+        let [template, put, get] = upload();
+        let account = account(&[&updated, &template, &put, &get]);
+        let change = account.set_paused(&task(), true).await.expect("it begins").expect("it is a change");
+        assert_eq!((change.action(), change.name()), (Action::Update, "copies"));
+        assert!(account.set_paused(&task(), false).await.expect("it is so already").is_none());
+        let old = Task { paused: None, ..task() };
+        let error = account.set_paused(&old, true).await.expect_err("it is too old").to_string();
+        assert!(error.starts_with("The template of copies is older than pausing. Update it: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_update_without_a_change_is_no_error_and_one_at_a_wrong_time_says_so() {
+        let answer = async |message: &'static str| {
+            let refused = mock!(aws_sdk_cloudformation::Client::update_stack).then_error(move || {
+                UpdateStackError::generic(ErrorMetadata::builder().code("ValidationError").message(message).build())
+            });
+            let [template, put, get] = upload();
+            account(&[&refused, &template, &put, &get]).update(&task(), None, &Values::new()).await
+        };
+        assert!(answer("No updates are to be performed.").await.expect("it is so already").is_none());
+        let error = answer("Stack:x is in UPDATE_IN_PROGRESS state and cannot be updated.").await;
+        let error = error.expect_err("it cannot be updated").to_string();
+        assert!(error.starts_with("copies is CREATE_COMPLETE, and cannot be updated now."), "{error}");
+        assert!(matches!(answer("other").await, Err(Error::Aws(_))));
+    }
+
+    #[tokio::test]
+    async fn a_clone_has_the_values_of_its_original_but_is_not_paused() {
+        let [template, ..] = upload();
+        let account = account(&[&template]);
+        let mut original = task();
+        original.parameters.extend(values(&[("paused", "true"), ("destPrefix", "m"), ("old", "x")]));
+        original.destination = destination(&original.parameters, "111111111111", "us-east-1");
+        let package = account.package_of(&original).await.expect("it is a package");
+        let clone = account.plan_clone(&original, &package, &values(&[("srcList", "SELECTED")]));
+        assert_eq!(clone.parameters, values(&[("srcList", "SELECTED")]));
+        assert_eq!(clone.dropped, ["destPrefix", "old"], "the small template does not have them");
+        assert!(!clone.shares_destination, "{}", clone.destination);
+        assert_eq!(original.tags, values(&[("team", "a")]));
+    }
+
+    fn change() -> Change {
+        Change { action: Action::Create, name: "copies".into(), id: ID.into(), token: "ours".into() }
+    }
+
+    /// An event: its id, token, resource, status and reason.
+    type Told = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+    fn events(told: &'static [Told]) -> Vec<StackEvent> {
+        let event = |(id, token, resource, status, reason): &Told| {
+            let physical = if *resource == "copies" { ID } else { "physical" };
+            StackEvent::builder()
+                .stack_id(ID)
+                .stack_name("copies")
+                .timestamp(DateTime::from_secs(0))
+                .event_id(*id)
+                .client_request_token(*token)
+                .logical_resource_id(*resource)
+                .physical_resource_id(physical)
+                .resource_type("AWS::SNS::Topic")
+                .resource_status(ResourceStatus::from(*status))
+                .resource_status_reason(*reason)
+                .build()
+        };
+        told.iter().map(event).collect()
+    }
+
+    /// Answers with these lists of events, one after the other.
+    pub fn told(first: &'static [Told], second: &'static [Told]) -> Rule {
+        let answer = |told| move || DescribeStackEventsOutput::builder().set_stack_events(Some(events(told))).build();
+        mock!(aws_sdk_cloudformation::Client::describe_stack_events)
+            .sequence()
+            .output(answer(first))
+            .output(answer(second))
+            .build()
+    }
+
+    #[tokio::test]
+    async fn a_change_is_followed_by_its_own_events_until_the_stack_ends() {
+        let rule = told(
+            &[("2", "ours", "Topic", "CREATE_IN_PROGRESS", ""), ("1", "ours", "copies", "CREATE_IN_PROGRESS", "")],
+            &[
+                ("4", "ours", "copies", "CREATE_COMPLETE", ""),
+                ("3", "ours", "Topic", "CREATE_COMPLETE", ""),
+                ("2", "ours", "Topic", "CREATE_IN_PROGRESS", ""),
+                ("1", "ours", "copies", "CREATE_IN_PROGRESS", ""),
+                ("0", "theirs", "copies", "DELETE_FAILED", ""),
+            ],
+        );
+        let mut ids = Vec::new();
+        account(&[&rule]).follow(&change(), |event| ids.push(event.id.clone())).await.expect("it is complete");
+        assert_eq!(ids, ["1", "2", "3", "4"]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_change_says_which_resource_failed_first_and_why() {
+        let rule = told(
+            &[
+                ("3", "ours", "Table", "CREATE_FAILED", "Resource creation cancelled"),
+                ("2", "ours", "Topic", "CREATE_FAILED", "Not \u{1b}allowed"),
+                ("1", "ours", "copies", "CREATE_IN_PROGRESS", ""),
+            ],
+            &[
+                ("4", "ours", "copies", "ROLLBACK_COMPLETE", ""),
+                ("3", "ours", "Table", "CREATE_FAILED", "Resource creation cancelled"),
+            ],
+        );
+        let error = account(&[&rule]).follow(&change(), |_| ()).await.expect_err("it failed").to_string();
+        assert_eq!(error, r"copies is ROLLBACK_COMPLETE. Topic failed first: Not \u{1b}allowed");
+    }
+}

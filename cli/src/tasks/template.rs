@@ -122,7 +122,8 @@ impl Account {
 
     async fn read_template(&self, object: &Object) -> Result<String> {
         let Object { bucket, key } = object;
-        let failed = |problem: String| Error::Rejected(format!("The template s3://{bucket}/{key} cannot be read: {problem}"));
+        let failed =
+            |problem: String| Error::Rejected(format!("The template s3://{bucket}/{key} cannot be read: {problem}"));
         let answer = self.s3.get_object().bucket(bucket).key(key).send().await;
         let answer = answer.map_err(AwsError::aws("s3:GetObject", format!("{bucket}/{key}")))?;
         if answer.content_length.is_none_or(|length| usize::try_from(length).is_ok_and(|it| it > MAX_BYTES)) {
@@ -148,7 +149,8 @@ impl Account {
     /// If there is no task in this region.
     pub async fn latest_package(&self) -> Result<Package> {
         let tasks = self.tasks().await?;
-        let latest = tasks.iter().filter(|task| task.is_complete()).max_by_key(|task| task.updated_at.or(task.created_at));
+        let latest =
+            tasks.iter().filter(|task| task.is_complete()).max_by_key(|task| task.updated_at.or(task.created_at));
         match latest {
             Some(task) => self.package_of(task).await,
             None => Err(Error::Rejected(format!(
@@ -167,7 +169,8 @@ impl Account {
         if package.body.len() > MAX_BYTES {
             return Err(Error::Rejected(format!("The template has more than {MAX_BYTES} bytes.")));
         }
-        let directory = package.code.key.rsplit_once('/').map(|(directory, _)| format!("{directory}/")).unwrap_or_default();
+        let directory =
+            package.code.key.rsplit_once('/').map(|(directory, _)| format!("{directory}/")).unwrap_or_default();
         let key = format!("{directory}{}.template", hex::encode(Sha256::digest(&package.body)));
         let object = Object { bucket: package.code.bucket.clone(), key };
         let body = ByteStream::from(package.body.clone().into_bytes());
@@ -201,7 +204,8 @@ pub(super) mod tests {
         "Resources": {"F": {"Type": "AWS::Serverless::Function", "Properties": {"CodeUri": "s3://code/some/key"}}}}"#;
 
     fn code_of(properties: &str, kind: &str) -> Result<Object> {
-        let template = format!("Resources: {{F: {{Type: 'AWS::{kind}::Function', Properties: {properties}}}}}\nParameters: {{}}");
+        let template =
+            format!("Resources: {{F: {{Type: 'AWS::{kind}::Function', Properties: {properties}}}}}\nParameters: {{}}");
         Ok(Package::parse(template)?.code)
     }
 
@@ -265,7 +269,10 @@ pub(super) mod tests {
             mock!(aws_sdk_s3::Client::get_object)
                 .match_requests(|request| (request.bucket(), request.key()) == (Some("b"), Some("k")))
                 .then_output(move || {
-                    GetObjectOutput::builder().content_length(length).body(ByteStream::from_static(SMALL.as_bytes())).build()
+                    GetObjectOutput::builder()
+                        .content_length(length)
+                        .body(ByteStream::from_static(SMALL.as_bytes()))
+                        .build()
                 })
         };
         let url = "https://s3.us-east-1.amazonaws.com/b/k";
