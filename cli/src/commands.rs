@@ -20,7 +20,7 @@ pub enum Command {
     /// Create a task, and wait until it is complete. It then starts its first run
     Create(stacks::Create),
     /// Create a task with the parameters of another one
-    Clone(stacks::Clone),
+    Clone(stacks::Cloning),
     /// Change parameters or the template of a task
     Update(stacks::Update),
     /// Pause a task: only a person can start a run

@@ -83,3 +83,15 @@ pub fn status_cell(status: &str) -> Cell {
     };
     cell(status).fg(color)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_cannot_control_the_terminal() {
+        let mut table = table(["IMAGE"]);
+        table.add_row([cell("<b>\u{1b}[2J\n")]);
+        assert_eq!(table.lines().last().as_deref().map(str::trim), Some(r"<b>\u{1b}[2J\n"));
+    }
+}

@@ -1,6 +1,7 @@
 //! The command `ecr-transfer`, on the machine that the tests share.
 
 use std::env;
+use std::process::Stdio;
 
 use local::aws::xml_text;
 use serde_json::Value;
@@ -34,7 +35,7 @@ pub async fn command(world: &World, arguments: &[&str], environment: &[(&str, St
     let mut command = Command::new(env::current_exe()?);
     command.args(arguments).envs(world.machine().env().iter().cloned());
     command.envs(environment.iter().cloned()).env(IS_COMMAND, "1");
-    let output = command.output().await?;
+    let output = command.stdin(Stdio::null()).output().await?;
     Ok(Output {
         code: output.status.code().ok_or("it was killed")?,
         stdout: String::from_utf8(output.stdout)?,

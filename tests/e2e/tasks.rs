@@ -12,7 +12,8 @@ use crate::command::{command, user};
 use crate::world::{Result, World, start_stalled};
 
 /// Actions for which AWS requires a permission on a resource, and ministack on `*`.
-const LOCAL_ACTIONS: [&str; 3] = ["ecs:DescribeTasks", "logs:FilterLogEvents", "logs:GetLogEvents"];
+const LOCAL_ACTIONS: [&str; 4] =
+    ["dynamodb:BatchGetItem", "ecs:DescribeTasks", "logs:FilterLogEvents", "logs:GetLogEvents"];
 
 /// The arguments that name values of parameters.
 fn options(parameters: &[(&str, &str)]) -> Vec<String> {

@@ -53,7 +53,7 @@ pub struct Create {
 }
 
 #[derive(clap::Args)]
-pub struct Clone {
+pub struct Cloning {
     /// The task to copy the parameters and the template of
     task: String,
     /// The name of the new task
@@ -178,7 +178,7 @@ pub async fn create(arguments: &Create) -> Result<Outcome> {
     end(&account, &change, arguments.deployment.no_wait, &arguments.common).await
 }
 
-pub async fn clone(arguments: &Clone) -> Result<Outcome> {
+pub async fn clone(arguments: &Cloning) -> Result<Outcome> {
     let values = arguments.deployment.values()?;
     let account = arguments.common.account().await?;
     let task = account.task(&arguments.task).await?;
@@ -319,5 +319,27 @@ pub fn show_stopping(progress: &Progress, stopping: &Stopping) {
     match stopping {
         Stopping::Run(run) => progress.keep(format_args!("stopping the run {run}")),
         Stopping::Tasks(tasks) => progress.say(format_args!("waiting for {tasks} Fargate tasks to stop")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_come_before_the_file() {
+        let directory = tempfile::tempdir().expect("it can be made");
+        let file = directory.path().join("parameters.yaml");
+        fs::write(&file, "srcList: ALL\nmaxImages: 5\n").expect("it can be written");
+        let deployment = Deployment {
+            parameter: vec![pair("srcList=a=b").expect("it is a pair")],
+            parameters: Some(file),
+            template: None,
+            no_wait: false,
+        };
+        let expected = [("maxImages", "5"), ("srcList", "a=b")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(deployment.values().expect("they are read"), Values::from(expected));
+        assert!(pair("=x").is_err() && pair("x").is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
-use aws_sdk_ecs::types::{DesiredStatus, Task as EcsTask};
+use aws_sdk_ecs::types::{ContainerOverride, DesiredStatus, Task as EcsTask, TaskOverride};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_sfn::error::ProvideErrorMetadata as _;
 use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
@@ -644,8 +644,8 @@ impl FargateTask {
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let arn = text(found.task_arn());
         let id = arn.rsplit('/').next().unwrap_or_default().to_owned();
-        let containers = found.overrides().map(|overrides| overrides.container_overrides()).unwrap_or_default();
-        let mut variables = containers.iter().flat_map(|container| container.environment());
+        let containers = found.overrides().map(TaskOverride::container_overrides).unwrap_or_default();
+        let mut variables = containers.iter().flat_map(ContainerOverride::environment);
         let batch = variables.find(|variable| variable.name() == Some(BATCH)).and_then(|variable| variable.value());
         Self {
             log: Log::of_fargate_task(task, &id).ok(),
@@ -699,7 +699,7 @@ mod tests {
     use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
     use aws_sdk_ecs::operation::describe_tasks::DescribeTasksOutput;
     use aws_sdk_ecs::operation::list_tasks::ListTasksOutput;
-    use aws_sdk_ecs::types::{ContainerOverride, KeyValuePair, TaskOverride};
+    use aws_sdk_ecs::types::KeyValuePair;
     use aws_sdk_s3::operation::get_object::GetObjectOutput;
     use aws_sdk_s3::primitives::ByteStream;
     use aws_sdk_s3::types::error::NoSuchKey;

@@ -259,10 +259,10 @@ impl Account {
         let url = self.upload(package).await?;
         let token = token();
         let parameters = values.iter().map(|(name, value)| given_value(name, value)).collect();
-        let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+        let tags: Vec<_> = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let create = self.cloudformation.create_stack().stack_name(name).template_url(url).client_request_token(&token);
         let create = create.set_capabilities(Some(package.capabilities())).set_parameters(Some(parameters));
-        match create.set_tags(Some(tags)).send().await {
+        match create.set_tags((!tags.is_empty()).then_some(tags)).send().await {
             Err(error) if error.as_service_error().is_some_and(|it| it.is_already_exists_exception()) => {
                 Err(Error::Rejected(format!(
                     "There is a stack {name} in {} already. Choose another name, or delete it: ecr-transfer delete {name}",

@@ -248,7 +248,8 @@ pub(super) mod tests {
                     && request.key().is_some_and(|key| key.starts_with("some/") && key.len() == 5 + 64 + 9)
             })
             .then_output(|| PutObjectOutput::builder().build());
-        let account = account(&[&put]);
+        let get = mock!(aws_sdk_s3::Client::get_object).then_output(|| GetObjectOutput::builder().build());
+        let account = account(&[&put, &get]);
         let directory = tempfile::tempdir().expect("it can be made");
         let file = directory.path().join("template.json");
         fs::write(&file, SMALL).expect("it can be written");
