@@ -130,14 +130,14 @@ pub async fn tasks(arguments: &Tasks) -> Result<Outcome> {
     let account = arguments.common.account().await?;
     let latest = async |task: Task| {
         if !task.is_complete() {
-            return Ok(Listed { latest_run: None, task });
+            return tasks::Result::Ok(Listed { latest_run: None, task });
         }
         match account.runs(&task, 1, None).await {
             // A policy may allow less for some tasks, and somebody may just have deleted one.
             Err(tasks::Error::Aws(AwsError::Aws { kind: Kind::Denied | Kind::NotFound, .. })) => {
                 Ok(Listed { latest_run: None, task })
             }
-            runs => tasks::Result::Ok(Listed { latest_run: runs?.items.into_iter().next(), task }),
+            runs => Ok(Listed { latest_run: runs?.items.into_iter().next(), task }),
         }
     };
     let tasks: Vec<_> = stream::iter(account.tasks().await?).map(latest).buffered(CONCURRENCY).try_collect().await?;
