@@ -128,19 +128,11 @@ struct Listed {
 
 pub async fn tasks(arguments: &Tasks) -> Result<Outcome> {
     let account = arguments.common.account().await?;
-    let latest = async |task: Task| {
-        if !task.is_complete() {
-            return tasks::Result::Ok(Listed { latest_run: None, task });
-        }
-        match account.runs(&task, 1, None).await {
-            // A policy may allow less for some tasks, and somebody may just have deleted one.
-            Err(tasks::Error::Aws(AwsError::Aws { kind: Kind::Denied | Kind::NotFound, .. })) => {
-                Ok(Listed { latest_run: None, task })
-            }
-            runs => Ok(Listed { latest_run: runs?.items.into_iter().next(), task }),
-        }
-    };
-    let tasks: Vec<_> = stream::iter(account.tasks().await?).map(latest).buffered(CONCURRENCY).try_collect().await?;
+    let tasks: Vec<_> = stream::iter(account.tasks().await?)
+        .map(|task| with_latest_run(&account, task))
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
     if arguments.common.json {
         print_json(&tasks)?;
         return Ok(Outcome::Success);
@@ -165,6 +157,17 @@ pub async fn tasks(arguments: &Tasks) -> Result<Outcome> {
     }
     print(format_args!("{rows}\n"))?;
     Ok(Outcome::Success)
+}
+
+async fn with_latest_run(account: &Account, task: Task) -> tasks::Result<Listed> {
+    let runs =
+        if task.is_complete() { account.runs(&task, 1, None).await.map(|page| page.items) } else { Ok(Vec::new()) };
+    let runs = match runs {
+        // A policy may allow less for some tasks, and somebody may just have deleted one.
+        Err(tasks::Error::Aws(AwsError::Aws { kind: Kind::Denied | Kind::NotFound, .. })) => Vec::new(),
+        runs => runs?,
+    };
+    Ok(Listed { latest_run: runs.into_iter().next(), task })
 }
 
 pub async fn create(arguments: &Create) -> Result<Outcome> {
