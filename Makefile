@@ -112,7 +112,7 @@ bench: setup ## Measure ecr-transfer, alone and against other tools, and update 
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- planning --markdown docs/benchmarks.md --check
 	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- model --markdown docs/scale.md
 	$(CARGO) build --locked --release -p ecr-transfer-cli
-	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- webhook --command $(or $(CARGO_TARGET_DIR),target)/release/ecr-transfer --check
+	$(CARGO) run --locked --quiet -p ecr-transfer-bench -- mirror --command $(or $(CARGO_TARGET_DIR),target)/release/ecr-transfer --markdown docs/mirror/benchmarks.md --check
 
 .PHONY: bench-small
 bench-small: setup ## Compare ecr-transfer with other tools on 1,000 small images; takes an hour and a half, most of it skopeo sync
@@ -167,9 +167,11 @@ arm64: setup-lint ## Build the Lambdas for AWS, and check what would be uploaded
 	$(CHECK) artifacts .aws-sam/arm64 arm64
 
 .PHONY: mutants
-mutants: setup-mutants ## List the changes to the code that no unit test notices; takes hours; SHARD=0/8 tries an eighth of them, FILE=path those of a file
-	mkdir -p target/libraries target/programs
+mutants: setup-mutants setup-test ## List the changes to the code that no unit test notices; takes hours; SHARD=0/8 tries an eighth of them, FILE=path those of a file
+	mkdir -p target/libraries target/command target/programs
 	$(MUTANTS) --output target/libraries --package ecr-transfer-shared --package list-images --cargo-arg=--lib || $(MISSED)
+	@# What the command prints is tested by running it.
+	$(MUTANTS) --output target/command --package ecr-transfer-cli --cargo-arg=--lib --cargo-arg=--test=rewriting || $(MISSED)
 	$(MUTANTS) --output target/programs --package launch-task --package record-status --cargo-arg=--bins || $(MISSED)
 
 # What it builds is not this clone's code, so it has a directory of its own.

@@ -4,11 +4,11 @@ mod chart;
 mod copying;
 mod ecr;
 mod lambda;
+mod mirror;
 mod model;
 mod planning;
 mod report;
 mod starting;
-mod webhook;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,8 +37,8 @@ enum Command {
     Starting(starting::Arguments),
     /// Compute what runs of up to 100,000 images take and cost.
     Model,
-    /// Let the admission webhook answer, on one core and with 100,000 images.
-    Webhook(webhook::Arguments),
+    /// Run the commands of `ecr-transfer mirror`, and its webhook, with 100,000 images.
+    Mirror(mirror::Arguments),
 }
 
 #[tokio::main]
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Planning(arguments) => planning::measure(&arguments).await?,
         Command::Starting(arguments) => starting::measure(&arguments).await?,
         Command::Model => model::report(),
-        Command::Webhook(arguments) => webhook::measure(&arguments).await?,
+        Command::Mirror(arguments) => mirror::measure(&arguments).await?,
     };
     println!("{report}");
     if let Some(page) = markdown {

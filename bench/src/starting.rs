@@ -53,7 +53,7 @@ pub async fn measure(arguments: &Arguments) -> Result<Report> {
         let row = start(&[&binary], &payload, &registries, *runs).await?;
         let megabytes = deflated(&binary)? as f64 / 1e6;
         goals.extend([
-            Goal::at_most(&format!("{name}, first answer"), 60.0, milliseconds(&row), "ms"),
+            Goal::at_most(&format!("{name}, first answer"), 25.0, milliseconds(&row), "ms"),
             Goal::at_most(&format!("{name}, peak memory"), 20.0, mebibytes(row.peak_memory), "MiB"),
             Goal::at_most(&format!("{name}, zip"), 5.2, megabytes, "MB"),
         ]);

@@ -1,7 +1,12 @@
-//! AWS's configuration.
+//! AWS's configuration, and the errors of its calls.
 
+use std::error::Error as StdError;
+
+use anyhow::anyhow;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use shared::Error;
 
 /// Why AWS cannot be called.
 #[derive(Debug, thiserror::Error)]
@@ -42,4 +47,13 @@ pub async fn connect(region: Option<&String>, profile: Option<&String>) -> Resul
         Ok(_) => Ok(aws),
         Err(error) => Err(Unusable::NoCredentials(shared::root_cause(&error).to_string())),
     }
+}
+
+/// The error of an AWS call; for `map_err`. Its message has its cause already.
+pub fn failed<E>(action: &'static str, subject: &str) -> impl FnOnce(SdkError<E>) -> anyhow::Error
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let failed = Error::aws(action, subject);
+    |error| anyhow!("{}", failed(error))
 }

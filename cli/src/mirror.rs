@@ -1,5 +1,8 @@
 //! `ecr-transfer mirror`: makes workloads pull the copies in ECR. What the mirror has is known from the inventory.
 
+#[cfg(test)]
+mod agreement;
+mod files;
 mod helm_values;
 pub mod inventory;
 mod kubernetes;

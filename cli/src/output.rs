@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fmt::Display;
-use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use comfy_table::{Cell, Color, Table, presets};
@@ -37,13 +37,38 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Prints a result. A reader that closes the pipe early, such as `head`, is not an error.
+/// Prints a result.
 pub fn print(text: impl Display) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    print_with(|out| write!(out, "{text}"))
+}
+
+/// Prints a result piece by piece. A reader that closes the pipe early, such as `head`, is not an error.
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
+}
+
+/// JSON that has text from outside, with escapes for the characters that are valid in JSON and control a terminal.
+pub fn printable(json: &str) -> String {
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            // Between values. In a text, it is escaped already.
+            '\n' => printable.push(character),
+            _ if is_unprintable(character) => printable += &format!("\\u{:04x}", u32::from(character)),
+            _ => printable.push(character),
+        }
+    }
+    printable
+}
+
+/// Whether a character ends a line, moves a cursor or changes the direction of writing.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Prints a line for the person to standard error, so that standard output has the result alone. It may have text from outside,
@@ -55,7 +80,7 @@ pub fn note(line: impl Display) {
 
 /// Prints a result as JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(print(format_args!("{}\n", serde_json::to_string_pretty(value)?))?)
+    Ok(print(format_args!("{}\n", printable(&serde_json::to_string_pretty(value)?)))?)
 }
 
 /// A table without lines.
@@ -93,5 +118,15 @@ mod tests {
         let mut table = table(["IMAGE"]);
         table.add_row([cell("<b>\u{1b}[2J\n")]);
         assert_eq!(table.lines().last().as_deref().map(str::trim), Some(r"<b>\u{1b}[2J\n"));
+    }
+
+    #[test]
+    fn printable_json_is_the_same_value_without_characters_that_control_a_terminal() {
+        let value = serde_json::json!({ "a\u{7f}\u{9b}": ["\n\u{1b}[31m", "\u{202e}\u{2066}\u{feff}", "é 你 😀"] });
+        let pretty = serde_json::to_string_pretty(&value).expect("it is JSON");
+        let printable = printable(&pretty);
+        assert!(!printable.contains(|character| is_unprintable(character) && character != '\n'), "{printable:?}");
+        assert!(printable.contains(r"a\u007f\u009b") && printable.contains("é 你 😀"), "{printable}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&printable).expect("it is JSON"), value);
     }
 }

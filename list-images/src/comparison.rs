@@ -480,7 +480,7 @@ mod tests {
         };
         comparison.run(None).await.expect("both can be listed");
         let json = comparison.inventory.expect("it was given").into_inner().finish();
-        let all = inventory::Inventory::parse(&json).expect("it was written").repositories();
+        let all: Vec<_> = inventory::Inventory::parse(&json).expect("it was written").repositories().collect();
         let [MirroredRepository { source, destination, images }] = &all[..] else { panic!("there is one") };
         assert_eq!((source.to_string(), destination.to_string()), (format!("{HERE}/app"), format!("{THERE}/to/app")));
         let images: Vec<_> = images.iter().map(|it| (it.tag.as_ref().map_or("", Tag::as_str), it.digest)).collect();

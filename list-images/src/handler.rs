@@ -11,6 +11,7 @@ use shared::config::{Environment, RegistryConfig, SourceConfig};
 use shared::credentials::Stores;
 use shared::ecr::Registry;
 use shared::inventory;
+use shared::lambda::ExecutionStatusChange;
 use shared::logins::SourceLogins;
 use shared::metrics::{self, Unit};
 use shared::plan::{Object, Summary};
@@ -35,9 +36,6 @@ pub struct Request {
     /// The execution's input.
     #[serde(default)]
     pub input: Value,
-    /// Whether to write the inventory and nothing else, after images were copied.
-    #[serde(default)]
-    pub only_inventory: bool,
 }
 
 /// The clients that several parts of a run need.
@@ -59,9 +57,6 @@ impl Clients {
 /// If a parameter, a credential or the image list is invalid, if nothing can be listed, or if the plan cannot be written. A
 /// single repository that cannot be listed is a failure in the plan.
 pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Summary> {
-    if request.only_inventory {
-        return update_inventory(config, aws, clients).await.map(|()| Summary::default());
-    }
     let input = Input::parse(&request.input)?;
     input.check(config)?;
     // Connecting at the same time saves milliseconds of each cold start.
@@ -121,7 +116,19 @@ pub async fn list(config: &Config, aws: &SdkConfig, clients: &Clients, request: 
     Ok(summary)
 }
 
-async fn update_inventory(config: &Config, aws: &SdkConfig, clients: &Clients) -> Result<()> {
+/// Writes the inventory again after an execution that may have copied images.
+///
+/// # Errors
+/// If a parameter, a credential or the image list is invalid, or if the inventory cannot be written.
+pub async fn update_inventory(
+    config: &Config,
+    aws: &SdkConfig,
+    clients: &Clients,
+    execution: &ExecutionStatusChange,
+) -> Result<()> {
+    if !may_have_copied(execution) {
+        return Ok(());
+    }
     let (source, (destination, host)) =
         future::try_join(connect_source(config, aws, clients), connect(&config.destination, aws, clients)).await?;
     let selection = input::select(config, &Input::default(), &clients.stores.ssm, source.host()).await?;
@@ -138,6 +145,13 @@ async fn update_inventory(config: &Config, aws: &SdkConfig, clients: &Clients) -
     write_inventory(config, clients, comparison.inventory).await
 }
 
+/// An execution that copied nothing succeeds with the summary of its listing, and one that copied with its outcome, which has
+/// `done`. One that did not succeed has no output.
+fn may_have_copied(execution: &ExecutionStatusChange) -> bool {
+    let Some(output) = &execution.output else { return true };
+    serde_json::from_str(output).is_ok_and(|output: Value| output.get("done").is_some())
+}
+
 async fn write_inventory(
     config: &Config,
     clients: &Clients,
@@ -148,8 +162,8 @@ async fn write_inventory(
 }
 
 /// Emits the counts of a run as metrics, unless it is a dry run, waits for another execution, or did not list the source.
-pub fn emit_metrics(environment: &Environment, request: &Request, summary: &Summary) {
-    if request.only_inventory || summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
+pub fn emit_metrics(environment: &Environment, summary: &Summary) {
+    if summary.dry_run.is_some() || summary.left_to.is_some() || summary.wait.is_some() {
         return;
     }
     let metrics = [
@@ -399,7 +413,7 @@ mod tests {
             },
         };
         let config = config(&[&[("SRC_REGION", "us-west-2")], variables].concat());
-        let request = Request { execution: "this".into(), input, ..Request::default() };
+        let request = Request { execution: "this".into(), input };
         let (aws, scans) = aws(is_there, running).await;
         let summary = list(&config, &aws, &clients, &request).await;
         let keys = keys.lock().expect("nothing panics").clone();
@@ -422,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_run_the_inventory_alone_is_written() {
+    async fn after_a_run_that_may_have_copied_the_inventory_alone_is_written() {
         let put = mock!(aws_sdk_s3::Client::put_object)
             .match_requests(|request| {
                 let body = request.body().bytes().and_then(|json| inventory::Inventory::parse(json).ok());
@@ -433,10 +447,17 @@ mod tests {
         let (aws, scans) = aws(true, &["other", "this"]).await;
         let clients = Clients { s3: mock_client!(aws_sdk_s3, RuleMode::MatchAny, [&put]), stores: Stores::new(&aws) };
         let config = config(&[("SRC_REGION", "us-west-2"), ("IMAGE_TABLE", "t"), ("STATE_MACHINE", "arn:machine")]);
-        let request = Request { execution: "this".into(), only_inventory: true, ..Request::default() };
-        let summary = list(&config, &aws, &clients, &request).await.expect("the destination can be listed");
-        assert_eq!((put.num_calls(), scans.load(Ordering::Relaxed)), (1, 0));
-        assert_eq!(summary, Summary::default());
+        for (status, output, written) in [
+            ("SUCCEEDED", json!(r#"{"done":"1","failed":"0","toCopy":"1"}"#), 1),
+            ("SUCCEEDED", json!(r#"{"listed":1,"batches":0}"#), 1),
+            ("FAILED", json!(null), 2),
+            ("ABORTED", json!(null), 3),
+        ] {
+            let detail = json!({ "executionArn": "arn:run", "name": "run", "status": status, "output": output });
+            let execution = serde_json::from_value(detail).expect("it is an event");
+            update_inventory(&config, &aws, &clients, &execution).await.expect("the destination can be listed");
+            assert_eq!((put.num_calls(), scans.load(Ordering::Relaxed)), (written, 0), "{status} {output}");
+        }
     }
 
     fn key(object: Option<&Object>) -> Option<&str> {

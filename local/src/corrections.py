@@ -11,6 +11,7 @@ import sys
 import threading
 
 from ministack import app
+from ministack.core import iam_actions
 from ministack.core.responses import error_response_json as error, get_account_id, get_region, json_response
 from ministack.services import ecr, ecs, eventbridge, ssm, stepfunctions as states
 from ministack.services.cloudformation import provisioners
@@ -388,6 +389,21 @@ edit(ecr, "handle_request", (
     '        "DescribeImages": _describe_images,\n        "UpdateImageStorageClass": _update_storage_class,\n',
 ))
 edit(ecr, "_v2_put_manifest", ("    if existing:\n", '    if existing:\n        existing.pop("imageStatus", None)\n'))
+
+
+# IAM: the resource of a call of ECR. Of several repositories, the first one decides.
+
+@wrap(iam_actions, "extract_resource_arn")
+def _(original):
+    def resource(service, method, path, headers, body, query_params, region, account_id):
+        arn = original(service, method, path, headers, body, query_params, region, account_id)
+        action = headers.get("x-amz-target", "").rpartition(".")[2]
+        if service != "ecr" or arn != "*" or action == "GetAuthorizationToken":
+            return arn
+        request = json.loads(body or b"{}")
+        name = (request.get("repositoryNames") or ["*"])[0]
+        return request.get("resourceArn") or f"arn:aws:ecr:{region}:{account_id}:repository/{name}"
+    return resource
 
 
 # ECS

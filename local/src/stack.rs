@@ -20,15 +20,12 @@ const POLL: Duration = Duration::from_millis(200);
 /// The policy of a role with the permissions that only ministack requires.
 pub const LOCAL_POLICY: &str = "LocalAws";
 
-/// Actions for which AWS requires a permission on a repository, a path, a task or a stream, and ministack on `*`.
+/// Actions for which AWS requires a permission on a path, a task or a stream, and ministack on `*`.
 const LOCAL_ACTIONS: [(&str, &[&str]); 2] = [
-    ("ListImagesFunctionRole", &["ecr:DescribeRepositories", "ssm:GetParametersByPath"]),
+    ("ListImagesFunctionRole", &["ssm:GetParametersByPath"]),
     (
         "LaunchTaskFunctionRole",
         &[
-            "ecr:DescribeRepositories",
-            "ecr:ListTagsForResource",
-            "ecr:TagResource",
             "ecs:DescribeTasks",
             "ecs:ListTasks",
             "ecs:RunTask",

@@ -60,7 +60,7 @@ impl Counts {
 
 /// Notifies about an execution that has ended. If this fails, Lambda retries, and then sends the event itself to the topic.
 pub async fn send(clients: &Clients, config: &NoticeConfig, execution: &ExecutionStatusChange) -> Result<Value> {
-    let ExecutionStatusChange { execution_arn, name, status } = execution;
+    let ExecutionStatusChange { execution_arn, name, status, .. } = execution;
     let ended = clients.sfn.describe_execution().execution_arn(execution_arn).send().await;
     let ended = ended.map_err(Error::aws("states:DescribeExecution", execution_arn))?;
     // DescribeExecution is eventually consistent, so its answer can be older than the event:

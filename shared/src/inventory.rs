@@ -202,18 +202,14 @@ impl Inventory {
     }
 
     /// The repositories, sorted by source. Their images are sorted by tag; untagged images are last.
-    pub fn repositories(&self) -> Vec<MirroredRepository> {
-        let mut repositories: Vec<_> = self
-            .repositories
-            .iter()
-            .map(|(source, images)| MirroredRepository {
-                source: source.clone(),
-                destination: images.destination.clone(),
-                images: images.sorted(),
-            })
-            .collect();
-        repositories.sort_by(|a, b| a.source.cmp(&b.source));
-        repositories
+    pub fn repositories(&self) -> impl Iterator<Item = MirroredRepository> {
+        let mut repositories: Vec<_> = self.repositories.iter().collect();
+        repositories.sort_by_key(|&(source, _)| source);
+        repositories.into_iter().map(|(source, images)| MirroredRepository {
+            source: source.clone(),
+            destination: images.destination.clone(),
+            images: images.sorted(),
+        })
     }
 
     /// The name at the destination of an image as people write it: `nginx`, `docker.io/library/nginx:latest` and
@@ -327,9 +323,10 @@ mod tests {
             r#"{{"version":1,"registry":"{HOST}","repositories":[{{"source":"docker.io/library/nginx","destination":"{HOST}/nginx","images":[{{"tag":"1","digest":"sha256:"#
         )), "{text}");
         let inventory = Inventory::parse(&json).expect("it was written");
-        assert_eq!((inventory.repositories().as_slice(), inventory.registry().as_str()), (&all[..], HOST));
+        assert_eq!(inventory.repositories().collect::<Vec<_>>(), all);
+        assert_eq!(inventory.registry().as_str(), HOST);
         assert_eq!(inventory.count(), (2, 3));
-        assert_eq!(Inventory::parse(&written(&[])).expect("it was written").repositories(), []);
+        assert_eq!(Inventory::parse(&written(&[])).expect("it was written").count(), (0, 0));
     }
 
     #[test]
@@ -432,7 +429,7 @@ mod tests {
             let image = format!("nginx@{}", Digest::of(content.as_bytes()));
             assert!(inventory.resolve(&image, Match::Image).is_ok(), "{content}");
         }
-        let nginx = inventory.repositories().into_iter().find(|it| it.source.name.as_str() == "library/nginx");
+        let nginx = inventory.repositories().find(|it| it.source.name.as_str() == "library/nginx");
         let images = nginx.expect("it is there").images;
         assert_eq!(images[0].digest, Digest::of(b"new"));
         assert_eq!(images.iter().filter(|image| image.tag.is_none()).count(), 2);

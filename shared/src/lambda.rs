@@ -111,6 +111,8 @@ pub struct ExecutionStatusChange {
     pub name: String,
     /// `FAILED`, for example.
     pub status: String,
+    /// The output as JSON, if it succeeded.
+    pub output: Option<String>,
 }
 
 /// An image was pushed or deleted.

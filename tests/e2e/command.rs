@@ -3,7 +3,7 @@
 use std::env;
 use std::process::Stdio;
 
-use local::aws::xml_text;
+use local::aws::{Aws, xml_text};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -43,13 +43,12 @@ pub async fn command(world: &World, arguments: &[&str], environment: &[(&str, St
     })
 }
 
-/// Creates a user with a policy, and returns the variables with its access key.
-pub async fn user(world: &World, name: &str, policy: &str) -> Result<Vec<(&'static str, String)>> {
-    let home = world.machine().home()?;
+/// Creates a user with this policy and no other, and returns the variables of its key.
+pub async fn user(home: &Aws, name: &str, policy: &str) -> Result<[(&'static str, String); 2]> {
     let user = ("UserName", name);
     home.query("iam", "CreateUser", &[user]).await?;
-    home.query("iam", "PutUserPolicy", &[user, ("PolicyName", "own"), ("PolicyDocument", policy)]).await?;
+    home.query("iam", "PutUserPolicy", &[user, ("PolicyName", "page"), ("PolicyDocument", policy)]).await?;
     let key = home.query("iam", "CreateAccessKey", &[user]).await?;
     let field = |name: &str| xml_text(&key, name).ok_or(format!("the key has no {name}"));
-    Ok(vec![("AWS_ACCESS_KEY_ID", field("AccessKeyId")?), ("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey")?)])
+    Ok([("AWS_ACCESS_KEY_ID", field("AccessKeyId")?), ("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey")?)])
 }

@@ -86,6 +86,7 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         copying::selected_public_images_and_all_tags_are_copied,
         mirror::copies_are_mirrored_at_once_for_the_user_that_the_page_describes,
         mirror::a_rewritten_task_definition_can_be_pulled,
+        mirror::the_webhooks_image_is_pushed_by_the_user_that_the_page_describes,
         copying::tags_that_change_in_an_ecr_registry_are_followed,
         copying::tags_that_change_in_a_public_registry_are_followed,
         copying::a_new_repository_is_created_as_asked_for,

@@ -1,8 +1,11 @@
 //! The command `ecr-transfer mirror`, with what a stack copied.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
+use flate2::read::GzDecoder;
 use local::images;
 use local::machine::{ACCOUNT, REGION};
 use local::registry::contents;
@@ -19,8 +22,7 @@ pub async fn copies_are_mirrored_at_once_for_the_user_that_the_page_describes(wo
     let (bucket, table) = (run.stack.output("PlanBucket")?, run.stack.output("ImageTable")?);
     let policy = block(include_str!("../../docs/mirror/README.md"), "policy-mirror")?;
     let policy = policy.replace("BUCKET", bucket).replace("TABLE", table).replace("DTHECRStack", "mirror");
-    let policy = policy.replace("us-east-1", REGION).replace("111111111111", ACCOUNT);
-    let key = user(world, "ecr-transfer-mirror", &policy).await?;
+    let key = user(&home, "ecr-transfer-mirror", &policy).await?;
 
     // When the inventory was written, the destination was empty. The table has what was copied then.
     let list = mirror(world, &["list", "--stack", "mirror", "--json"], &key).await?;
@@ -78,29 +80,91 @@ pub async fn a_rewritten_task_definition_can_be_pulled(world: &World) -> Result 
     let names: Vec<_> = containers.iter().filter_map(|container| container["image"].as_str()).collect();
     let [mirrored @ .., "redis:7"] = &names[..] else { return Err(format!("{names:?}").into()) };
     assert_eq!(mirrored.len(), images.len());
-    let home = world.machine().home()?;
-    let target = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
-    let answer = home.json("ecr", target, json!({})).await?;
-    let login = &answer["authorizationData"][0];
-    let host = login["proxyEndpoint"].as_str().and_then(|url| url.split_once("://")).ok_or("it has no host")?.1;
-    let auth = directory.path().join("auth.json");
-    std::fs::write(&auth, json!({ "auths": { host: { "auth": login["authorizationToken"] } } }).to_string())?;
     for (name, image) in mirrored.iter().zip(images) {
-        assert!(name.starts_with(&format!("{host}/rewritten/")), "{name}");
-        let pulled = directory.path().join("pulled");
-        let mut skopeo = Command::new("skopeo");
-        skopeo.args(["copy", "--all", &format!("docker://{name}"), &format!("dir:{}", pulled.display())]);
-        skopeo.env("REGISTRY_AUTH_FILE", &auth).envs(world.machine().env().iter().cloned());
-        let output = skopeo.output().await?;
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(name.contains(".amazonaws.com/rewritten/"), "{name}");
+        let pulled = pull(world, name).await?;
         let (repository, tag) = image.rsplit_once(':').ok_or("it has no tag")?;
         let source = world.seeded(|_, name| repository.ends_with(name) || name.ends_with(repository));
         let source = source.iter().find(|image| image.tag.as_deref() == Some(tag)).ok_or("it was not seeded")?;
-        let manifest = std::fs::read(pulled.join("manifest.json"))?;
+        let manifest = std::fs::read(pulled.path().join("manifest.json"))?;
         assert_eq!(images::digest(&manifest), source.digest, "{name}");
-        std::fs::remove_dir_all(&pulled)?;
     }
     Ok(())
+}
+
+pub async fn the_webhooks_image_is_pushed_by_the_user_that_the_page_describes(world: &World) -> Result {
+    let home = world.machine().home()?;
+    let policy = block(include_str!("../../docs/mirror/webhook.md"), "policy-push")?;
+    let policy = policy.replace("us-east-1", REGION).replace("111111111111", ACCOUNT);
+    let key = user(&home, "ecr-transfer-push", &policy).await?;
+    let directory = tempfile::tempdir()?;
+    let programs = [("amd64", program(62)), ("arm64", program(183))];
+    let mut command = vec!["webhook".to_owned(), "push".to_owned()];
+    for (architecture, program) in &programs {
+        let file = directory.path().join(architecture);
+        std::fs::write(&file, program)?;
+        command.push(format!("--binary={}", file.display()));
+    }
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
+
+    let pushed = mirror(world, &command, &key).await?;
+
+    assert_eq!(pushed.code, 0, "{pushed:?}");
+    let name = pushed.stdout.trim_end();
+    assert!(name.contains(".amazonaws.com/ecr-transfer-webhook@sha256:"), "{pushed:?}");
+    let pulled = pull(world, name).await?;
+    let read = |digest: &str| std::fs::read(pulled.path().join(digest.trim_start_matches("sha256:")));
+    let manifests: Value = serde_json::from_slice(&std::fs::read(pulled.path().join("manifest.json"))?)?;
+    let manifests = manifests["manifests"].as_array().ok_or("it is no index")?;
+    assert_eq!(manifests.len(), programs.len());
+    for (manifest, (architecture, program)) in manifests.iter().zip(&programs) {
+        assert_eq!(manifest["platform"]["architecture"], *architecture);
+        let digest = manifest["digest"].as_str().ok_or("it has no digest")?.trim_start_matches("sha256:");
+        let manifest: Value = serde_json::from_slice(&read(&format!("{digest}.manifest.json"))?)?;
+        let config: Value = serde_json::from_slice(&read(manifest["config"]["digest"].as_str().ok_or("no config")?)?)?;
+        assert_eq!(config["architecture"], *architecture);
+        let layer = read(manifest["layers"][0]["digest"].as_str().ok_or("no layer")?)?;
+        let mut files = tar::Archive::new(GzDecoder::new(layer.as_slice()));
+        let mut first = files.entries()?.next().ok_or("the layer is empty")??;
+        let mut content = Vec::new();
+        first.read_to_end(&mut content)?;
+        assert_eq!((&*first.path()?, &content), (Path::new("ecr-transfer"), program));
+    }
+
+    let again = mirror(world, &command, &key).await?;
+    assert_eq!((again.code, &again.stdout), (0, &pushed.stdout), "{again:?}");
+    assert!(again.stderr.contains("has this image already") && !again.stderr.contains("uploaded"), "{again:?}");
+    let other = mirror(world, &[&command[..], &["--repository=other"]].concat(), &key).await?;
+    assert!(other.code == 2 && other.stderr.contains("AccessDenied"), "{other:?}");
+    Ok(())
+}
+
+/// The smallest static program for a processor. It cannot be run.
+fn program(machine: u8) -> Vec<u8> {
+    let mut elf = vec![0; 120];
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    // An executable, whose header of 64 bytes is followed by one segment of 56 bytes, which is loaded.
+    for (offset, value) in [(16, 2), (18, machine), (20, 1), (32, 64), (52, 64), (54, 56), (56, 1), (64, 1)] {
+        elf[offset] = value;
+    }
+    elf
+}
+
+/// Pulls an image with all platforms from the ECR of the home account, with skopeo.
+async fn pull(world: &World, name: &str) -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    let target = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
+    let answer = world.machine().home()?.json("ecr", target, json!({})).await?;
+    let login = &answer["authorizationData"][0];
+    let host = login["proxyEndpoint"].as_str().and_then(|url| url.split_once("://")).ok_or("it has no host")?.1;
+    let auth = tempfile::NamedTempFile::new()?;
+    std::fs::write(&auth, json!({ "auths": { host: { "auth": login["authorizationToken"] } } }).to_string())?;
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--all", &format!("docker://{name}"), &format!("dir:{}", directory.path().display())]);
+    skopeo.env("REGISTRY_AUTH_FILE", auth.path()).envs(world.machine().env().iter().cloned());
+    let output = skopeo.output().await?;
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(directory)
 }
 
 /// Runs `ecr-transfer mirror` on the machine.

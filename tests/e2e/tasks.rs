@@ -244,6 +244,7 @@ pub async fn a_stack_of_somebody_else_is_not_deleted(world: &World) -> Result {
 }
 
 pub async fn a_viewer_sees_everything_and_an_operator_also_starts_and_stops(world: &World) -> Result {
+    let home = world.machine().home()?;
     let stack = world.deploy_public("seen", "alpine:3.20,alpine:9.99").await?;
     let policy = |document: &str| -> Result<String> {
         let document = document.replace("DTHECRStack", "seen").replace("dthecrstack", "seen");
@@ -253,8 +254,8 @@ pub async fn a_viewer_sees_everything_and_an_operator_also_starts_and_stops(worl
         statements.push(json!({ "Effect": "Allow", "Action": LOCAL_ACTIONS, "Resource": "*" }));
         Ok(policy.to_string())
     };
-    let viewer = user(world, "viewer", &policy(include_str!("../../docs/policies/viewer.json"))?).await?;
-    let operator = user(world, "operator", &policy(include_str!("../../docs/policies/operator.json"))?).await?;
+    let viewer = user(&home, "viewer", &policy(include_str!("../../docs/policies/viewer.json"))?).await?;
+    let operator = user(&home, "operator", &policy(include_str!("../../docs/policies/operator.json"))?).await?;
 
     let started = command(world, &["start", "seen", "--wait"], &operator).await?;
     assert_eq!(started.code, 1, "{started:?}");

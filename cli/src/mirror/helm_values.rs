@@ -11,7 +11,7 @@ use super::rewrite::tree::{Content, Field, Id, Style, Tree};
 use super::rewrite::uses::{Names, Use};
 use super::rewrite::{Left, left, name, parse, read, report, without_mark};
 use crate::Outcome;
-use crate::output::print;
+use crate::output::{is_unprintable, print, printable};
 
 /// How deep the printed values may be nested, how many they may be, and how many bytes. Aliases can make them endless.
 const MAX_DEPTH: usize = 100;
@@ -27,46 +27,94 @@ pub struct Arguments {
     /// Exit code 1 if an image is not mirrored
     #[arg(long)]
     strict: bool,
-    /// The values: of the chart, as `helm show values` prints them, or your own; - for standard input
-    values: PathBuf,
+    /// The values: of the chart, as `helm show values` prints them, or your own; - for standard input. Of several files, in the
+    /// order of Helm's options `-f`, the values that Helm makes of them
+    #[arg(required = true)]
+    values: Vec<PathBuf>,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let inventory = arguments.inventory.load().await?;
     let names = Names { inventory: &inventory, matching: arguments.matching.value() };
-    let file = &arguments.values;
-    let values = read(file).and_then(|text| overriding(&text, names)).with_context(|| name(file))?;
-    report(file, &values.left);
+    let files = &arguments.values;
+    let texts: Result<Vec<_>> = files.iter().map(|file| read(file).with_context(|| name(file))).collect();
+    let texts = texts?;
+    let texts = files.iter().zip(&texts).map(|(file, text)| Text::new(text).with_context(|| name(file)));
+    let all_names = || files.iter().map(|file| name(file)).collect::<Vec<_>>().join(", ");
+    let values = overriding(texts.collect::<Result<_>>()?, names).with_context(all_names)?;
+    for (file, left) in files.iter().zip(&values.left) {
+        report(file, left);
+    }
     print(values.text)?;
-    Ok(Outcome::success_if(!arguments.strict || values.left.is_empty()))
+    Ok(Outcome::success_if(!arguments.strict || values.left.iter().all(Vec::is_empty)))
+}
+
+/// The values of a file.
+pub struct Text<'a> {
+    text: &'a str,
+    tree: Tree<'a>,
+}
+
+impl<'a> Text<'a> {
+    /// Parses values.
+    ///
+    /// # Errors
+    /// If the text is not one document.
+    pub fn new(text: &'a str) -> Result<Self> {
+        let text = without_mark(text);
+        let tree = parse(text)?;
+        ensure!(tree.documents.len() <= 1, "The values are {} documents. Helm reads one", tree.documents.len());
+        Ok(Self { text, tree })
+    }
 }
 
 /// Values that replace others.
-struct Values {
-    text: String,
-    /// The images that stay.
-    left: Vec<Left>,
+pub struct Values {
+    /// The values.
+    pub text: String,
+    /// The images of each text that stay.
+    left: Vec<Vec<Left>>,
 }
 
-/// The values that change, without the others.
-fn overriding(text: &str, names: Names<'_>) -> Result<Values> {
-    let text = without_mark(text);
-    let tree = parse(text)?;
-    let Some(document) = tree.documents.first() else { return Ok(Values { text: "{}\n".into(), left: Vec::new() }) };
-    ensure!(tree.documents.len() == 1, "The values are {} documents. Helm reads one", tree.documents.len());
-    let uses = find_in(text, &tree, names, document, Kind::Values);
+/// The values that change, without the others, in what Helm makes of several texts.
+///
+/// # Errors
+/// If they are too many.
+pub fn overriding(texts: Vec<Text<'_>>, names: Names<'_>) -> Result<Values> {
+    let (mut all, mut tree, mut root, mut last_lines) = (String::new(), Tree::default(), None, Vec::new());
+    for Text { text, tree: part } in texts {
+        let last = tree.append(part, all.len());
+        all += text;
+        if !text.ends_with('\n') {
+            all.push('\n');
+        }
+        last_lines.push(all.matches('\n').count());
+        root = match (root, last) {
+            (Some(below), Some(above)) if tree.mapping(above).is_some() => Some(tree.merge(below, above)?),
+            (root, last) => root.or(last),
+        };
+    }
+    let Some(root) = root else { return Ok(Values { text: "{}\n".into(), left: Vec::new() }) };
+    let uses = find_in(&all, &tree, names, &(root..root + 1), Kind::Values);
     let edits = uses.iter().flat_map(Use::edits);
     let changes: HashMap<_, _> = edits.map(|edit| (edit.part, edit.text.trim_matches('"'))).collect();
     let changing = parents(&tree, changes.keys().copied().collect());
     let mut writer = Writer { tree: &tree, changes, changing, values: 0, bytes: 0 };
-    let changed = writer.block(document.start, 0, false)?.unwrap_or_else(|| "{}".into());
-    Ok(Values { text: changed.trim_start().to_owned() + "\n", left: left(text, &uses) })
+    let changed = writer.block(root, 0, false)?.unwrap_or_else(|| "{}".into());
+    let (mut left, mut before) = (left(&all, &uses).into_iter().peekable(), 0);
+    let left = last_lines.into_iter().map(|last| {
+        let of_text = std::iter::from_fn(|| left.next_if(|it| it.line <= last));
+        let of_text = of_text.map(|it| Left { line: it.line - before, ..it }).collect();
+        before = last;
+        of_text
+    });
+    Ok(Values { left: left.collect(), text: changed.trim_start().to_owned() + "\n" })
 }
 
 /// The nodes, and all that contain them.
 fn parents(tree: &Tree<'_>, mut nodes: Vec<Id>) -> HashSet<Id> {
     let mut parents: HashMap<Id, Vec<Id>> = HashMap::new();
-    for parent in tree.documents.iter().flat_map(Clone::clone) {
+    for parent in tree.ids() {
         let mut contains = |child| parents.entry(child).or_default().push(parent);
         match &tree.node(parent).content {
             Content::Scalar(_) => {}
@@ -122,7 +170,7 @@ impl Writer<'_> {
                 }
             }
             Content::Mapping(_) => {
-                for Field { key, value, .. } in self.fields(id) {
+                for Field { key, value, .. } in self.tree.fields(id) {
                     self.count(depth, 0)?;
                     if is_whole || self.changing.contains(&value) {
                         let key = self.scalar(key);
@@ -147,22 +195,6 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The fields of a mapping: its own, and those that it merges.
-    fn fields(&self, mapping: Id) -> Vec<Field> {
-        let (mut fields, mut keys, mut merged) = (Vec::new(), HashSet::new(), HashSet::new());
-        let mut pending = vec![mapping];
-        while let Some(id) = pending.pop() {
-            let Some(mapping) = self.tree.mapping(id).filter(|_| merged.insert(id)) else { continue };
-            // Of a key that occurs twice, the last one counts.
-            let own = mapping.fields.iter().rev().filter(|field| !self.tree.is_merge(**field));
-            let own = own.filter(|field| self.tree.text(field.key).is_some_and(|key| keys.insert(key)));
-            let own: Vec<_> = own.copied().collect();
-            fields.extend(own.into_iter().rev());
-            pending.extend(self.tree.merged(id).into_iter().rev());
-        }
-        fields
-    }
-
     fn scalar(&self, id: Id) -> String {
         match (self.changes.get(&id), self.tree.scalar(id)) {
             (Some(new), _) if is_ambiguous(new) => quoted(new),
@@ -182,20 +214,7 @@ impl Writer<'_> {
 
 /// A text in double quotes.
 fn quoted(text: &str) -> String {
-    let mut quoted = String::new();
-    for character in serde_json::to_string(text).expect("text is JSON").chars() {
-        match character {
-            _ if is_unprintable(character) => quoted += &format!("\\u{:04x}", u32::from(character)),
-            _ => quoted.push(character),
-        }
-    }
-    quoted
-}
-
-/// Whether a character ends a line, moves a cursor or changes the direction of writing.
-fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    printable(&serde_json::to_string(text).expect("text is JSON"))
 }
 
 /// A tag as it is written between `!<` and `>`.
@@ -217,15 +236,55 @@ mod tests {
 
     /// The result with `…` for the mirror's host, and what is left.
     fn result(values: &str) -> String {
+        together(&[values])
+    }
+
+    /// The result of several texts. The numbers of all lines but those of the first begin with that of the text.
+    fn together(texts: &[&str]) -> String {
         let inventory = inventory();
         let names = Names { inventory: &inventory, matching: Match::Image };
-        match overriding(values, names) {
+        let texts: Result<_> = texts.iter().map(|text| Text::new(text)).collect();
+        match texts.and_then(|texts| overriding(texts, names)) {
             Ok(Values { text, left }) => {
-                let left = left.iter().map(|Left { line, image, reason }| format!("!{line} {image}: {reason}"));
+                let left = left.iter().enumerate().flat_map(|(index, left)| {
+                    let text = if index == 0 { String::new() } else { format!("{index}:") };
+                    left.iter().map(move |Left { line, image, reason }| format!("!{text}{line} {image}: {reason}"))
+                });
                 text.replace(HOST, "…") + &left.collect::<String>()
             }
             Err(error) => format!("{error:#}"),
         }
+    }
+
+    #[test]
+    fn of_several_texts_helm_uses_the_last_value() {
+        let redis = "image: {registry: docker.io, repository: bitnami/redis, tag: '7.2'}\n";
+        let stays = |text: &str, image: &str| format!("{{}}\n!{text} {image}");
+        for (texts, expected) in [
+            ([redis, "replicas: 1", ""], "image:\n  registry: …\n  repository: hub/bitnami/redis\n".to_owned()),
+            (
+                [redis, "# x\nimage: {repository: redis}", "image: {tag: '7'}\n"],
+                "image:\n  registry: …\n  repository: hub/redis\n".into(),
+            ),
+            (
+                [redis, "\n\n", "image:\n  tag: none"],
+                stays("1", "docker.io/bitnami/redis:none: the mirror of docker.io/bitnami/redis does not have the tag none"),
+            ),
+            (
+                [redis, "# x\n\nimage: {repository: memcached}\nl: [{image: a}]", "l: [{image: 'nginx'}]"],
+                "l:\n  - image: …/hub/nginx:latest\n!1:3 docker.io/memcached:7.2: the repository docker.io/library/memcached is not mirrored".into(),
+            ),
+            ([redis, "image: null", "---\n"], "{}\n".into()),
+            (["image: redis:7", redis, "image: nginx"], "image: …/hub/nginx:latest\n".into()),
+            (
+                ["b: &b {registry: quay.io, tag: v3}\na: {<<: *b, repository: x}\n", "a: {repository: coreos/etcd}", "b: {x: 1}"],
+                "b:\n  registry: …\na:\n  repository: quay/etcd\n  registry: …\n".into(),
+            ),
+        ] {
+            assert_eq!(together(&texts), expected, "{texts:?}");
+        }
+        let cycle = "a: &a {image: nginx, self: *a}\n";
+        assert!(together(&[cycle, cycle]).starts_with("The values together are too many"));
     }
 
     #[test]
@@ -374,7 +433,7 @@ mod tests {
             }
             Content::Sequence(items) => items.iter().map(|&item| meaning(tree, item)).collect(),
             Content::Mapping(_) => {
-                let fields = writer.fields(id).into_iter();
+                let fields = tree.fields(id).into_iter();
                 fields.map(|field| (writer.scalar(field.key), meaning(tree, field.value))).collect()
             }
         }
@@ -405,7 +464,8 @@ mod tests {
             let Some(document) = before.documents.first() else { return Ok(()) };
             let inventory = inventory();
             let names = Names { inventory: &inventory, matching: Match::Image };
-            let printed = overriding(&values, names).expect(&values).text;
+            let texts = vec![Text::new(&values).expect(&values)];
+            let printed = overriding(texts, names).expect(&values).text;
             let rewritten = apply(&values, &find_in(&values, &before, names, document, Kind::Values));
             let [printed, rewritten] = [&printed, &rewritten].map(|text| meaning(&parse(text).expect(text), 0));
             prop_assert_eq!(merged(meaning(&before, 0), printed), rewritten, "{}", values);

@@ -2,28 +2,26 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::error::Error as StdError;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use aws_sdk_cloudformation::error::{ProvideErrorMetadata, SdkError};
+use anyhow::{Context as _, Result, bail, ensure};
+use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
 use aws_sdk_cloudformation::types::Stack;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::operation::get_object::GetObjectError;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
 use clap::ValueEnum;
-use fs_err as fs;
 use futures_util::future;
-use shared::Error;
 use shared::inventory::{Inventory, KEY, Match, MirroredImage, MirroredRepository};
 use shared::reference::ImageReference;
+use shared::task::DONE;
 
-use crate::aws;
+use super::files;
+use crate::aws::{self, failed};
 
 /// The largest inventory: about 2,000,000 images.
-const MAX_BYTES: u64 = 256 << 20;
+pub const MAX_BYTES: u64 = 256 << 20;
 
 /// How many parts of the table are scanned at once.
 const SEGMENTS: i32 = 8;
@@ -107,22 +105,62 @@ impl Source {
     }
 }
 
-/// The error of an AWS call. Its message has its cause already.
-fn failed<E>(action: &'static str, subject: &str) -> impl FnOnce(SdkError<E>) -> anyhow::Error
-where
-    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
-{
-    let failed = Error::aws(action, subject);
-    |error| anyhow!("{}", failed(error))
+fn of_file(file: &Path) -> Result<Inventory> {
+    let json = files::read(file, MAX_BYTES);
+    json.and_then(|json| Ok(Inventory::parse(&json)?)).with_context(|| file.display().to_string())
 }
 
-fn of_file(file: &Path) -> Result<Inventory> {
-    let mut json = Vec::new();
-    fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut json)?;
-    if json.len() as u64 > MAX_BYTES {
-        bail!("{} has more than {} MiB, which is too much for an inventory.", file.display(), MAX_BYTES >> 20);
+/// An inventory as it is stored.
+pub struct Stored {
+    /// The inventory.
+    pub json: Vec<u8>,
+    /// Differs from that of another inventory.
+    pub version: String,
+    /// When it was written.
+    pub written_at: Option<DateTime>,
+}
+
+/// Reads the inventory of a bucket; `None` if it still has the version `known`.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub async fn of_bucket(s3: &aws_sdk_s3::Client, bucket: &str, known: Option<&str>) -> Result<Option<Stored>> {
+    let answer = s3.get_object().bucket(bucket).key(KEY).set_if_none_match(known.map(Into::into)).send().await;
+    let object = match answer {
+        Ok(object) => object,
+        Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 304) => return Ok(None),
+        Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => bail!(
+            "The bucket {bucket} has no inventory yet. The stack's next run that is neither a dry run nor a run of other images writes it."
+        ),
+        Err(error) => {
+            // Without s3:ListBucket, S3 also returns 403 for an object that does not exist.
+            let is_denied = error.code() == Some("AccessDenied");
+            let error = failed("s3:GetObject", &format!("{bucket}/{KEY}"))(error);
+            return Err(if is_denied {
+                error.context("The permission is missing, or the bucket has no inventory yet")
+            } else {
+                error
+            });
+        }
+    };
+    let json = collected(object.body, MAX_BYTES).await.with_context(|| object_name(bucket))?;
+    let version = object.e_tag.unwrap_or_default();
+    Ok(Some(Stored { json, version, written_at: object.last_modified }))
+}
+
+/// How messages name the inventory of a bucket.
+pub fn object_name(bucket: &str) -> String {
+    format!("s3://{bucket}/{KEY}")
+}
+
+/// The bytes that arrive, whatever their number was said to be.
+async fn collected(mut body: ByteStream, limit: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    while let Some(bytes) = body.try_next().await? {
+        content.extend_from_slice(&bytes);
+        ensure!(content.len() as u64 <= limit, "The object has more than {} MiB, which is not supported", limit >> 20);
     }
-    Inventory::parse(&json).with_context(|| file.display().to_string())
+    Ok(content)
 }
 
 struct Clients {
@@ -134,26 +172,9 @@ struct Clients {
 impl Clients {
     async fn inventory(&self, stack: &str) -> Result<Inventory> {
         let Outputs { bucket, table } = self.outputs(stack).await?;
-        let object = self.s3.get_object().bucket(&bucket).key(KEY).send().await;
-        let object = match object {
-            Ok(object) => object,
-            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => bail!(
-                "The stack {stack} has no inventory yet. Its next run that is neither a dry run nor a run of other images writes it."
-            ),
-            Err(error) => {
-                // Without s3:ListBucket, S3 also returns 403 for an object that does not exist.
-                let is_denied = error.code() == Some("AccessDenied");
-                let error = failed("s3:GetObject", &format!("{bucket}/{KEY}"))(error);
-                return Err(error).context(if is_denied {
-                    "The permission is missing, or the stack has no inventory yet"
-                } else {
-                    "Reading the inventory"
-                });
-            }
-        };
-        let written_at = object.last_modified;
-        let json = object.body.collect().await.with_context(|| format!("Reading s3://{bucket}/{KEY}"))?.into_bytes();
-        let mut inventory = Inventory::parse(&json).with_context(|| format!("s3://{bucket}/{KEY}"))?;
+        let stored = of_bucket(&self.s3, &bucket, None).await?;
+        let Stored { json, written_at, .. } = stored.context("S3 returned no inventory")?;
+        let mut inventory = Inventory::parse(&json).with_context(|| object_name(&bucket))?;
         if let Some(written_at) = written_at {
             for copied in self.copied_since(&table, written_at).await? {
                 if copied.destination.registry == *inventory.registry() {
@@ -199,7 +220,7 @@ impl Clients {
                 .projection_expression("#Source, Destination, Digest")
                 .expression_attribute_names("#Status", "Status")
                 .expression_attribute_names("#Source", "Source")
-                .expression_attribute_values(":Done", AttributeValue::S("Done".into()))
+                .expression_attribute_values(":Done", AttributeValue::S(DONE.into()))
                 .expression_attribute_values(":time", AttributeValue::S(time.clone()));
             let rows: Result<Vec<_>, _> = scan.into_paginator().items().send().collect().await;
             rows.map_err(failed("dynamodb:Scan", table))
@@ -231,7 +252,6 @@ mod tests {
     use aws_sdk_cloudformation::types::{Output, StackStatus};
     use aws_sdk_dynamodb::operation::scan::ScanOutput;
     use aws_sdk_s3::operation::get_object::GetObjectOutput;
-    use aws_sdk_s3::primitives::ByteStream;
     use aws_sdk_s3::types::error::NoSuchKey;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
     use shared::inventory::{Resolved, Writer};
@@ -317,14 +337,22 @@ mod tests {
             assert_eq!(inventory.resolve(image, Match::Image), Ok(Resolved::Mirrored(mirror)));
         }
         assert!(inventory.resolve("quay.io/old:1", Match::Image).is_err());
-        assert_eq!(inventory.repositories().len(), 2);
+        assert_eq!(inventory.count(), (2, 3));
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_up_to_the_limit() {
+        let object = || ByteStream::from(vec![b' '; 2 << 20]);
+        assert_eq!(collected(object(), 2 << 20).await.expect("it is small enough").len(), 2 << 20);
+        let error = collected(object(), (2 << 20) - 1).await.expect_err("it is larger").to_string();
+        assert_eq!(error, "The object has more than 1 MiB, which is not supported");
     }
 
     #[tokio::test]
     async fn an_error_says_what_to_do() {
         let no_inventory = mock!(aws_sdk_s3::Client::get_object)
             .then_error(|| GetObjectError::NoSuchKey(NoSuchKey::builder().build()));
-        let expected = "The stack copies has no inventory yet.";
+        let expected = "The bucket bucket has no inventory yet.";
         assert!(error(&stack(COMPLETE), &no_inventory).await.starts_with(expected));
 
         let denied = mock!(aws_sdk_s3::Client::get_object).then_error(|| {
@@ -333,7 +361,7 @@ mod tests {
         });
         let error_of = error(&stack(COMPLETE), &denied).await;
         assert!(
-            error_of.starts_with("The permission is missing, or the stack has no inventory yet: s3:GetObject"),
+            error_of.starts_with("The permission is missing, or the bucket has no inventory yet: s3:GetObject"),
             "{error_of}"
         );
 

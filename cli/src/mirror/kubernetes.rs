@@ -110,7 +110,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 /// The repositories that the policy can change, and the others with the reason.
 fn selected(inventory: &Inventory) -> (Vec<MirroredRepository>, Vec<(Repository, &'static str)>) {
     let (mut selected, mut skipped) = (Vec::new(), Vec::new());
-    let repositories = inventory.repositories();
+    let repositories: Vec<_> = inventory.repositories().collect();
     let destinations: HashSet<_> = repositories.iter().map(|repository| repository.destination.clone()).collect();
     for repository in repositories {
         if destinations.contains(&repository.source) {

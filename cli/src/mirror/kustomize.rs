@@ -35,7 +35,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     );
     let inventory = arguments.inventory.load().await?;
     let names = Names { inventory: &inventory, matching: Match::Image };
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::new();
     if *all {
         for MirroredRepository { source, destination, images } in inventory.repositories() {
             if !images.is_empty() {
@@ -54,22 +54,10 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
         let uses = images::find(text, &tree, names);
         report(file, &left(text, &uses));
         has_images |= !uses.is_empty();
-        for Use { image, fate, .. } in uses {
-            let known = name_of(&image).to_owned();
-            match fate {
-                Fate::Mirrored { mirror, .. } => {
-                    entries.entry(known).or_insert_with(|| Some(mirror.repository.to_string()));
-                }
-                // Kustomize would also replace this one.
-                Fate::Left(_) => {
-                    entries.insert(known, None);
-                }
-                Fate::AlreadyMirrored => {}
-            }
-        }
+        add(&mut entries, uses);
     }
     ensure!(has_images, "The manifests have no images. {}", advice("DIRECTORY"));
-    print(component(entries.into_iter().filter_map(|(name, mirror)| Some((name, mirror?)))))?;
+    print(component(entries))?;
     Ok(Outcome::Success)
 }
 
@@ -78,8 +66,30 @@ fn advice(directory: &str) -> String {
     format!("Run: kubectl kustomize {directory} | ecr-transfer mirror kustomize")
 }
 
-fn component(entries: impl Iterator<Item = (String, String)>) -> String {
+/// The names of images, with those that replace them; `None` for one that Kustomize must not replace.
+pub type Entries = BTreeMap<String, Option<String>>;
+
+/// Adds the images of manifests.
+pub fn add(entries: &mut Entries, uses: Vec<Use>) {
+    for Use { image, fate, .. } in uses {
+        let known = name_of(&image).to_owned();
+        match fate {
+            Fate::Mirrored { mirror, .. } => {
+                entries.entry(known).or_insert_with(|| Some(mirror.repository.to_string()));
+            }
+            // Kustomize would also replace this one.
+            Fate::Left(_) => {
+                entries.insert(known, None);
+            }
+            Fate::AlreadyMirrored => {}
+        }
+    }
+}
+
+/// The component that replaces images.
+pub fn component(entries: Entries) -> String {
     let text = |name: String| if is_ambiguous(&name) { format!("\"{name}\"") } else { name };
+    let entries = entries.into_iter().filter_map(|(name, mirror)| Some((name, mirror?)));
     let images = entries.map(|(name, mirror)| format!("\n- name: {}\n  newName: {mirror}", text(name)));
     let mut images: String = images.collect();
     if images.is_empty() {
@@ -105,8 +115,8 @@ mod tests {
 
     #[test]
     fn a_name_that_looks_like_a_number_is_quoted() {
-        let entries = [("1e3", "m/a"), ("a", "m/b")].map(|(name, mirror)| (name.to_owned(), mirror.to_owned()));
-        let component = component(entries.into_iter());
+        let entries = [("1e3", "m/a"), ("a", "m/b")].map(|(name, mirror)| (name.to_owned(), Some(mirror.to_owned())));
+        let component = component(entries.into());
         assert!(component.ends_with("images:\n- name: \"1e3\"\n  newName: m/a\n- name: a\n  newName: m/b\n"));
     }
 

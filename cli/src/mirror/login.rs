@@ -125,7 +125,7 @@ fn docker_config(registry: &RegistryHost) -> Value {
 /// Names each repository if the policy has room for that, otherwise their first folders, otherwise all repositories.
 fn pull_policy(inventory: &Inventory) -> Result<Policy> {
     let registry = ecr(inventory.registry())?;
-    let repositories = inventory.repositories();
+    let repositories: Vec<_> = inventory.repositories().collect();
     if repositories.is_empty() {
         bail!("The inventory has no repositories. Start a run, and try again after it.");
     }

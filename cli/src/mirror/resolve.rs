@@ -7,7 +7,7 @@ use shared::text::Excerpt;
 
 use super::inventory;
 use crate::Outcome;
-use crate::output::{note, print};
+use crate::output::{note, print, printable};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -44,6 +44,6 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
         lines.push_str(&mirror);
         lines.push('\n');
     }
-    print(if arguments.json { serde_json::to_string_pretty(&items)? + "\n" } else { lines })?;
+    print(if arguments.json { printable(&serde_json::to_string_pretty(&items)?) + "\n" } else { lines })?;
     Ok(Outcome::success_if(all_mirrored))
 }

@@ -7,7 +7,7 @@ pub mod tree;
 pub mod uses;
 pub mod yaml;
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ use tempfile::NamedTempFile;
 
 use self::tree::{Lines, Scalar, Tree};
 use self::uses::{Fate, Names, Use};
+use super::files::{self, read_all};
 use super::inventory;
 use crate::Outcome;
 use crate::output::{note, print};
@@ -31,6 +32,9 @@ const MAX_SHOWN: usize = 200;
 
 /// Standard input.
 pub const STDIN: &str = "-";
+
+/// The same, as a file.
+const STDIN_FILE: &str = "/dev/stdin";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -134,7 +138,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn is_stdin(file: &Path) -> bool {
-    file == Path::new(STDIN)
+    [STDIN, STDIN_FILE].iter().any(|name| file == Path::new(name))
 }
 
 /// How messages name a file. Its name may have characters that control a terminal.
@@ -145,26 +149,16 @@ pub fn name(file: &Path) -> String {
 /// Reads a file, or standard input.
 ///
 /// # Errors
-/// If it is not a regular file, cannot be read, is too large, or is not UTF-8.
+/// If it is neither a regular file nor open already, as `<(command)` is, or cannot be read, is too large, or is not UTF-8.
 pub fn read(file: &Path) -> Result<String> {
-    let mut text = Vec::new();
-    if is_stdin(file) {
-        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    } else {
-        // Opening a pipe could wait forever.
-        ensure!(
-            file.metadata().map_or(true, |metadata| metadata.is_file()),
-            "It is not a regular file. Give its content to standard input instead"
-        );
-        fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    }
-    ensure!(text.len() as u64 <= MAX_BYTES, "The file has more than {} MiB, which is not supported", MAX_BYTES >> 20);
-    String::from_utf8(text).context("The file is not text in UTF-8")
+    let text = if is_stdin(file) { read_all(io::stdin().lock(), MAX_BYTES) } else { files::read(file, MAX_BYTES) };
+    String::from_utf8(text?).context("The file is not text in UTF-8")
 }
 
 /// Writes a file completely, or not at all. It keeps its permissions and owner, and links stay. A file with several names or of
 /// another owner is written in its place, where a crash can leave a part of it.
 fn replace(file: &Path, text: &str) -> Result<()> {
+    ensure!(file.is_file(), "It is not a regular file, so --in-place cannot change it");
     let file = fs::canonicalize(file)?;
     let directory = file.parent().context("It has no directory")?;
     let mut new = NamedTempFile::new_in(directory)?;
@@ -258,9 +252,11 @@ pub fn without_mark(text: &str) -> &str {
 /// Parses YAML or JSON whose documents are maps, lists or empty.
 ///
 /// # Errors
-/// If it is neither. Most texts are YAML, but only one scalar, such as the lines of a Dockerfile.
+/// If it is neither, or its merge keys repeat too much. Most texts are YAML, but only one scalar, such as the lines of a
+/// Dockerfile.
 pub fn parse(text: &str) -> Result<Tree<'_>> {
     let tree = parse_any(text)?;
+    ensure!(!tree.has_too_many_merges(), "Merge keys (<<) repeat too many mappings, which is not supported");
     let mut roots = tree.documents.iter().filter_map(|document| tree.scalar(document.start));
     ensure!(
         roots.all(Scalar::is_null),

@@ -1,7 +1,7 @@
 //! `ecr-transfer mirror webhook`: an admission webhook that makes the pods of a cluster pull the copies. For clusters before
 //! Kubernetes 1.36; later ones need no server, see `mirror kubernetes`.
 
-mod admission;
+pub(super) mod admission;
 mod certificate;
 mod feed;
 mod image;

@@ -99,6 +99,27 @@ fn a_file_keeps_its_owner_and_its_other_names() {
 }
 
 #[test]
+fn what_the_shell_has_opened_is_read_and_never_changed() {
+    let directory = directory(&[("a.yaml", BEFORE)]);
+    let none = String::new();
+    for arguments in ["rewrite <(cat a.yaml)", "rewrite /dev/stdin", "rewrite /dev/fd/3 3< a.yaml"] {
+        assert_eq!(run(&directory, arguments, BEFORE), (0, AFTER.into(), none.clone()), "{arguments}");
+    }
+    assert_eq!(run(&directory, "helm-values <(cat a.yaml)", ""), (0, AFTER.into(), none.clone()));
+    let list = |arguments| run(&directory, &format!("list {arguments}"), "");
+    assert_eq!(list("--inventory <(cat .inventory.json)"), list("--inventory .inventory.json"));
+    let (code, stdout, stderr) = run(&directory, "rewrite --in-place <(cat a.yaml)", "");
+    assert_eq!((code, stdout), (2, none.clone()));
+    assert!(stderr.ends_with(": It is not a regular file, so --in-place cannot change it\n"), "{stderr}");
+    let (code, stdout, stderr) = run(&directory, "rewrite --in-place /dev/stdin", BEFORE);
+    assert_eq!((code, stdout), (2, none));
+    assert!(stderr.starts_with("error: --in-place cannot change standard input."), "{stderr}");
+    let (code, _, stderr) = run(&directory, "rewrite <(cat /dev/zero)", "");
+    assert_eq!(code, 2);
+    assert!(stderr.ends_with(": The file has more than 64 MiB, which is not supported\n"), "{stderr}");
+}
+
+#[test]
 fn what_is_not_a_regular_file_is_an_error() {
     let directory = directory(&[]);
     assert!(Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap().success());
@@ -109,6 +130,15 @@ fn what_is_not_a_regular_file_is_an_error() {
         assert_eq!((code, stdout.as_str()), (2, ""), "{arguments}");
         assert!(stderr.contains(": It is not a regular file. "), "{stderr}");
     }
+}
+
+#[test]
+fn an_image_does_not_control_the_terminal() {
+    let directory = directory(&[]);
+    let (code, stdout, stderr) = run(&directory, "resolve --json 'a\u{7f}\u{9b}31m\u{202e}\u{1b}'", "");
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(!stdout.contains(['\u{7f}', '\u{9b}', '\u{202e}', '\u{1b}']), "{stdout:?}");
+    assert!(stdout.contains(r#""image": "a\u007f\u009b31m\u202e\u001b","#), "{stdout}");
 }
 
 #[test]

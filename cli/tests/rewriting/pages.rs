@@ -8,7 +8,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::shell;
+use serde_json::Value;
+
+use super::{HOST, shell};
 
 /// Programs that stand in for others, or pass what needs no cluster on to them.
 const STUBS: [(&str, &str); 4] = [
@@ -25,7 +27,7 @@ esac"#,
         "kubectl",
         r#"case "$1 $2" in
   "apply -k") PATH=${PATH#*:} exec kubectl kustomize "$3" >/dev/null ;;
-  "apply -f") exit 0 ;;
+  "apply -f" | "create namespace" | "run web") exit 0 ;;
   *) PATH=${PATH#*:} exec kubectl "$@" ;;
 esac"#,
     ),
@@ -129,6 +131,42 @@ fn the_examples_for_files_work() {
 #[test]
 fn the_examples_for_helm_work() {
     check("helm");
+}
+
+/// The commands of the workflow's jobs, in a repository with a manifest.
+#[test]
+fn the_workflow_of_the_page_works() {
+    let file = Some(".github/workflows/mirror.yaml");
+    let block = blocks(&page("rewrite.md")).into_iter().find(|block| block.file.as_deref() == file).unwrap();
+    let workflow: Value = serde_yaml_ng::from_str(&block.text).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let output = shell(&format!("set -e\n{script}"), directory.path()).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), printed)
+    };
+    let job = |name: &str| {
+        let steps = workflow["jobs"][name]["steps"].as_array().unwrap().iter().filter_map(|step| step["run"].as_str());
+        let steps: Vec<_> = steps.map(|step| format!("bash -e -c '{}'", step.replace('\'', r"'\''"))).collect();
+        run(&format!("cd clone\n{}", steps.join("\n")))
+    };
+    let setup = "mkdir .stubs; printf '#!/bin/sh\\necho \"$@\"' >.stubs/gh; chmod +x .stubs/gh
+        git init --quiet --bare origin; git init --quiet --initial-branch=main clone; cd clone
+        git remote add origin ../origin; git config user.name x; git config user.email x@example.com
+        mkdir deploy; echo 'image: nginx:1.27' >deploy/web.yaml; git add .; git commit --quiet --message x";
+    assert_eq!(run(setup), (true, String::new()));
+    let (succeeded, printed) = job("check");
+    assert!(!succeeded && printed.starts_with("deploy/web.yaml:1: nginx:1.27 -> "), "{printed}");
+    let (succeeded, printed) = job("change");
+    assert!(succeeded && printed.contains("pr create --head mirror --fill"), "{printed}");
+    let changed = run("git -C origin show mirror:deploy/web.yaml");
+    assert_eq!(changed, (true, format!("image: {HOST}/dockerhub/nginx:1.27\n")));
+    assert_eq!([job("check"), job("change")], [(true, String::new()), (true, String::new())]);
+}
+
+#[test]
+fn the_examples_for_kubernetes_work() {
+    check("kubernetes");
 }
 
 #[test]

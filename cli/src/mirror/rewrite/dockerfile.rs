@@ -8,7 +8,7 @@ use shared::text::Excerpt;
 
 use self::instructions::{Instruction, Word, instructions, syntax};
 use super::tree::Lines;
-use super::uses::{Edit, Fate, Names, Part, UNUSUAL, Use, name_of, settle};
+use super::uses::{ELSEWHERE, Edit, Fate, Names, Part, UNUSUAL, Use, name_of, settle};
 use super::yaml::SyntaxError;
 
 /// The image without content.
@@ -29,7 +29,7 @@ const MAX_SHOWN: usize = 50;
 /// If it is not a Dockerfile, or its variables are too long.
 pub fn find(text: &str, names: Names<'_>) -> Result<Vec<Use>, SyntaxError> {
     let instructions = instructions(text)?;
-    let mut search = Search { names, arguments: HashMap::new(), total: 0, fixed: HashSet::new(), uses: Vec::new() };
+    let mut search = Search { names, arguments: HashMap::new(), total: 0, fixed: HashMap::new(), uses: Vec::new() };
     if let Some((at, image)) = syntax(text) {
         search.image(at, image, Expanded::literal(image, Some(at)));
     }
@@ -48,7 +48,7 @@ pub fn find(text: &str, names: Names<'_>) -> Result<Vec<Use>, SyntaxError> {
             ("FROM", [base, ..]) => {
                 for option in options {
                     let option = search.expand(&option.text, None);
-                    search.fixed.extend(option.parts());
+                    search.fixed.extend(option.parts().map(|part| (part, ELSEWHERE)));
                 }
                 let image = search.expand(&base.text, base.literal_start());
                 if !stages.contains(&image.text().to_lowercase()) && image.text() != SCRATCH {
@@ -99,8 +99,8 @@ struct Search<'a> {
     arguments: HashMap<String, Expanded>,
     /// How many bytes their uses have.
     total: usize,
-    /// The parts that are also used where they are no images.
-    fixed: HashSet<Part>,
+    /// The parts that must not change, with the reason.
+    fixed: HashMap<Part, &'static str>,
     uses: Vec<Use>,
 }
 
@@ -183,7 +183,7 @@ impl Search<'_> {
     /// Lets the default of a build argument stay.
     fn fix(&mut self, name: &str) {
         if let Some(value) = self.arguments.get(name) {
-            self.fixed.extend(value.parts());
+            self.fixed.extend(value.parts().map(|part| (part, ELSEWHERE)));
         }
     }
 

@@ -7,7 +7,7 @@ use shared::inventory::Match;
 use shared::reference::ImageReference;
 
 use super::tree::{Content, Field, Id, Place, Scalar, Style, Tree};
-use super::uses::{Edit, Fate, Names, UNUSUAL, Use, name_of, settle};
+use super::uses::{ELSEWHERE, Edit, Fate, Names, UNUSUAL, Use, name_of, settle};
 
 /// What a document is. It decides which fields are images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,14 @@ pub enum Kind {
 /// The fields of a Compose file. Others begin with `x-`.
 const COMPOSE: [&str; 9] =
     ["version", "name", "include", "services", "networks", "volumes", "configs", "secrets", "models"];
+
+/// Why an image of Compose stays. Its builds have
+/// [that name](https://docs.docker.com/reference/compose-file/build/#using-build-and-image).
+const BUILT: &str = "it is the name of what a service with build builds";
+const EXTENDS_ELSEWHERE: &str = "its service extends one of another file, which may have build";
+
+/// How many services are followed that extend each other.
+const MAX_EXTENDED: usize = 10;
 
 /// The longest part of an image, in bytes. An anchor can repeat a longer text many times.
 const MAX_PART: usize = 1_000;
@@ -79,6 +87,10 @@ enum Role {
     Services,
     /// A service of Compose.
     Service,
+    /// A mapping that a service of Compose merges.
+    MergedService,
+    /// What is no image in Compose.
+    Other,
 }
 
 struct Search<'a> {
@@ -94,8 +106,10 @@ struct Search<'a> {
     places: HashSet<Place>,
     /// The nodes that are images. An alias of one has the same fate.
     images: HashSet<Id>,
-    /// The names of images that Compose builds.
-    built: HashSet<Id>,
+    /// The services of Compose by name.
+    services: HashMap<&'a str, Id>,
+    /// The images of Compose that stay, with the reason.
+    fixed: HashMap<Id, &'static str>,
     uses: Vec<Use>,
 }
 
@@ -111,7 +125,8 @@ impl<'a> Search<'a> {
             pending: Vec::new(),
             places: HashSet::new(),
             images: HashSet::new(),
-            built: HashSet::new(),
+            services: HashMap::new(),
+            fixed: HashMap::new(),
             uses: Vec::new(),
         }
     }
@@ -122,7 +137,7 @@ impl<'a> Search<'a> {
         self.has_global_registry =
             tree.field(root, "global").is_some_and(|global| self.filled(tree.value(global), "imageRegistry").is_some());
         match (self.kind, tree.field(root, "services")) {
-            (Kind::Compose, Some(services)) => self.pending.push((tree.value(services), Role::Services)),
+            (Kind::Compose, Some(services)) => self.compose(root, tree.value(services)),
             _ => self.pending.push((root, Role::Value { of_image: false })),
         }
         while let Some((id, role)) = self.pending.pop() {
@@ -130,7 +145,7 @@ impl<'a> Search<'a> {
                 self.visit(id, role);
             }
         }
-        let fixed = self.used_elsewhere(document);
+        let fixed = self.fixed(document);
         settle(&mut self.uses, &fixed);
         self.uses.sort_by_key(|it| it.at);
         self.uses
@@ -145,24 +160,28 @@ impl<'a> Search<'a> {
                         // The branches of CloudFormation's !If.
                         Role::Containers => Role::Containers,
                         Role::Volumes => Role::Volumes,
+                        Role::Services | Role::Service | Role::MergedService | Role::Other => Role::Other,
                         _ => Role::Value { of_image: false },
                     };
                     self.pending.push((item, role));
                 }
             }
             (Content::Mapping(mapping), Role::Services) => {
-                self.pending.extend(mapping.fields.iter().map(|field| (field.value, Role::Service)));
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Services)));
+                let services = mapping.fields.iter().filter(|field| !self.tree.is_merge(**field));
+                self.pending.extend(services.map(|field| (field.value, Role::Service)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::Services)));
             }
-            (Content::Mapping(_), Role::Service) => {
-                match self.tree.field(id, "image") {
-                    // The field is the name of the image that is built. It can come from an anchor that others share.
-                    Some(place) if self.tree.field(id, "build").is_some() => {
-                        self.built.insert(self.tree.value(place));
-                    }
-                    Some(place) => self.image(place),
-                    None => {}
+            (Content::Mapping(mapping), Role::Service | Role::MergedService) => {
+                if role == Role::Service {
+                    self.service(id);
                 }
+                let is_other =
+                    |field: &&Field| !self.tree.is_merge(**field) && self.tree.text(field.key) != Some("image");
+                self.pending.extend(mapping.fields.iter().filter(is_other).map(|field| (field.value, Role::Other)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::MergedService)));
+            }
+            (Content::Mapping(mapping), Role::Other) => {
+                self.pending.extend(mapping.fields.iter().map(|field| (field.value, Role::Other)));
             }
             (Content::Mapping(_), Role::Volumes) => {
                 if let Some(place) = self.tree.field(id, "image") {
@@ -186,14 +205,14 @@ impl<'a> Search<'a> {
                         self.field((id, index), field);
                     }
                 }
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, Role::Merged)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, Role::Merged)));
             }
             (Content::Mapping(mapping), Role::Value { of_image }) => {
                 self.helm_image(id, of_image);
                 for (index, &field) in mapping.fields.iter().enumerate() {
                     self.field((id, index), field);
                 }
-                self.pending.extend(self.tree.merged(id).into_iter().map(|merged| (merged, role)));
+                self.pending.extend(self.tree.merged(id).iter().map(|&merged| (merged, role)));
             }
             (Content::Scalar(_), _) => {}
         }
@@ -219,6 +238,54 @@ impl<'a> Search<'a> {
             _ => Role::Value { of_image: key.ends_with("image") || key.ends_with("Image") },
         };
         self.pending.push((field.value, role));
+    }
+
+    /// Starts with the services of a Compose file, and with all else that has a meaning there.
+    fn compose(&mut self, root: Id, services: Id) {
+        let tree = self.tree;
+        for mapping in tree.lineage(services).filter_map(|id| tree.mapping(id)) {
+            for field in mapping.fields.iter().rev() {
+                if let Some(name) = tree.text(field.key) {
+                    self.services.entry(name).or_insert(field.value);
+                }
+            }
+        }
+        let others = tree.mapping(root).into_iter().flat_map(|root| &root.fields).filter(|field| {
+            let key = tree.text(field.key).unwrap_or_default();
+            !(key == "services" || key.starts_with("x-") || tree.is_merge(**field))
+        });
+        self.pending.extend(others.map(|field| (field.value, Role::Other)));
+        self.pending.push((services, Role::Services));
+    }
+
+    /// A service of Compose. If it has `build`, also of a service that it extends, its image is the name of what is built.
+    fn service(&mut self, id: Id) {
+        let tree = self.tree;
+        let (services, is_complete) = self.extended(id);
+        let Some(place) = services.iter().find_map(|&id| tree.field(id, "image")) else { return };
+        if services.iter().any(|&id| tree.field(id, "build").is_some()) {
+            self.fixed.insert(tree.value(place), BUILT);
+            return;
+        }
+        if !is_complete {
+            self.fixed.insert(tree.value(place), EXTENDS_ELSEWHERE);
+        }
+        self.image(place);
+    }
+
+    /// A service and those that it extends, and whether these are all. Compose takes
+    /// [a field](https://docs.docker.com/reference/compose-file/services/#extends) of the first that has it.
+    fn extended(&self, service: Id) -> (Vec<Id>, bool) {
+        let (tree, mut services) = (self.tree, vec![service]);
+        while let Some(extends) = services.last().and_then(|&id| tree.field(id, "extends")).map(|it| tree.value(it)) {
+            let name = tree.field(extends, "service").map_or(extends, |place| tree.value(place));
+            let base = tree.text(name).and_then(|name| self.services.get(name));
+            match base.filter(|_| tree.field(extends, "file").is_none() && services.len() <= MAX_EXTENDED) {
+                Some(&base) => services.push(base),
+                None => return (services, false),
+            }
+        }
+        (services, true)
     }
 
     /// A field of a mapping is an image, if the mapping has it.
@@ -375,8 +442,8 @@ impl<'a> Search<'a> {
         Some(Edit { part: id, range, text })
     }
 
-    /// The scalars that, by an anchor, are also used where they are no images.
-    fn used_elsewhere(&self, document: &Range<Id>) -> HashSet<Id> {
+    /// The scalars that, by an anchor, are also used where they are no images, and others that stay, with the reason.
+    fn fixed(&self, document: &Range<Id>) -> HashMap<Id, &'static str> {
         let mut uses: HashMap<Id, (usize, bool)> = HashMap::new();
         for &(mapping, index) in &self.places {
             let field = self.tree.mapping(mapping).expect("a place is in a mapping").fields[index];
@@ -389,16 +456,17 @@ impl<'a> Search<'a> {
         };
         let of_values =
             self.places.iter().filter(|place| self.is_of_value(**place)).map(|place| self.tree.value(*place));
-        uses.iter().filter_map(is_elsewhere).chain(of_values).chain(self.built.iter().copied()).collect()
+        let elsewhere = uses.iter().filter_map(is_elsewhere).chain(of_values).map(|id| (id, ELSEWHERE));
+        elsewhere.chain(self.fixed.iter().map(|(&id, &reason)| (id, reason))).collect()
     }
 
-    /// Whether the image of a container is also a field of something else, because their mappings are the same.
+    /// Whether the image of a container or a service is also a field of something else, because their mappings are the same.
     fn is_of_value(&self, (mapping, index): Place) -> bool {
         let key = self.tree.mapping(mapping).and_then(|it| self.tree.text(it.fields[index].key));
-        let is_value = |of_image| self.visited.contains(&(mapping, Role::Value { of_image }));
-        matches!(self.kind, Kind::Kubernetes | Kind::Ecs)
+        let roles = [Role::Value { of_image: false }, Role::Value { of_image: true }, Role::Other];
+        self.kind != Kind::Values
             && matches!(key, Some("image" | "Image"))
-            && (is_value(false) || is_value(true))
+            && roles.iter().any(|role| self.visited.contains(&(mapping, *role)))
     }
 
     /// Whether a node is in an extension `x-…` of Compose, which has no meaning of its own.

@@ -209,11 +209,11 @@ fn an_anchor_is_rewritten_where_it_is_defined() {
             ),
             (
                 "services:\n  web: &web {image: nginx}\n  app: {<<: *web, build: .}\n",
-                "services:\n  web: &web {image: nginx}\n  app: {<<: *web, build: .}\n\n!2 nginx: the same text is also used where it is not an image",
+                "services:\n  web: &web {image: nginx}\n  app: {<<: *web, build: .}\n\n!2 nginx: it is the name of what a service with build builds",
             ),
             (
                 "services:\n  web: {image: &i nginx}\n  app: {image: *i, build: .}\n",
-                "services:\n  web: {image: &i nginx}\n  app: {image: *i, build: .}\n\n!2 nginx: the same text is also used where it is not an image",
+                "services:\n  web: {image: &i nginx}\n  app: {image: *i, build: .}\n\n!2 nginx: it is the name of what a service with build builds",
             ),
             (
                 "b: &b {registry: docker.io, tag: '7.2'}\nc: {<<: *b, repository: bitnami/redis}\nd: {<<: *b, repository: bitnami/mongodb}\n",
@@ -280,12 +280,27 @@ e: {registry: docker.io, repository: redis, tag: 7}
 #[test]
 fn many_aliases_are_no_problem() {
     let mut text = "a0: &a0 {image: nginx}\n".to_owned();
-    for level in 1..2000 {
+    for level in 1..500 {
         let below = level - 1;
         writeln!(text, "a{level}: &a{level} {{<<: [*a{below}, *a{below}], x: [*a{below}, *a{below}]}}")
             .expect("memory does not fail");
     }
     assert_eq!(yaml(&text), text.replace("nginx", "…/hub/nginx:latest"));
+}
+
+#[test]
+fn merge_keys_have_a_limit_together() {
+    let mut text = "image: nginx\nm0: &m0 {x: 1}\n".to_owned();
+    for level in 1..60 {
+        writeln!(text, "m{level}: &m{level} {{<<: *m{}}}", level - 1).expect("memory does not fail");
+    }
+    let merging = |count: usize| text.clone() + &"- {<<: *m59}\n".repeat(count).replacen('-', "l:\n-", 1);
+    let many = merging(1_000);
+    assert_eq!(yaml(&many), many.replace("nginx", "…/hub/nginx:latest"));
+    let inventory = inventory();
+    let names = Names { inventory: &inventory, matching: Match::Image };
+    let error = Rewritten::new(FileType::Yaml, &merging(9_000), names).err().map(|error| error.to_string());
+    assert_eq!(error.as_deref(), Some("Merge keys (<<) repeat too many mappings, which is not supported"));
 }
 
 #[test]
@@ -401,6 +416,63 @@ volumes: {data: {labels: {image: nginx}}}
         yaml("services: {web: {image: nginx}}\nreplicas: 1"),
         "services: {web: {image: …/hub/nginx:latest}}\nreplicas: 1"
     );
+}
+
+#[test]
+fn a_service_of_compose_that_is_also_something_else_stays() {
+    for text in [
+        "services: {web: &web {image: nginx}}\nvolumes: {data: {labels: *web}}\n",
+        "services: {web: &web {image: nginx}}\nvolumes: {data: {labels: {<<: *web}}}\n",
+        "services: {web: &web {image: nginx}, app: {image: 'redis:x', labels: *web}}\n",
+        "services: {web: &web {image: nginx}, app: {<<: {labels: *web}}}\n",
+        "services: &all {web: {image: nginx}}\nnetworks: *all\n",
+        "x-web: &web {image: nginx}\nservices: {web: *web}\nconfigs: [[{a: *web}]]\n",
+    ] {
+        let result = yaml(text);
+        assert!(result.starts_with(text), "{result}");
+        assert!(result.contains(" nginx: the same text is also used where it is not an image"), "{result}");
+    }
+    for text in [
+        "services: {web: &web {image: nginx}, app: *web, other: {<<: *web, labels: {image: nginx:1.27}}}\n",
+        "x-web: &web {image: nginx}\nx-other: *web\nservices: {web: *web}\nvolumes: {data: {labels: {image: x}}}\n",
+    ] {
+        assert_eq!(yaml(text), text.replacen("image: nginx}", "image: …/hub/nginx:latest}", 1));
+    }
+}
+
+#[test]
+fn a_service_of_compose_that_extends_one_with_build_is_built() {
+    let built = |line| format!("\n!{line} nginx: it is the name of what a service with build builds");
+    let elsewhere = "\n!1 nginx: its service extends one of another file, which may have build".to_owned();
+    for (services, left) in [
+        ("{base: {build: .}, web: {extends: base, image: nginx}}", String::new()),
+        ("{base: {build: .}, web: {extends: {service: base}, image: nginx}}", String::new()),
+        ("{base: {build: .}, a: {extends: base}, web: {extends: {service: a}, image: nginx}}", String::new()),
+        ("{base: {image: nginx}, web: {extends: base, build: .}}", built(1)),
+        ("{web: {extends: {file: a.yaml, service: base}, image: nginx}, base: {image: 'a:1'}}", elsewhere.clone()),
+        ("{web: {extends: missing, image: nginx}}", elsewhere.clone()),
+        ("{web: {extends: web, image: nginx}}", elsewhere.clone()),
+        ("{web: {extends: [], image: nginx}}", elsewhere),
+    ] {
+        let text = format!("services: {services}");
+        let result = yaml(&text);
+        let left = if services.contains("a:1") {
+            left + "\n!1 a:1: the repository docker.io/library/a is not mirrored"
+        } else {
+            left
+        };
+        assert_eq!(result, text + &left);
+    }
+    for services in [
+        "{base: {image: nginx}, web: {extends: base}, app: {extends: {service: web}}}",
+        "{base: {labels: {build: x}}, web: {extends: base, image: nginx}}",
+        "{base: {build: .}, web: {image: nginx, labels: {extends: base}}}",
+        "{<<: {base: {}}, web: {extends: base, image: nginx}}",
+        "{<<: {base: {image: nginx}}, web: {extends: base}}",
+    ] {
+        let text = format!("services: {services}");
+        assert_eq!(yaml(&text), text.replace("nginx", "…/hub/nginx:latest"));
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! YAML and JSON as nodes that know their place in the text.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::iter;
 use std::ops::Range;
+use std::slice;
 
 /// The index of a node.
 pub type Id = usize;
@@ -10,20 +12,26 @@ pub type Id = usize;
 /// How deep collections may be nested.
 const MAX_DEPTH: usize = 200;
 
-/// How many merge keys are followed to find a field. The files of people need one or two.
-const MAX_MERGES: usize = 50;
+/// How many mappings and fields a search in each mapping of a text may visit by merge keys, together. With more, a small text
+/// would keep a processor busy for minutes. The files of people need some hundred.
+const MAX_VISITS: usize = 1_000_000;
+
+/// How many fields [`Tree::merge`] makes, and how deep. Aliases can make them endless.
+const MAX_FIELDS: usize = 1_000_000;
 
 /// The merge key of YAML: the fields of other mappings.
 const MERGE: &str = "<<";
 
 /// The fields that [`Tree::field`] finds.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 20] = [
     MERGE,
     "apiVersion",
     "build",
     "containerDefinitions",
     "ContainerDefinitions",
     "digest",
+    "extends",
+    "file",
     "global",
     "image",
     "Image",
@@ -32,6 +40,7 @@ const FIELDS: [&str; 17] = [
     "reference",
     "registry",
     "repository",
+    "service",
     "services",
     "sha",
     "tag",
@@ -156,37 +165,145 @@ impl<'a> Tree<'a> {
 
     /// A field of a mapping by its name, which is one of [`FIELDS`]: its own, or a merged one.
     pub fn field(&self, mapping: Id, name: &str) -> Option<Place> {
-        let mut pending = vec![mapping];
-        for _ in 0..MAX_MERGES {
+        self.lineage(mapping).find_map(|id| Some((id, self.mapping(id)?.known(name)?)))
+    }
+
+    /// A mapping and those that it merges, in the order of their precedence. One can occur several times.
+    pub fn lineage(&self, mapping: Id) -> impl Iterator<Item = Id> {
+        let (mut pending, mut followed) = (vec![mapping], HashSet::new());
+        iter::from_fn(move || {
             let id = pending.pop()?;
-            let Some(mapping) = self.mapping(id) else { continue };
-            if let Some(index) = mapping.known(name) {
-                return Some((id, index));
+            let merged = self.merged(id);
+            if !merged.is_empty() && followed.insert(id) {
+                pending.extend(merged.iter().rev());
             }
-            pending.extend(self.merged(id).into_iter().rev());
+            Some(id)
+        })
+    }
+
+    /// Whether searches in all mappings would visit too much by merge keys.
+    pub fn has_too_many_merges(&self) -> bool {
+        let merged = self.ids().filter(|id| !self.merged(*id).is_empty()).flat_map(|id| self.lineage(id).skip(1));
+        let mut visits = 0;
+        for id in merged {
+            visits += 1 + self.mapping(id).map_or(0, |mapping| mapping.fields.len());
+            if visits > MAX_VISITS {
+                return true;
+            }
         }
-        None
+        false
     }
 
     /// The mappings that a mapping merges, in the order of their precedence.
-    pub fn merged(&self, mapping: Id) -> Vec<Id> {
-        let index = self.mapping(mapping).and_then(|mapping| mapping.known(MERGE));
-        let Some(value) = index.map(|index| self.value((mapping, index))) else { return Vec::new() };
-        match &self.node(value).content {
-            Content::Sequence(items) => items.iter().copied().take(MAX_MERGES).collect(),
-            _ => vec![value],
+    pub fn merged(&self, mapping: Id) -> &[Id] {
+        let merge = self.mapping(mapping).and_then(|mapping| Some(&mapping.fields[mapping.known(MERGE)?]));
+        let Some(Field { value, .. }) = merge else { return &[] };
+        match &self.node(*value).content {
+            Content::Sequence(items) => items,
+            _ => slice::from_ref(value),
         }
+    }
+
+    /// The fields of a mapping: its own, and those that it merges.
+    pub fn fields(&self, mapping: Id) -> Vec<Field> {
+        let (mut fields, mut keys) = (Vec::new(), HashSet::new());
+        for mapping in self.lineage(mapping).filter_map(|id| self.mapping(id)) {
+            // Of a key that occurs twice, the last one counts.
+            let own = mapping.fields.iter().rev().filter(|field| !self.is_merge(**field));
+            let own = own.filter(|field| self.text(field.key).is_some_and(|key| keys.insert(key)));
+            let own: Vec<_> = own.copied().collect();
+            fields.extend(own.into_iter().rev());
+        }
+        fields
     }
 
     /// Whether a field is a merge key.
     pub fn is_merge(&self, field: Field) -> bool {
         self.scalar(field.key).is_some_and(|key| key.style == Style::Plain && key.value == MERGE)
     }
+
+    /// All nodes.
+    pub fn ids(&self) -> Range<Id> {
+        0..self.nodes.len()
+    }
+
+    /// Adds the documents of another text, which begins at `offset`. Returns the root of the first.
+    pub fn append(&mut self, other: Self, offset: usize) -> Option<Id> {
+        let first = self.nodes.len();
+        let root = other.documents.first().map(|document| document.start + first);
+        self.documents.extend(other.documents.into_iter().map(|it| it.start + first..it.end + first));
+        self.nodes.extend(other.nodes.into_iter().map(|mut node| {
+            node.span = node.span.start + offset..node.span.end + offset;
+            match &mut node.content {
+                Content::Scalar(_) => {}
+                Content::Sequence(items) => items.iter_mut().for_each(|id| *id += first),
+                Content::Mapping(mapping) => {
+                    for Field { key, value, .. } in &mut mapping.fields {
+                        *key += first;
+                        *value += first;
+                    }
+                }
+            }
+            node
+        }));
+        root
+    }
+
+    /// Makes what Helm makes of two values: the fields of two mappings together, or `above`.
+    ///
+    /// # Errors
+    /// If that is too much.
+    pub fn merge(&mut self, below: Id, above: Id) -> Result<Id, TooMany> {
+        self.merge_at(below, above, 0, &mut 0)
+    }
+
+    fn merge_at(&mut self, below: Id, above: Id, depth: usize, count: &mut usize) -> Result<Id, TooMany> {
+        if self.mapping(below).is_none() || self.mapping(above).is_none() {
+            return Ok(above);
+        }
+        let (mut fields, over) = (self.fields(below), self.fields(above));
+        *count += fields.len() + over.len();
+        if depth > MAX_DEPTH || *count > MAX_FIELDS {
+            return Err(TooMany);
+        }
+        let keys = fields.iter().enumerate().filter_map(|(index, it)| Some((self.text(it.key)?.to_owned(), index)));
+        let keys: HashMap<_, _> = keys.collect();
+        for field in over {
+            match self.text(field.key).and_then(|key| keys.get(key)) {
+                Some(&index) => {
+                    let value = self.merge_at(fields[index].value, field.value, depth + 1, count)?;
+                    fields[index] = Field { value, is_alias: field.is_alias && value == field.value, ..field };
+                }
+                None => fields.push(field),
+            }
+        }
+        let mut mapping = Mapping::default();
+        fields.into_iter().for_each(|field| mapping.push(self.known_name(field.key), field));
+        let start = self.node(above).span.start;
+        self.nodes.push(Node { span: start..start, aliases: 0, content: Content::Mapping(mapping) });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// The name of a field, if it is one of [`FIELDS`].
+    fn known_name(&self, key: Id) -> Option<&'static str> {
+        let key = self.scalar(key)?;
+        let known = FIELDS.iter().find(|name| **name == key.value)?;
+        (*known != MERGE || key.style == Style::Plain).then_some(*known)
+    }
 }
 
 impl Mapping {
     fn known(&self, name: &str) -> Option<usize> {
         self.known.iter().find(|(known, _)| *known == name).map(|&(_, index)| index)
+    }
+
+    fn push(&mut self, name: Option<&'static str>, field: Field) {
+        if let Some(name) = name {
+            // Of a key that occurs twice, the last one counts, as it does in JSON and Kubernetes.
+            self.known.retain(|(known, _)| *known != name);
+            self.known.push((name, self.fields.len()));
+        }
+        self.fields.push(field);
     }
 }
 
@@ -198,6 +315,11 @@ pub struct Builder<'a> {
     open: Vec<(Id, Option<Id>)>,
     anchors: HashMap<usize, Id>,
 }
+
+/// Merged mappings have too many fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The values together are too many, or nested too deeply. Do they repeat themselves by an alias?")]
+pub struct TooMany;
 
 /// The text is nested too deeply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -263,17 +385,9 @@ impl<'a> Builder<'a> {
             *pending = Some(id);
             return;
         };
-        let name = self.tree.scalar(key).and_then(|key| {
-            let known = FIELDS.iter().find(|name| **name == key.value)?;
-            (*known != MERGE || key.style == Style::Plain).then_some(*known)
-        });
+        let name = self.tree.known_name(key);
         if let Content::Mapping(mapping) = &mut self.tree.nodes[parent].content {
-            if let Some(name) = name {
-                // Of a key that occurs twice, the last one counts, as it does in JSON and Kubernetes.
-                mapping.known.retain(|(known, _)| *known != name);
-                mapping.known.push((name, mapping.fields.len()));
-            }
-            mapping.fields.push(Field { key, value: id, is_alias });
+            mapping.push(name, Field { key, value: id, is_alias });
         }
     }
 }

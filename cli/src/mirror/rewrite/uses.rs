@@ -1,6 +1,6 @@
 //! Images that a text uses, and the edits that let it use the mirror.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use shared::inventory::{Inventory, Match, Resolved};
@@ -49,6 +49,9 @@ pub struct Edit {
     pub text: String,
 }
 
+/// Why an image stays whose text is something else, too.
+pub const ELSEWHERE: &str = "the same text is also used where it is not an image";
+
 /// Why an image stays whose text cannot be replaced.
 pub const UNUSUAL: &str = "it is written in a way that cannot be changed";
 
@@ -89,15 +92,15 @@ impl Use {
 }
 
 /// Lets images stay that share a part with one that stays, or that gets another text. `fixed` are the parts that must not
-/// change for another reason.
-pub fn settle(uses: &mut [Use], fixed: &HashSet<Part>) {
+/// change for another reason, with that reason.
+pub fn settle(uses: &mut [Use], fixed: &HashMap<Part, &'static str>) {
     let mut by_part: HashMap<Part, Vec<usize>> = HashMap::new();
     for (index, it) in uses.iter().enumerate() {
         for part in &it.parts {
             by_part.entry(*part).or_default().push(index);
         }
     }
-    let mut pending: Vec<Part> = fixed.iter().copied().collect();
+    let mut pending: Vec<Part> = fixed.keys().copied().collect();
     let is_edited = |it: &Use, part: Part| it.edits().iter().any(|edit| edit.part == part);
     for (part, users) in &by_part {
         let edit = |index: &usize| uses[*index].edits().iter().find(|edit| edit.part == *part);
@@ -110,11 +113,8 @@ pub fn settle(uses: &mut [Use], fixed: &HashSet<Part>) {
         // Only once for each part, because then no user changes it any more.
         for &index in by_part.remove(&part).iter().flatten() {
             if is_edited(&uses[index], part) {
-                uses[index].fate = Fate::Left(if fixed.contains(&part) {
-                    "the same text is also used where it is not an image".into()
-                } else {
-                    "it shares text with an image that is not mirrored".into()
-                });
+                let reason = fixed.get(&part).copied().unwrap_or("it shares text with an image that is not mirrored");
+                uses[index].fate = Fate::Left(reason.into());
                 pending.extend(&uses[index].parts);
             }
         }

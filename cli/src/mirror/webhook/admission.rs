@@ -20,6 +20,7 @@ const ANNOTATIONS_LIMIT: usize = 256 << 10;
 const MOST_IMAGES: usize = 500;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
 
 /// How images are rewritten.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,6 +79,7 @@ pub struct Rewritten {
 #[serde(rename_all = "camelCase")]
 struct Review<'a> {
     api_version: String,
+    kind: String,
     #[serde(borrow)]
     request: Request<'a>,
 }
@@ -159,10 +161,10 @@ enum Scope {
 /// If it is not an AdmissionReview, which cannot be answered.
 pub fn answer(review: &[u8], inventory: &Inventory, rules: Rules) -> Result<Answer, Excerpt> {
     let review: Review = serde_json::from_slice(review).map_err(|error| Excerpt::new(&error.to_string()))?;
-    if review.api_version != API_VERSION {
-        return Err(Excerpt::new(&format!("its apiVersion is {:?} instead of {API_VERSION}", review.api_version)));
+    let Review { api_version, kind, request } = review;
+    if (api_version.as_str(), kind.as_str()) != (API_VERSION, KIND) {
+        return Err(Excerpt::new(&format!("it is {api_version:?} {kind:?} instead of {API_VERSION} {KIND}")));
     }
-    let request = review.request;
     let mut answer = Answer {
         review: Value::Null,
         outcome: Outcome::Unchanged,
@@ -193,7 +195,7 @@ pub fn answer(review: &[u8], inventory: &Inventory, rules: Rules) -> Result<Answ
         response["patchType"] = "JSONPatch".into();
         response["patch"] = STANDARD.encode(Value::from(patch).to_string()).into();
     }
-    answer.review = json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response });
+    answer.review = json!({ "apiVersion": API_VERSION, "kind": KIND, "response": response });
     Ok(answer)
 }
 
@@ -571,8 +573,14 @@ mod tests {
     #[test]
     fn what_is_not_a_review_is_an_error() {
         let deep = "[".repeat(100_000);
-        let v1beta1 = created(&json!({})).to_string().replace("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
-        for text in ["", "{}", "null", "[]", "{\"request\": {}}", deep.as_str(), v1beta1.as_str(), "\u{0}", "{\"a\"}"] {
+        let with = |old, new| created(&json!({})).to_string().replace(old, new);
+        let v1beta1 = with("admission.k8s.io/v1", "admission.k8s.io/v1beta1");
+        let conversion = with("AdmissionReview", "ConversionReview");
+        let no_kind = with("\"kind\":\"AdmissionReview\",", "");
+        let [v1beta1, conversion, no_kind] = [&v1beta1, &conversion, &no_kind].map(String::as_str);
+        for text in
+            ["", "{}", "null", "[]", "{\"request\": {}}", &deep, v1beta1, conversion, no_kind, "\u{0}", "{\"a\"}"]
+        {
             assert!(answer(text.as_bytes(), &inventory(), Rules::default()).is_err(), "{}", Excerpt::new(text));
         }
         assert!(answer(b"{\"apiVersion\": \"\xff\"}", &inventory(), Rules::default()).is_err());

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use axum_server::tls_rustls::RustlsConfig;
-use fs_err as fs;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
@@ -13,6 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 
 use super::metrics::Metrics;
+use crate::mirror::files::read_regular;
+
+/// The largest file. A Secret of Kubernetes has at most 1 MiB.
+pub const MAX_BYTES: u64 = 1 << 20;
 
 /// A certificate and its key, in files.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,7 +80,8 @@ impl Certificate {
 
 impl Files {
     fn read(&self) -> Result<Content> {
-        Ok(Content { certificate: fs::read(&self.certificate)?, key: fs::read(&self.key)? })
+        let read = |file: &PathBuf| read_regular(file, MAX_BYTES).with_context(|| file.display().to_string());
+        Ok(Content { certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
     fn name(&self) -> String {
@@ -99,5 +103,20 @@ impl Content {
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         Ok((Arc::new(config), expires_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_never_end_are_refused() {
+        let directory = tempfile::tempdir().expect("there is room");
+        for file in ["/dev/zero".into(), directory.path().to_owned()] {
+            let files = Files { certificate: file.clone(), key: file.clone() };
+            let error = files.read().err().map(|error| format!("{error:#}"));
+            assert_eq!(error, Some(format!("{}: It is not a regular file", file.display())));
+        }
     }
 }

@@ -1,26 +1,23 @@
 //! The inventory that the webhook uses: the last good one of an object in S3, or of a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, ensure};
-use aws_sdk_s3::operation::get_object::GetObjectError;
-use fs_err::tokio as fs;
-use shared::Error;
-use shared::inventory::{Inventory, KEY};
+use anyhow::{Context as _, Result};
+use fs_err as fs;
+use shared::inventory::Inventory;
 use shared::reference::Digest;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 
 use super::metrics::Metrics;
-
-/// An inventory of 100,000 images has about 15 MB.
-const LIMIT: i64 = 256 << 20;
+use crate::mirror::files::read_regular;
+use crate::mirror::inventory::{MAX_BYTES, Stored, object_name, of_bucket};
 
 /// Where the inventory is.
 pub enum Source {
-    /// The object [`KEY`] of a bucket.
+    /// The object [`KEY`](shared::inventory::KEY) of a bucket.
     Bucket(aws_sdk_s3::Client, String),
     /// A file.
     File(PathBuf),
@@ -32,12 +29,6 @@ pub struct Feed {
     /// The ETag of the inventory in use, or the digest of the file.
     version: Mutex<Option<String>>,
     latest: watch::Sender<Option<Arc<Inventory>>>,
-}
-
-struct Content {
-    version: String,
-    written_at: SystemTime,
-    json: Vec<u8>,
 }
 
 impl Feed {
@@ -63,22 +54,26 @@ impl Feed {
 
     async fn read(&self, metrics: &Metrics) -> Result<()> {
         let mut version = self.version.lock().await;
-        let content = match &self.source {
+        let stored = match &self.source {
             Source::Bucket(client, bucket) => of_bucket(client, bucket, version.as_deref()).await?,
-            Source::File(file) => of_file(file, version.as_deref()).await?,
+            Source::File(file) => {
+                let (file, version) = (file.clone(), version.clone());
+                spawn_blocking(move || of_file(&file, version.as_deref())).await?.with_context(|| self.source.name())?
+            }
         };
-        let Some(content) = content else { return Ok(()) };
+        let Some(Stored { json, version: new, written_at }) = stored else { return Ok(()) };
         // Parsing a large inventory takes a second of one core, and the requests of that second must be answered.
         let parsed = spawn_blocking(move || {
-            let inventory = Inventory::parse(&content.json)?;
+            let inventory = Inventory::parse(&json)?;
             let (repositories, images) = inventory.count();
             anyhow::Ok((inventory, repositories, images))
         });
         let (inventory, repositories, images) = parsed.await?.with_context(|| self.source.name())?;
-        metrics.inventory_replaced(content.written_at, repositories, images);
+        let written_at = written_at.and_then(|time| time.try_into().ok()).unwrap_or_else(SystemTime::now);
+        metrics.inventory_replaced(written_at, repositories, images);
         tracing::info!(repositories, images, "A new inventory is in use");
         self.latest.send_replace(Some(Arc::new(inventory)));
-        *version = Some(content.version);
+        *version = Some(new);
         Ok(())
     }
 }
@@ -86,59 +81,40 @@ impl Feed {
 impl Source {
     fn name(&self) -> String {
         match self {
-            Self::Bucket(_, bucket) => format!("s3://{bucket}/{KEY}"),
+            Self::Bucket(_, bucket) => object_name(bucket),
             Self::File(file) => file.display().to_string(),
         }
     }
 }
 
 /// `None` if it has this version.
-async fn of_bucket(client: &aws_sdk_s3::Client, bucket: &str, version: Option<&str>) -> Result<Option<Content>> {
-    let answer = client.get_object().bucket(bucket).key(KEY).set_if_none_match(version.map(Into::into)).send().await;
-    let object = match answer {
-        Ok(object) => object,
-        Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 304) => return Ok(None),
-        Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => anyhow::bail!(
-            "The bucket {bucket} has no inventory yet. The next run that is neither a dry run nor a run of other images writes it."
-        ),
-        Err(error) => return Err(Error::aws("s3:GetObject", format!("{bucket}/{KEY}"))(error).into()),
-    };
-    let length = object.content_length.unwrap_or_default();
-    ensure!(length <= LIMIT, "s3://{bucket}/{KEY} has {length} bytes, more than {LIMIT}");
-    let written_at = object.last_modified.and_then(|time| time.try_into().ok()).unwrap_or_else(SystemTime::now);
-    let version = object.e_tag.unwrap_or_default();
-    let json = object.body.collect().await.with_context(|| format!("Reading s3://{bucket}/{KEY}"))?.to_vec();
-    Ok(Some(Content { version, written_at, json }))
-}
-
-/// `None` if it has this version.
-async fn of_file(file: &PathBuf, version: Option<&str>) -> Result<Option<Content>> {
-    let json = fs::read(file).await?;
+fn of_file(file: &Path, version: Option<&str>) -> Result<Option<Stored>> {
+    let json = read_regular(file, MAX_BYTES)?;
     let digest = Digest::of(&json).to_string();
     if version == Some(&digest) {
         return Ok(None);
     }
-    let written_at = fs::metadata(file).await?.modified()?;
-    Ok(Some(Content { version: digest, written_at, json }))
+    let written_at = fs::metadata(file)?.modified()?;
+    Ok(Some(Stored { json, version: digest, written_at: Some(written_at.into()) }))
 }
 
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::Client;
-    use aws_sdk_s3::operation::get_object::GetObjectOutput;
+    use aws_sdk_s3::error::ErrorMetadata;
+    use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
     use aws_sdk_s3::primitives::ByteStream;
     use aws_sdk_s3::types::error::NoSuchKey;
     use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-    use shared::inventory::Writer;
+    use shared::inventory::{KEY, Writer};
 
     use super::*;
 
     fn object(etag: &'static str, host: &str) -> Rule {
         let json = Writer::new(&host.parse().expect("it is a host")).finish();
-        mock!(Client::get_object).match_requests(|request| request.key() == Some(KEY)).then_output(move || {
-            let length = json.len() as i64;
-            GetObjectOutput::builder().e_tag(etag).content_length(length).body(ByteStream::from(json.clone())).build()
-        })
+        mock!(Client::get_object)
+            .match_requests(|request| request.key() == Some(KEY))
+            .then_output(move || GetObjectOutput::builder().e_tag(etag).body(ByteStream::from(json.clone())).build())
     }
 
     fn registry(feed: &Feed) -> Option<String> {
@@ -153,10 +129,13 @@ mod tests {
             let conditional = mock!(Client::get_object).match_requests(|request| request.if_none_match() == Some("1"));
             conditional.sequence().http_status(304, None).build()
         };
-        let huge = mock!(Client::get_object)
-            .then_output(|| GetObjectOutput::builder().e_tag("2").content_length(LIMIT + 1).build());
+        let broken = mock!(Client::get_object)
+            .then_output(|| GetObjectOutput::builder().e_tag("2").body(ByteStream::from_static(b"{")).build());
+        let denied = mock!(Client::get_object).then_error(|| {
+            GetObjectError::generic(ErrorMetadata::builder().code("AccessDenied").message("because").build())
+        });
         let (first, second) = (object("1", "first.example"), object("3", "second.example"));
-        let rules = [missing(), first, unchanged(), missing(), huge, unchanged(), second];
+        let rules = [missing(), first, unchanged(), missing(), broken, denied, unchanged(), second];
         let client = mock_client!(aws_sdk_s3, RuleMode::Sequential, rules.each_ref());
         let (feed, metrics) = (Feed::new(Source::Bucket(client, "plans".into())), Metrics::new());
 
@@ -167,7 +146,11 @@ mod tests {
             (None, "first.example"),
             (None, "first.example"),
             (Some("no inventory"), "first.example"),
-            (Some("has 268435457 bytes, more than 268435456"), "first.example"),
+            (Some("s3://plans/inventory/latest.json: this is not an inventory"), "first.example"),
+            (
+                Some("no inventory yet: s3:GetObject on plans/inventory/latest.json failed: AccessDenied: because"),
+                "first.example",
+            ),
             (None, "first.example"),
             (None, "second.example"),
         ] {
@@ -178,5 +161,12 @@ mod tests {
             }
             assert_eq!(registry(&feed).as_deref(), Some(host));
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_never_ends_is_refused() {
+        let (feed, metrics) = (Feed::new(Source::File("/dev/zero".into())), Metrics::new());
+        let error = feed.refresh(&metrics).await.expect_err("it is a device");
+        assert_eq!(format!("{error:#}"), "/dev/zero: It is not a regular file");
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fs_err as fs;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -16,8 +15,10 @@ use shared::reference::{ImageReference, Invalid};
 use time::{Duration, OffsetDateTime};
 use x509_parser::parse_x509_certificate;
 
+use super::certificate::MAX_BYTES;
 use super::{NAME, bucket};
 use crate::Outcome;
+use crate::mirror::files;
 use crate::mirror::inventory::Matching;
 use crate::mirror::kubernetes::label;
 use crate::output::print;
@@ -150,7 +151,7 @@ impl Arguments {
     /// The authority of the certificate that the pods have now. Older ones are not needed any more.
     fn former_ca(&self) -> Result<String> {
         let Some(file) = &self.former_ca else { return Ok(String::new()) };
-        let content = fs::read(file)?;
+        let content = files::read(file, MAX_BYTES).with_context(|| file.display().to_string())?;
         if content.trim_ascii().is_empty() {
             // No webhook is installed.
             return Ok(String::new());
@@ -211,6 +212,7 @@ impl Issued {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use fs_err as fs;
     use serde::Deserialize as _;
     use serde_json::Value;
 

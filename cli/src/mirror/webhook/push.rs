@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aws_sdk_ecr::operation::create_repository::CreateRepositoryError;
-use fs_err as fs;
-use shared::Error;
 use shared::ecr::{Login, Registry};
 use shared::reference::{Digest, ImageReference, RepositoryName, Tag};
 
 use super::image::{INDEX, Image, MANIFEST, index};
 use super::registry::Repository;
 use crate::Outcome;
-use crate::aws;
+use crate::aws::{self, failed};
+use crate::mirror::files::read_regular;
 use crate::output::{note, print};
+
+/// The largest binary. That of a release has 20 MB.
+const MAX_BYTES: u64 = 256 << 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -50,7 +52,10 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
 impl Arguments {
     fn images(&self) -> Result<Vec<Image>> {
         let binaries = if self.binaries.is_empty() { vec![std::env::current_exe()?] } else { self.binaries.clone() };
-        let image = |file: &PathBuf| Image::new(&fs::read(file)?).with_context(|| file.display().to_string());
+        let image = |file: &PathBuf| {
+            let binary = read_regular(file, MAX_BYTES);
+            binary.and_then(|binary| Image::new(&binary)).with_context(|| file.display().to_string())
+        };
         binaries.iter().map(image).collect()
     }
 }
@@ -58,15 +63,17 @@ impl Arguments {
 /// Logs in, and creates the repository if it does not exist.
 async fn ready(ecr: &aws_sdk_ecr::Client, repository: &RepositoryName) -> Result<Login> {
     let registry = Registry::new(ecr.clone(), None);
-    let login = registry.login().await?;
-    if registry.immutable(std::slice::from_ref(repository)).await?.is_empty() {
+    // Their messages have their causes already.
+    let login = registry.login().await.map_err(|error| anyhow!("{error}"))?;
+    let known = registry.immutable(std::slice::from_ref(repository)).await.map_err(|error| anyhow!("{error}"))?;
+    if known.is_empty() {
         match ecr.create_repository().repository_name(repository.as_str()).send().await {
             Ok(_) => note(format_args!("Created the repository {repository}.")),
             Err(error)
                 if error
                     .as_service_error()
                     .is_some_and(CreateRepositoryError::is_repository_already_exists_exception) => {}
-            Err(error) => return Err(Error::aws("ecr:CreateRepository", repository.as_str())(error).into()),
+            Err(error) => return Err(failed("ecr:CreateRepository", repository.as_str())(error)),
         }
     }
     Ok(login)

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_server::Handle;
+use clap::value_parser;
 use hyper_util::rt::TokioTimer;
 use shared::inventory::Inventory;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
@@ -40,12 +43,18 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 /// Two objects of 3 MiB each, the most that the API server accepts, and room for the rest of a review.
 const BODY_LIMIT: usize = 8 << 20;
 
+/// The most bytes of a request that is answered at once. A pod of ten containers has half of them.
+const SMALL: usize = 64 << 10;
+
 /// The API server gives up after 2 s, as the manifests say.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An idle connection is closed after this time. The API server's client closes one after 90 s: if the server was the first,
 /// a request that is just being sent would be lost.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// In seconds. Whoever wants the server to end gives up long before, Kubernetes by default after 30 s.
+const MAX_GRACE: u64 = 300;
 
 /// How long requests that are being answered have when the server ends.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,8 +86,8 @@ pub struct Arguments {
     /// The port for probes and metrics, without TLS
     #[arg(long, default_value_t = 8080)]
     metrics_port: u16,
-    /// Seconds to keep answering after SIGTERM. The pod is not ready in this time, so that requests go to other pods
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    /// Seconds to keep answering after SIGTERM, at most 300. The pod is not ready in this time, so that requests go to other pods
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(..=MAX_GRACE))]
     grace: u64,
 }
 
@@ -88,6 +97,8 @@ pub struct Webhook {
     certificate: Certificate,
     metrics: Metrics,
     rules: Rules,
+    /// Held by the one large request that is being answered.
+    large: Mutex<()>,
     is_ending: AtomicBool,
 }
 
@@ -152,7 +163,8 @@ impl Webhook {
     pub fn new(source: Source, certificate: &Files, rules: Rules) -> Result<Self> {
         let metrics = Metrics::new();
         let certificate = Certificate::load(certificate, &metrics)?;
-        Ok(Self { feed: Feed::new(source), certificate, metrics, rules, is_ending: AtomicBool::new(false) })
+        let (feed, large, is_ending) = (Feed::new(source), Mutex::default(), AtomicBool::new(false));
+        Ok(Self { feed, certificate, metrics, rules, large, is_ending })
     }
 
     /// Reads the inventory again. Failures are logged and counted.
@@ -204,6 +216,17 @@ impl Webhook {
         Ok(())
     }
 
+    /// Answers a large request on a thread of its own, so that the others need not wait for it.
+    async fn admit_large(self: &Arc<Self>, review: Bytes, inventory: Arc<Inventory>) -> Response {
+        let webhook = Arc::clone(self);
+        let answer = spawn_blocking(move || {
+            let _turn = webhook.large.blocking_lock();
+            webhook.admit(&review, &inventory)
+        });
+        let failed = |_| self.reject(StatusCode::INTERNAL_SERVER_ERROR, "The request cannot be answered.".into());
+        answer.await.unwrap_or_else(failed)
+    }
+
     fn admit(&self, review: &[u8], inventory: &Inventory) -> Response {
         match answer(review, inventory, self.rules) {
             Ok(answer) => {
@@ -235,7 +258,8 @@ async fn mutate(State(webhook): State<Arc<Webhook>>, request: Request<Body>) -> 
     let start = Instant::now();
     let response = match timeout(BODY_TIMEOUT, to_bytes(request.into_body(), BODY_LIMIT)).await {
         Ok(Ok(review)) => match webhook.feed.latest() {
-            Some(inventory) => webhook.admit(&review, &inventory),
+            Some(inventory) if review.len() <= SMALL => webhook.admit(&review, &inventory),
+            Some(inventory) => webhook.admit_large(review, inventory).await,
             None => webhook.reject(StatusCode::SERVICE_UNAVAILABLE, "There is no inventory yet.".into()),
         },
         Ok(Err(error)) => webhook.reject(
@@ -276,6 +300,7 @@ fn log(answer: &Answer) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::pin::pin;
 
     use clap::Parser;
     use fs_err as fs;
@@ -516,6 +541,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_small_request_is_answered_while_a_large_one_is_being_worked_on() {
+        let running = Running::with_inventory().await;
+        let client = running.client(&running.ca);
+        let turn = running.webhook.large.lock().await;
+        let mut large = pin!(running.post(&client, review() + &" ".repeat(SMALL)));
+        for _ in 0..10 {
+            tokio::select! {
+                answer = &mut large => panic!("It is answered before its turn: {answer:?}"),
+                image = running.admitted() => assert_eq!(image, mirror("1.27")),
+            }
+        }
+        drop(turn);
+        assert_eq!(large.await.expect("it answers").0, 200);
+    }
+
+    #[tokio::test]
     async fn it_ends_when_it_is_told_and_is_not_ready_before() {
         let running = Running::with_inventory().await;
         running.webhook.is_ending.store(true, Ordering::Relaxed);
@@ -526,12 +567,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_or_a_file_is_needed_and_not_both() {
+    fn a_bucket_or_a_file_is_needed_and_the_grace_is_limited() {
         for (line, is_valid) in [
             (&["serve"][..], false),
             (&["serve", "--bucket", "plans"], true),
             (&["serve", "--inventory", "f"], true),
             (&["serve", "--bucket", "plans", "--inventory", "f"], false),
+            (&["serve", "--bucket", "plans", "--grace", "300"], true),
+            (&["serve", "--bucket", "plans", "--grace", "301"], false),
         ] {
             assert_eq!(Command::try_parse_from(line).is_ok(), is_valid, "{line:?}");
         }

@@ -1,7 +1,8 @@
-//! How long the admission webhook takes to answer, on one core and with a large inventory.
+//! How long `ecr-transfer mirror` takes with a large inventory: its commands, and the admission webhook on one core.
 
 use std::{
-    path::PathBuf,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -17,8 +18,9 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
 };
+use wait4::Wait4 as _;
 
-use crate::report::{Goal, Report, count, mebibytes, table};
+use crate::report::{Goal, Report, circumstances, count, mebibytes, median, table};
 
 const MIRROR: &str = "111111111111.dkr.ecr.us-east-1.amazonaws.com";
 /// The server of the printed certificate.
@@ -26,21 +28,81 @@ const HOST: &str = "ecr-transfer-webhook.ecr-transfer.svc";
 const REPOSITORIES: usize = 10_000;
 /// In each repository.
 const TAGS: usize = 10;
+/// Of the file that is rewritten.
+const FILE_BYTES: usize = 1_000_000;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The command ecr-transfer.
     #[arg(long, default_value = "target/release/ecr-transfer")]
     command: PathBuf,
-    /// Requests, each with a pod of three containers.
+    /// Runs of each command; the one with the median time is reported.
+    #[arg(long, default_value = "5")]
+    runs: NonZeroUsize,
+    /// Requests to the webhook, each with a pod of three containers.
     #[arg(long, default_value_t = 20_000)]
     requests: usize,
 }
 
 pub async fn measure(arguments: &Arguments) -> Result<Report> {
     let directory = tempfile::tempdir()?;
+    let inventory_file = directory.path().join("inventory.json");
+    std::fs::write(&inventory_file, inventory()?)?;
+    let (commands, mut goals) = measure_commands(arguments, directory.path(), &inventory_file)?;
+    let (times, peak) = measure_webhook(arguments, directory.path(), &inventory_file).await?;
+    let milliseconds =
+        |per_mille: usize| times[(times.len() * per_mille / 1_000).min(times.len() - 1)].as_secs_f64() * 1e3;
+    goals.extend([
+        Goal::at_most("webhook, 99th percentile", 5.0, milliseconds(990), "ms"),
+        Goal::at_most("webhook, peak memory", 200.0, mebibytes(peak), "MiB"),
+    ]);
+    let cell = |per_mille| format!("{:.2} ms", milliseconds(per_mille));
+    let row = [count(times.len()), cell(500), cell(990), cell(1_000), format!("{:.0} MiB", mebibytes(peak))];
+    let webhook = table(["Requests", "Median", "99th percentile", "Slowest", "Peak memory"], [row]);
+    let parts = vec![("commands", commands), ("webhook", webhook), ("circumstances", circumstances(arguments.runs))];
+    Ok(Report { parts, goals, picture: None })
+}
+
+struct Run {
+    time: Duration,
+    peak_memory: u64,
+}
+
+/// The table of the commands, and their goals.
+fn measure_commands(arguments: &Arguments, directory: &Path, inventory: &Path) -> Result<(String, Vec<Goal>)> {
+    let deployments = directory.join("deployments.yaml");
+    std::fs::write(&deployments, manifests(FILE_BYTES))?;
+    let image = format!("quay.io/{}:v1.5.0", name(REPOSITORIES / 2));
+    let (mut rows, mut goals) = (Vec::new(), Vec::new());
+    for (what, parameters, seconds) in [
+        ("resolve, one image", vec!["resolve".as_ref(), image.as_ref()], 1.0),
+        ("rewrite, a file of 1 MB", vec!["rewrite".as_ref(), deployments.as_os_str()], 1.0),
+        ("kubernetes, the whole policy", vec!["kubernetes".as_ref()], 5.0),
+        ("list, everything", vec!["list".as_ref()], 5.0),
+    ] {
+        let runs = (0..arguments.runs.get()).map(|_| {
+            let mut command = std::process::Command::new(&arguments.command);
+            command.arg("mirror").args(&parameters).arg("--inventory").arg(inventory).stderr(Stdio::null());
+            // A file, because a pipe would have to be read at the same time.
+            command.stdout(std::fs::File::create(directory.join("output"))?);
+            let start = Instant::now();
+            let ended = command.spawn()?.wait4()?;
+            ensure!(ended.status.success(), "{what} failed");
+            Ok(Run { time: start.elapsed(), peak_memory: ended.rusage.maxrss })
+        });
+        let run = median(runs.collect::<Result<Vec<_>>>()?, |run| run.time);
+        let (time, memory) = (run.time.as_secs_f64(), mebibytes(run.peak_memory));
+        rows.push([what.to_owned(), format!("{time:.2} s"), format!("{memory:.0} MiB")]);
+        goals.push(Goal::at_most(what, seconds, time, "s"));
+        goals.push(Goal::at_most(&format!("{what}, peak memory"), 200.0, memory, "MiB"));
+    }
+    Ok((table(["Command", "Time", "Peak memory"], rows), goals))
+}
+
+/// The sorted times of the answers, and the most bytes of memory.
+async fn measure_webhook(arguments: &Arguments, directory: &Path, inventory: &Path) -> Result<(Vec<Duration>, u64)> {
     let file = |name: &str, content: &[u8]| -> Result<PathBuf> {
-        let path = directory.path().join(name);
+        let path = directory.join(name);
         std::fs::write(&path, content)?;
         Ok(path)
     };
@@ -59,7 +121,7 @@ pub async fn measure(arguments: &Arguments) -> Result<Report> {
         .args(["--cpu-list", "0"])
         .arg(&arguments.command)
         .args(["mirror", "webhook", "serve", "--port=0", "--metrics-port=0", "--grace=0", "--inventory"])
-        .arg(file("inventory", &inventory()?)?)
+        .arg(inventory)
         .arg("--certificate")
         .arg(file("crt", &printed("tls.crt")?)?)
         .arg("--key")
@@ -96,21 +158,7 @@ pub async fn measure(arguments: &Arguments) -> Result<Report> {
     }
     let peak = Process::new(id.try_into()?)?.status()?.vmhwm.context("the kernel reports no VmHWM")? << 10;
     times.sort();
-    Ok(report(&times, peak))
-}
-
-fn report(times: &[Duration], peak: u64) -> Report {
-    let milliseconds =
-        |per_mille: usize| times[(times.len() * per_mille / 1_000).min(times.len() - 1)].as_secs_f64() * 1e3;
-    let cell = |per_mille| format!("{:.2} ms", milliseconds(per_mille));
-    let memory = format!("{:.0} MiB", mebibytes(peak));
-    let row = [count(REPOSITORIES * TAGS), cell(500), cell(990), cell(1_000), memory];
-    let header = ["Images", "Median", "99th percentile", "Slowest", "Peak memory"];
-    let goals = vec![
-        Goal::at_most("Answer of the webhook, 99th percentile", 5.0, milliseconds(990), "ms"),
-        Goal::at_most("Memory of the webhook", 200.0, mebibytes(peak), "MiB"),
-    ];
-    Report { parts: vec![("webhook", table(header, [row]))], goals, picture: None }
+    Ok((times, peak))
 }
 
 fn name(number: usize) -> String {
@@ -131,6 +179,22 @@ fn inventory() -> Result<Vec<u8>> {
         });
     }
     Ok(writer.finish())
+}
+
+/// Deployments of about this many bytes.
+fn manifests(bytes: usize) -> String {
+    let mut yaml = String::new();
+    for number in 0.. {
+        if yaml.len() >= bytes {
+            break;
+        }
+        let image = format!("quay.io/{}:v1.{}.0", name(number % REPOSITORIES), number % TAGS);
+        yaml += &format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: web-{number} }}\nspec:\n  template:\n    spec:\n      \
+             containers:\n        - {{ name: web, image: '{image}' }}\n"
+        );
+    }
+    yaml
 }
 
 /// A pod of about 10 KiB, as a Deployment makes it.
