@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use local::aws::{xml_text, xml_texts};
+use local::aws::xml_text;
 use local::machine::{ACCOUNT, REGION};
 use local::registry::contents;
 use local::stack::{Stack, known_parameters};
@@ -124,9 +124,10 @@ async fn states(world: &World, stack: &Stack) -> Result<(String, String, String)
     let schedule = home.get("scheduler", &format!("/schedules/{}", name("Schedule")?)).await?;
     let rule = home.json("events", "AWSEvents.DescribeRule", json!({ "Name": name("DeployedRule")? })).await?;
     let alarm = name("NoRunAlarm")?;
-    let alarms = home.query("monitoring", "DescribeAlarms", &[("AlarmNames.member.1", alarm.as_str())]).await?;
+    let target = "GraniteServiceVersion20100801.DescribeAlarms";
+    let alarms = home.json("monitoring", target, json!({ "AlarmNames": [alarm] })).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok((text(&schedule["State"]), text(&rule["State"]), xml_texts(&alarms, "ActionsEnabled").concat().to_lowercase()))
+    Ok((text(&schedule["State"]), text(&rule["State"]), alarms["MetricAlarms"][0]["ActionsEnabled"].to_string()))
 }
 
 pub async fn a_dry_run_says_what_a_run_would_copy_and_why(world: &World) -> Result {
