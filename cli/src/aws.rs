@@ -33,8 +33,8 @@ pub fn configuration(region: Option<&String>, profile: Option<&String>) -> Confi
     loader
 }
 
-/// Loads the [`configuration`], and checks that it has a region and credentials: a call without them fails with words that do not
-/// say what to do.
+/// Loads the [`configuration`], and checks that it has a region and credentials: a call without them fails with words that do
+/// not say what to do.
 pub async fn connect(region: Option<&String>, profile: Option<&String>) -> Result<SdkConfig, Unusable> {
     let aws = configuration(region, profile).load().await;
     if aws.region().is_none() {

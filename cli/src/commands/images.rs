@@ -112,7 +112,8 @@ fn csv_of(images: &[Image]) -> String {
     images.iter().fold(header.to_owned(), |text, image| text + &row(image))
 }
 
-/// A value with quotes where it needs them. A spreadsheet takes what begins like a formula for one, so an apostrophe comes before it.
+/// A value with quotes where it needs them. A spreadsheet takes what begins like a formula for one, so an apostrophe comes
+/// before it.
 fn csv_value(value: &str) -> String {
     let guard = if value.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
     if value.contains([',', '"', '\n', '\r']) {

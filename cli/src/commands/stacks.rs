@@ -197,7 +197,7 @@ pub async fn clone(arguments: &Cloning) -> Result<Outcome> {
     }
     if clone.shares_destination {
         note(
-            "Both copy to the same place. A repository there takes images of one source only: set destPrefix if sources differ.",
+            "Both copy to the same place. A repository takes images of one source only: set destPrefix if sources differ.",
         );
     }
     let change = account.clone_task(&task, &arguments.name, &package, &clone).await?;

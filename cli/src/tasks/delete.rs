@@ -80,10 +80,13 @@ impl Account {
         let below = parameter("destPrefix").map(|prefix| format!("?starts_with(repositoryName, '{prefix}/')"));
         let below = below.unwrap_or_default();
         remains.push(Remains {
-            description: "The repositories at the destination, with the credentials of its account. The first command lists them."
-                .into(),
+            description:
+                "The repositories at the destination. Use the credentials of its account. The first command lists them."
+                    .into(),
             commands: vec![
-                format!(r#"aws ecr describe-repositories --region {region} --query "repositories[{below}].repositoryName""#),
+                format!(
+                    r#"aws ecr describe-repositories --region {region} --query "repositories[{below}].repositoryName""#
+                ),
                 format!("aws ecr delete-repository --region {region} --force --repository-name NAME"),
             ],
         });

@@ -283,7 +283,7 @@ fn parameter(name: &str, declared: &Json) -> Parameter {
 pub fn read_values(text: &str) -> Result<Values> {
     let invalid = || {
         Error::Rejected(
-            r#"The parameters are neither a map of names and values nor an array like [{"ParameterKey": "srcList", "ParameterValue": "ALL"}]."#
+            r#"The parameters are no map of names and values, and no array like [{"ParameterKey": "a", "ParameterValue": "b"}]."#
                 .into(),
         )
     };
@@ -433,8 +433,9 @@ mod tests {
     #[test]
     fn a_required_parameter_needs_a_value_and_an_unknown_function_is_left_to_cloudformation() {
         let template = Template::parse(
-            r#"{"Parameters": {"a": {"Type": "String", "Description": "The a.", "MinLength": 2}, "b": {"Type": "String", "Default": ""}},
-                "Rules": {"r": {"Assertions": [{"Assert": {"Fn::EachMemberIn": [["x"], {"Ref": "a"}]}, "AssertDescription": "no"}]}}}"#,
+            r#"{"Parameters": {"a": {"Type": "String", "Description": "The a.", "MinLength": 2}},
+                "Rules": {"r": {"Assertions": [
+                    {"Assert": {"Fn::EachMemberIn": [["x"], {"Ref": "a"}]}, "AssertDescription": "no"}]}}}"#,
         )
         .expect("it is a template");
         assert_eq!(template.groups()[0].label, OTHERS);

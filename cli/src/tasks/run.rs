@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_ecs::operation::list_tasks::ListTasksError;
 use aws_sdk_ecs::types::{ContainerOverride, DesiredStatus, Task as EcsTask, TaskOverride};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_sfn::error::ProvideErrorMetadata as _;
@@ -18,7 +19,8 @@ use tokio::time::Instant;
 
 use super::{Account, Error, Log, Page, Result, Task, Time, excerpt};
 
-/// Runs of a page. It is also the most keys of a [BatchGetItem](https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html).
+/// Runs of a page. It is also the most keys of a
+/// [BatchGetItem](https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html).
 pub(super) const PAGE: usize = 100;
 
 /// The largest plan or report that is read: of about 1,000,000 images.
@@ -312,7 +314,7 @@ impl Account {
         Ok(name)
     }
 
-    /// The runs of a task, the latest first, at most `limit` of them (and of [a hundred](PAGE)); `from` is the end of another page.
+    /// The runs of a task, the latest first: at most `limit`, and at most 100. `from` is the end of another page.
     ///
     /// # Errors
     /// If the task is not complete, or a permission is missing.
@@ -425,8 +427,8 @@ impl Account {
         self.json(task.output("PlanBucket")?, &report.key).await?.ok_or_else(missing)
     }
 
-    /// The batches of a run: those that run first, then those that wait, then those that have ended. Empty before it has a plan,
-    /// and when the plan has expired.
+    /// The batches of a run: those that run first, then those that wait, then those that have ended. Empty before it has a
+    /// plan, and when the plan has expired.
     ///
     /// # Errors
     /// If a permission is missing.
@@ -589,7 +591,9 @@ impl Account {
             while let Some(arn) = pages.next().await {
                 match arn {
                     Ok(arn) => arns.push(arn),
-                    Err(error) if error.as_service_error().is_some_and(|it| it.is_cluster_not_found_exception()) => {
+                    Err(error)
+                        if error.as_service_error().is_some_and(ListTasksError::is_cluster_not_found_exception) =>
+                    {
                         return Ok(Vec::new());
                     }
                     Err(error) => return Err(AwsError::aws("ecs:ListTasks", cluster)(error).into()),
@@ -841,7 +845,8 @@ mod tests {
         let object = mock!(aws_sdk_s3::Client::get_object)
             .match_requests(|request| (request.bucket(), request.key()) == (Some("plans"), Some("dry-runs/run.json")))
             .then_output(|| {
-                let json = r#"[{"reason": "new", "source": "s\u001b", "destination": "d"}, {"reason": "excluded", "source": "x", "rule": "r"}]"#;
+                let json = r#"[{"reason": "new", "source": "s\u001b", "destination": "d"},
+                    {"reason": "excluded", "source": "x", "rule": "r"}]"#;
                 GetObjectOutput::builder().body(ByteStream::from_static(json.as_bytes())).build()
             });
         let account = account(&[&execution, &none, &object]);
@@ -909,7 +914,8 @@ mod tests {
             .match_requests(|request| (request.bucket(), request.key()) == (Some("plans"), Some("plans/run.json")))
             .then_output(|| {
                 let digest = Digest::of(b"image").to_string();
-                let copy = json!({ "source": "quay.io/a", "destination": "h.example/a", "image": "a", "images": [{ "digest": digest }] });
+                let images = json!([{ "digest": digest }]);
+                let copy = json!({ "source": "q.io/a", "destination": "h.example/a", "image": "a", "images": images });
                 let plan = ["1", "2", "3"].map(|id| json!({ "id": id, "bytes": 7, "repositories": [copy] }));
                 GetObjectOutput::builder().body(ByteStream::from(json!(plan).to_string().into_bytes())).build()
             });

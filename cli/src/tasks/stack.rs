@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use aws_sdk_cloudformation::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_cloudformation::operation::create_stack::CreateStackError;
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
 use aws_sdk_cloudformation::types::{Parameter, Stack, StackEvent, Tag};
 use serde::Serialize;
@@ -263,7 +264,7 @@ impl Account {
         let create = self.cloudformation.create_stack().stack_name(name).template_url(url).client_request_token(&token);
         let create = create.set_capabilities(Some(package.capabilities())).set_parameters(Some(parameters));
         match create.set_tags((!tags.is_empty()).then_some(tags)).send().await {
-            Err(error) if error.as_service_error().is_some_and(|it| it.is_already_exists_exception()) => {
+            Err(error) if error.as_service_error().is_some_and(CreateStackError::is_already_exists_exception) => {
                 Err(Error::Rejected(format!(
                     "There is a stack {name} in {} already. Choose another name, or delete it: ecr-transfer delete {name}",
                     self.region
@@ -308,8 +309,8 @@ impl Account {
         self.create_tagged(name, package, &clone.parameters, &task.tags).await
     }
 
-    /// Starts to change parameters of a task, and its template if one is given. Other parameters keep their values. Returns `None`
-    /// if there is nothing to change.
+    /// Starts to change parameters of a task, and its template if one is given. Other parameters keep their values. Returns
+    /// `None` if there is nothing to change.
     ///
     /// # Errors
     /// If a value is not allowed, or the stack cannot be updated now.
@@ -328,8 +329,8 @@ impl Account {
         let token = token();
         let update = self.cloudformation.update_stack().stack_name(&task.id).client_request_token(&token);
         let update = update.set_capabilities(Some(known.capabilities())).set_parameters(Some(parameters));
-        // "When using templates with the AWS::LanguageExtensions transform, provide the template instead of using UsePreviousTemplate":
-        // https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_UpdateStack.html
+        // "When using templates with the AWS::LanguageExtensions transform, provide the template instead of using
+        // UsePreviousTemplate": https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_UpdateStack.html
         match update.template_url(self.upload(known).await?).send().await {
             Err(error) if has_message(&error, "No updates are to be performed") => Ok(None),
             Err(error) if has_message(&error, "cannot be updated") => Err(Error::Rejected(format!(
@@ -501,8 +502,8 @@ impl Event {
     }
 }
 
-/// [CloudFormation's rule](https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html), and the template's
-/// limit of 63 characters.
+/// [CloudFormation's rule](https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html), and the
+/// template's limit of 63 characters.
 fn check_name(name: &str) -> Result<()> {
     let is_valid = name.len() <= 63
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -520,7 +521,8 @@ fn given_value(name: &str, value: &str) -> Parameter {
     Parameter::builder().parameter_key(name).parameter_value(value).build()
 }
 
-/// A new token for a request, in [its characters](https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html).
+/// A new token for a request, in
+/// [its characters](https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html).
 fn token() -> String {
     format!("ecr-transfer-{:016x}", fastrand::u64(..))
 }
@@ -533,7 +535,7 @@ fn has_message<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>, words: &str) 
 #[cfg(test)]
 pub(super) mod tests {
     use aws_sdk_cloudformation::error::ErrorMetadata;
-    use aws_sdk_cloudformation::operation::create_stack::{CreateStackError, CreateStackOutput};
+    use aws_sdk_cloudformation::operation::create_stack::CreateStackOutput;
     use aws_sdk_cloudformation::operation::describe_stack_events::DescribeStackEventsOutput;
     use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksOutput;
     use aws_sdk_cloudformation::operation::get_template::GetTemplateOutput;

@@ -13,8 +13,8 @@ use shared::Error as AwsError;
 
 use super::{Account, Error, Result, Task, Template};
 
-/// [CloudFormation's quota](https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html) for a template
-/// in S3. One in the request has at most 51,200 bytes, which is too little for this project's.
+/// [CloudFormation's quota](https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html) for a
+/// template in S3. One in the request has at most 51,200 bytes, which is too little for this project's.
 const MAX_BYTES: usize = 1_000_000;
 
 /// A template whose code is in S3.
@@ -74,7 +74,8 @@ fn code(template: &Json) -> Result<Object> {
         };
         let Some(object) = object else {
             return Err(Error::Rejected(format!(
-                "The code of {name} in the template is not in S3. `make publish BUCKET=name` uploads it, and prints a URL for --template."
+                "The code of {name} in the template is not in S3. `make publish BUCKET=name` uploads it, and prints a URL for \
+                 --template."
             )));
         };
         found = Some(object);
@@ -154,8 +155,8 @@ impl Account {
         match latest {
             Some(task) => self.package_of(task).await,
             None => Err(Error::Rejected(format!(
-                "There is no task in {} whose template could be used. Name one with --template: `make publish BUCKET=name` in a clone of \
-                 ecr-transfer uploads it to a bucket in {}, and prints its URL.",
+                "There is no task in {} whose template could be used. Name one with --template: `make publish BUCKET=name` in \
+                 a clone of ecr-transfer uploads it to a bucket in {}, and prints its URL.",
                 self.region, self.region
             ))),
         }
