@@ -94,8 +94,8 @@ impl Image {
 
 impl Account {
     /// Images of a task, in no order. Only those whose `repository:tag` contains `search`, and only those that fail if
-    /// `only_failed`. `from` is the end of another page. A page has about `limit` images: fewer at the end, and more or fewer if
-    /// `search` is given.
+    /// `only_failed`. `from` is the end of another page. A page has about `limit` images: fewer at the end, and more or fewer
+    /// if `search` is given.
     ///
     /// # Errors
     /// If the task is not complete, or a permission is missing.

@@ -283,7 +283,7 @@ fn parameter(name: &str, declared: &Json) -> Parameter {
 pub fn read_values(text: &str) -> Result<Values> {
     let invalid = || {
         Error::Rejected(
-            r#"The parameters are no map of names and values, and no array like [{"ParameterKey": "a", "ParameterValue": "b"}]."#
+            r#"The parameters are no map of names and values, and no array of {"ParameterKey": "a", "ParameterValue": "b"}."#
                 .into(),
         )
     };
