@@ -14,6 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 ARCHITECTURE := arm64
 CARGO := tools/exclusively cargo
 LOCAL := $(or $(CARGO_TARGET_DIR),target)/debug/local
+COMMAND := $(or $(CARGO_TARGET_DIR),target)/debug/ecr-transfer
 PYTHON := $(ECR_TRANSFER_TOOLS)/sam/bin/python
 CHECK := $(PYTHON) tools/check.py
 
@@ -65,19 +66,21 @@ release: setup ## Build the archives of a release below dist/: template and func
 
 .PHONY: check-aws
 check-aws: setup ## Deploy to an AWS account, copy three small images, check everything, delete it again; asks first, some cents
-	@$(PYTHON) tools/check_aws.py $(REGION:%=--region %) $(if $(YES),--yes) $(if $(KEEP),--keep)
+	@$(CARGO) build --locked --quiet -p ecr-transfer-cli
+	@$(PYTHON) tools/check_aws.py --command $(COMMAND) $(REGION:%=--region %) $(if $(YES),--yes) $(if $(KEEP),--keep)
 
 .PHONY: delete
 delete: setup ## Delete the stack STACK=name, also while a run is active; REGION=name, YES=1 does not ask
 	@test -n '$(STACK)' || { echo 'usage: make delete STACK=name [REGION=name] [YES=1]' >&2; exit 1; }
-	@$(PYTHON) tools/delete.py '$(STACK)' $(REGION:%=--region %) $(if $(YES),--yes)
+	@$(CARGO) build --locked --quiet -p ecr-transfer-cli
+	@$(COMMAND) delete '$(STACK)' $(REGION:%=--region %) $(if $(YES),--yes)
 
 # Work on it
 
 .PHONY: check-aws-local
 check-aws-local: setup ## Run check-aws on a local AWS
 	@tools/exclusively tools/build
-	$(CARGO) build --locked --quiet -p ecr-transfer-local
+	$(CARGO) build --locked --quiet -p ecr-transfer-local -p ecr-transfer-cli
 	@$(LOCAL) check
 
 .PHONY: test
@@ -101,7 +104,7 @@ chaos: setup ## Throw faults at a running stack for five minutes; SEED=n and SEC
 .PHONY: test-kubernetes
 test-kubernetes: setup ## Run what `mirror kubernetes` prints on Kubernetes' own admission code, from Debian sid; TEST=name, SEED=n, FIGURES=1 measures
 	@$(CARGO) build --locked --quiet -p ecr-transfer-cli
-	tests/kubernetes/run $(CACHE)/kubernetes $(or $(CARGO_TARGET_DIR),target)/debug/ecr-transfer $(if $(TEST),-run '$(TEST)') $(if $(FIGURES),-run Figures -v)
+	tests/kubernetes/run $(CACHE)/kubernetes $(COMMAND) $(if $(TEST),-run '$(TEST)') $(if $(FIGURES),-run Figures -v)
 
 .PHONY: bench
 bench: setup ## Measure ecr-transfer, alone and against other tools, and update the pages in docs/; takes half an hour

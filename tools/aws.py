@@ -119,7 +119,6 @@ class Stack:
             region = self.cloudformation.meta.region_name
             raise Problem(f"There is no stack {name} in {region}. Check STACK and REGION.")
         self.id, self.name = described["StackId"], described["StackName"]
-        self.is_protected = described.get("EnableTerminationProtection", False)
         self.parameters = {it["ParameterKey"]: it.get("ParameterValue", "") for it in described.get("Parameters", [])}
         self.resources = {it["LogicalResourceId"]: it.get("PhysicalResourceId", "") for it in self.list_resources()}
         self.machine = self.resources.get("StateMachine", "")
@@ -138,30 +137,6 @@ class Stack:
     def list_resources(self):
         return pages(self.cloudformation, "list_stack_resources", "StackResourceSummaries", StackName=self.id)
 
-    def check_kind(self):
-        """Refuses a stack that is not ecr-transfer's, or that nobody may delete."""
-        if not self.machine.endswith(f":{self.name}-ECRReplicationSM"):
-            raise Problem(
-                f"{self.name} is not a stack of ecr-transfer: it has no state machine {self.name}-ECRReplicationSM. "
-                f"If it is one whose creation failed: aws cloudformation delete-stack --stack-name {self.name}"
-            )
-        if self.is_protected:
-            raise Problem(
-                f"{self.name} is protected from deletion. To allow it: aws cloudformation update-termination-protection "
-                f"--no-enable-termination-protection --stack-name {self.name}"
-            )
-
-    def running_executions(self):
-        states = self.aws("stepfunctions")
-        try:
-            found = pages(states, "list_executions", "executions", stateMachineArn=self.machine, statusFilter="RUNNING")
-        except ClientError as error:
-            # An earlier deletion came that far.
-            if error.response["Error"]["Code"] in ("StateMachineDoesNotExist", "StateMachineDeleting"):
-                return []
-            raise
-        return [execution["executionArn"] for execution in found]
-
     def tasks(self):
         """The copying tasks that ECS still knows. Those that have stopped stay on its lists for an hour."""
         ecs = self.aws("ecs")
@@ -176,10 +151,6 @@ class Stack:
             except ecs.exceptions.ClusterNotFoundException:
                 return []
         return found
-
-    def unstopped_tasks(self):
-        """One that is being stopped still holds its network interface, and so the network."""
-        return [task["taskArn"] for task in self.tasks() if task["lastStatus"] != "STOPPED"]
 
 
 def bearing(aws, name, kind):

@@ -42,7 +42,7 @@ MAX_LENGTHS = {"AWS::StackName": MAX_STACK_NAME, "AWS::AccountId": 12, "AWS::Par
 # a condition limits ListTasks to the cluster, and a task token identifies the execution.
 WITHOUT_RESOURCE = {"ecr:GetAuthorizationToken", "ecs:ListTasks", "states:SendTaskFailure", "states:SendTaskSuccess"}
 
-# The policies of the person who deploys, IAM's quota for one, and IAM's names of services that CloudFormation calls otherwise.
+# The policies of people, IAM's quota for one, and IAM's names of services that CloudFormation calls otherwise.
 POLICIES = "docs/policies"
 MAX_POLICY = 6144
 IAM_NAMES = {"stepfunctions": "states"}
@@ -223,7 +223,7 @@ def check_image(template, text):
 
 
 def check_policies(plain):
-    """The policies of the person who deploys are within the quota of IAM, and cover each service of the template."""
+    """The policies in the guides are within the quota of IAM, and those for deploying cover each service of the template."""
     services = {resource["Type"].split("::")[1].lower() for resource in plain["Resources"].values()}
     missing = {IAM_NAMES.get(service, service) for service in services}
     for path in sorted((PROJECT / POLICIES).glob("*.json")):
@@ -231,8 +231,9 @@ def check_policies(plain):
         size = len(re.sub(r"\s", "", json.dumps(policy)))
         if size > MAX_POLICY:
             yield f"{path.name} has {size} characters, of {MAX_POLICY}"
-        for statement in policy["Statement"]:
-            missing -= {action.split(":")[0] for action in listed(statement["Action"])}
+        if path.stem.startswith("deploy"):
+            for statement in policy["Statement"]:
+                missing -= {action.split(":")[0] for action in listed(statement["Action"])}
     yield from (f"no action of {service} is allowed" for service in sorted(missing))
 
 

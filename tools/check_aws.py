@@ -1,6 +1,6 @@
 """Checks ecr-transfer in an AWS account: deploys a stack, copies small images, looks at what ECR has, and deletes it all.
 
-usage: check_aws.py [--region REGION] [--yes] [--keep] [--parameter name=value]...
+usage: check_aws.py --command PATH [--region REGION] [--yes] [--keep] [--parameter name=value]...
 
 Everything that it makes bears one name, ecr-transfer-check-…, and nothing else is written.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws import KINDS, Problem, Stack, bearing, clients, command, confirmed, empty_bucket, explained, pages, wait
-from delete import delete_stack
 
 PROJECT = Path(__file__).resolve().parent.parent
 ALPINE = "public.ecr.aws/docker/library/alpine"
@@ -53,6 +52,7 @@ class Check:
 
     def __init__(self, arguments):
         self.aws, self.local, self.extra = clients(arguments.region), arguments.local, arguments.parameter
+        self.command = arguments.command
         self.region = self.aws("sts").meta.region_name
         caller = self.aws("sts").get_caller_identity()
         self.account, self.caller = caller["Account"], caller["Arn"]
@@ -119,7 +119,6 @@ class Check:
             log.seek(0)
             expect(sam.wait() == 0, "sam deploy failed:\n" + "".join(log.readlines()[-40:]))
         self.stack = Stack(self.aws, self.name)
-        self.stack.check_kind()
         for role, actions in json.loads(self.local or "{}").items():
             document = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
             policy = {"PolicyName": "LocalAws", "PolicyDocument": json.dumps(document)}
@@ -272,6 +271,11 @@ class Check:
         self.aws("sns").unsubscribe(SubscriptionArn=self.subscription)
         self.aws("sqs").delete_queue(QueueUrl=self.queue)
 
+    def delete(self):
+        command = [self.command, "delete", self.name, "--yes", "--region", self.region]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        expect(result.returncode == 0, f"ecr-transfer delete failed:\n{result.stderr}")
+
     def remove_rest(self):
         for table in bearing(self.aws, self.name, "table"):
             self.aws("dynamodb").delete_table(TableName=table)
@@ -305,11 +309,11 @@ class Check:
         if self.subscription:
             self.step("queue and subscription are deleted", self.unsubscribe)
         try:
-            stack = Stack(self.aws, self.name)
+            Stack(self.aws, self.name)
         except Problem:
             pass  # The deployment did not come that far.
         else:
-            self.step("the stack is deleted", delete_stack, stack)
+            self.step("the stack is deleted", self.delete)
         self.step("tables, bucket, repositories and uploaded code are deleted", self.remove_rest)
         self.step("nothing is left that bears the name", self.nothing_left)
 
@@ -341,6 +345,7 @@ def parameter(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", required=True, help="the command ecr-transfer, which deletes the stack")
     parser.add_argument("--region", help="where to deploy; by default the AWS CLI's")
     parser.add_argument("--yes", action="store_true", help="do not ask before money is spent")
     parser.add_argument("--keep", action="store_true", help="delete nothing in the end")

@@ -1,8 +1,10 @@
 //! The subcommands of the command `ecr-transfer`.
 
 mod aws;
+mod commands;
 pub mod mirror;
 mod output;
+pub mod tasks;
 
 use std::process::ExitCode;
 
@@ -14,7 +16,7 @@ use output::note;
 
 /// The command line.
 #[derive(Parser)]
-#[command(name = "ecr-transfer", version, about = "Uses the container images that ecr-transfer copied to Amazon ECR")]
+#[command(name = "ecr-transfer", version, about = "Copies container images to Amazon ECR, and uses the copies")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -22,6 +24,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Task(commands::Command),
     /// Make workloads pull the copies in ECR instead of the original images
     Mirror(mirror::Arguments),
 }
@@ -45,6 +49,7 @@ pub async fn main() -> ExitCode {
 /// If it cannot do its work, for example because of a missing permission. That an image is not mirrored is an [`Outcome`].
 pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
+        Command::Task(command) => commands::run(command).await,
         Command::Mirror(arguments) => mirror::run(arguments).await,
     }
 }

@@ -1,9 +1,12 @@
 //! What a command prints, and its exit code.
 
+use std::env;
 use std::fmt::Display;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::process::ExitCode;
 
+use comfy_table::{Cell, Color, Table, presets};
+use serde::Serialize;
 use shared::text::Excerpt;
 
 /// The most characters of a line for the person.
@@ -75,9 +78,47 @@ pub fn note(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{}", Excerpt::within(&line.to_string(), LINE).as_str());
 }
 
+/// Prints a result as JSON.
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print(format_args!("{}\n", printable(&serde_json::to_string_pretty(value)?)))?)
+}
+
+/// A table without lines.
+pub fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.into_iter().map(Cell::new).collect::<Vec<_>>());
+    table
+}
+
+/// A cell of text that may come from outside.
+pub fn cell(text: impl Display) -> Cell {
+    Cell::new(Excerpt::new(&text.to_string()))
+}
+
+/// A cell with a status of CloudFormation, Step Functions or ECS. On a terminal it has a colour, which says nothing more.
+pub fn status_cell(status: &str) -> Cell {
+    let is_colored = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = match status {
+        _ if !is_colored => return cell(status),
+        "FAILED" | "ABORTED" | "TIMED_OUT" | "Error" => Color::Red,
+        _ if status.ends_with("_FAILED") || status.contains("ROLLBACK") => Color::Red,
+        "RUNNING" => Color::Yellow,
+        _ if status.ends_with("_IN_PROGRESS") => Color::Yellow,
+        _ => Color::Green,
+    };
+    cell(status).fg(color)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_cannot_control_the_terminal() {
+        let mut table = table(["IMAGE"]);
+        table.add_row([cell("<b>\u{1b}[2J\n")]);
+        assert_eq!(table.lines().last().as_deref().map(str::trim), Some(r"<b>\u{1b}[2J\n"));
+    }
 
     #[test]
     fn printable_json_is_the_same_value_without_characters_that_control_a_terminal() {

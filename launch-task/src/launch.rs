@@ -17,13 +17,13 @@ use shared::logins::SourceLogins;
 use shared::naming::has_prefix;
 use shared::plan::{Batch, Image, RepositoryCopy};
 use shared::reference::{RegistryHost, RepositoryName};
-use shared::task::{self, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
+use shared::task::{self, BATCH, COPIES, COPIES_LIMIT, PACE, REFUSALS, Refusal, TASK_TOKEN};
 use shared::text::Excerpt;
 use shared::{Error, Result};
 
 use crate::config::{Config, TaskConfig};
 use crate::logins::{self, ConfigHash};
-use crate::stop::{self, BATCH};
+use crate::stop;
 
 /// How many repositories of a batch are checked or created at once.
 const CONCURRENCY: usize = 10;
@@ -62,7 +62,7 @@ pub enum Launched {
 
 /// Starts a task for the images of the batch that the destination does not have yet.
 pub async fn launch(config: &Config, aws: &SdkConfig, clients: &Clients, request: &Request) -> Result<Launched> {
-    let started_by = stop::started_by(&config.state_machine, &request.execution);
+    let started_by = task::started_by(&config.state_machine, &request.execution);
     if request.retries > 0 {
         stop::for_batch(&clients.ecs, &config.task.cluster, &started_by, request.batch.id.as_str()).await?;
     }

@@ -4,12 +4,9 @@ use aws_sdk_ecs::Client;
 use aws_sdk_ecs::operation::stop_task::StopTaskError;
 use aws_sdk_ecs::types::{ContainerOverride, Task, TaskOverride};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use shared::lambda::ExecutionStatusChange;
+use shared::task::{BATCH, started_by};
 use shared::{Error, Result};
-
-/// The variable with the batch's id.
-pub const BATCH: &str = "BATCH";
 
 /// The most tasks of a DescribeTasks.
 const PAGE: usize = 100;
@@ -39,16 +36,6 @@ pub async fn for_batch(ecs: &Client, cluster: &str, started_by: &str, batch: &st
         variables.any(|variable| (variable.name(), variable.value()) == (Some(BATCH), Some(batch)))
     };
     stop(ecs, cluster, started_by, is_of_batch, "The batch is launched again.").await.map(drop)
-}
-
-/// The `startedBy` of an execution's tasks: its name in
-/// [characters that ECS allows](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html), and a hash,
-/// because two state machines with a common cluster can have executions of the same name.
-pub fn started_by(state_machine: &str, execution: &str) -> String {
-    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
-    let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();
-    let hash = hex::encode(Sha256::digest(format!("{state_machine} {execution}")));
-    format!("{name}-{}", &hash[..40])
 }
 
 /// Stops the running tasks of an execution that `matches` selects. Returns their number.
@@ -151,15 +138,6 @@ mod tests {
         let ecs = mock_client!(aws_sdk_ecs, RuleMode::MatchAny, [&listed, &described, &stopped]);
         for_batch(&ecs, "cluster", &started_by("arn:machine", "run 1"), "2").await.expect("it is stopped");
         assert_eq!(stopped.num_calls(), 1);
-    }
-
-    #[test]
-    fn started_by_has_only_characters_that_ecs_allows_and_is_unique_to_a_state_machine() {
-        let of = |machine: &str| started_by(machine, "Täglich 08:00_x");
-        assert!(of("arn:a").starts_with("T-glich-08-00_x-"));
-        assert_ne!(of("arn:a"), of("arn:b"), "two stacks with a common cluster have executions of the same name");
-        assert_ne!(started_by("arn:a", &"x".repeat(200)), started_by("arn:a", &"x".repeat(201)));
-        assert!(started_by("arn:a", &"x".repeat(200)).len() <= 128);
     }
 
     #[tokio::test]

@@ -68,6 +68,13 @@ impl Aws {
         Ok(self.send(service, &format!("{service}:{action}"), request).await?.text().await?)
     }
 
+    /// Calls a service that speaks REST: gets what is at a path.
+    pub async fn get(&self, service: &str, path: &str) -> Result<Value> {
+        let operation = format!("{service}: {path}");
+        let answer = self.send(service, &operation, self.http.get(format!("{}{path}", self.endpoint))).await?;
+        parse(&answer.bytes().await?).context(operation)
+    }
+
     /// Invokes a Lambda function, and waits for its answer.
     pub async fn invoke(&self, function: &str, payload: &Value) -> Result<Value> {
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.endpoint);

@@ -5,6 +5,7 @@ A correction that does not find what it corrects ends the start: another version
 
 import contextvars
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -13,8 +14,8 @@ import threading
 from ministack import app
 from ministack.core import iam_actions
 from ministack.core.responses import error_response_json as error, get_account_id, get_region, json_response
-from ministack.services import ecr, ecs, eventbridge, ssm, stepfunctions as states
-from ministack.services.cloudformation import provisioners
+from ministack.services import cloudformation, cloudwatch_logs as logs, ecr, ecs, eventbridge, ssm, stepfunctions as states
+from ministack.services.cloudformation import handlers, provisioners
 
 
 def edit(module, name, *passages):
@@ -500,6 +501,29 @@ edit(eventbridge, "_dispatch_to_lambda", (
     "    ).start()\n",
     "    lambda_svc.invoke_async_with_retry(exec_record, event)\n",
 ))
+
+
+# CloudWatch Logs
+
+events_so_far = itertools.count()
+
+
+@wrap(logs, "_append_log_events")
+def _(original):
+    # Those that Lambda writes have none.
+    return lambda stream, events: original(stream, [{"eventId": f"{next(events_so_far):056}", **event} for event in events])
+
+
+# CloudFormation
+
+@wrap(handlers, "_describe_stacks")
+def _(original):
+    def describe(params):
+        # A stack that a change set has created has none.
+        for stack in cloudformation._stacks.values():
+            stack["Description"] = (stack.get("_template") or {}).get("Description", "")
+        return original(params)
+    return describe
 
 
 # Systems Manager

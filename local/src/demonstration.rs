@@ -49,7 +49,9 @@ pub async fn run(images: &[String]) -> Result<bool> {
 
 /// Starts a machine, and runs `make check-aws` on it.
 pub async fn check() -> Result<bool> {
-    on_machine("check-", false, async |machine| Stack::check(machine).await?.show().await).await
+    // `make check-aws-local` builds it beside this program.
+    let command = std::env::current_exe()?.with_file_name("ecr-transfer");
+    on_machine("check-", false, async |machine| Stack::check(machine, &command).await?.show().await).await
 }
 
 /// The output of `make build`: functions without optimization, which are built in a fraction of the time.

@@ -83,7 +83,7 @@ impl Stack {
     }
 
     /// Adds the permissions that only ministack requires.
-    async fn allow_for_ministack(&self) -> Result<()> {
+    pub async fn allow_for_ministack(&self) -> Result<()> {
         let resources = self.resources().await?;
         for (role, actions) in LOCAL_ACTIONS {
             let Some(role) = resources.get(role) else { continue };
@@ -130,8 +130,8 @@ impl Stack {
         Ok(stack)
     }
 
-    /// `make check-aws` for this machine, ready to be run. Makes the images that it copies.
-    pub async fn check(machine: &Machine) -> Result<Program> {
+    /// `make check-aws` for this machine, with the command `ecr-transfer`, ready to be run. Makes the images that it copies.
+    pub async fn check(machine: &Machine, command: &Path) -> Result<Program> {
         let images = [("busybox", "1.36"), ("alpine", "3.19"), ("alpine", "3.20"), ("hello-world", "linux")];
         let corpus = images.into_iter().fold(Corpus::default(), |corpus, (repository, tag)| {
             corpus.with("public.ecr.aws", &format!("docker/library/{repository}"), tag)
@@ -143,25 +143,9 @@ impl Stack {
         let program = client(machine, "python")?
             .envs([("SAM_CLI_POLL_DELAY", "0.5")])
             .args(["tools/check_aws.py", "--yes", "--local", &Value::from(actions).to_string()])
+            .args(["--command".as_ref(), command.as_os_str()])
             .args(parameters.into_iter().flatten());
         Ok(program)
-    }
-
-    /// Deletes it as a person does, with `make delete`, and returns what the command prints.
-    pub async fn make_delete(self, machine: &Machine) -> Result<String> {
-        let log = machine.directory().join(format!("delete-{}.log", self.name));
-        let inherited = ["HOME", "CARGO_HOME", "RUSTUP_HOME"].into_iter();
-        let inherited = inherited.filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let tools = format!("ECR_TRANSFER_TOOLS={}", tools_directory().display());
-        Program::new("make", "install the package make")?
-            .args(["--no-print-directory", "delete", "YES=1", &tools, &format!("STACK={}", self.name)])
-            .envs(machine.env().iter().cloned())
-            .envs(NO_CONFIGURATION)
-            .envs(inherited)
-            .directory(project())
-            .run(&log)
-            .await?;
-        Ok(fs::read_to_string(&log)?)
     }
 
     /// Deletes it, and waits until it is gone.
@@ -415,7 +399,7 @@ fn client(machine: &Machine, program: &str) -> Result<Program> {
 }
 
 /// The parameters that describe the machine.
-fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
+pub fn known_parameters(machine: &Machine) -> [(&'static str, &str); 6] {
     let network = machine.network();
     [
         ("architecture", if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }),

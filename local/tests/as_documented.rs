@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use local::aws::{Aws, code};
+use local::aws::{Aws, code, xml_text};
 use local::images::{self, Format, Image, ImageSpec, LayerSpec};
 use local::machine::{ACCOUNT, REGION};
 use local::registry::Registry;
@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         a_task_that_is_stopped_ends_by_itself_or_is_killed,
         an_event_on_which_a_function_fails_is_tried_twice_more_and_then_kept,
         a_parameter_matches_its_pattern,
+        a_stack_has_the_description_of_its_template,
         a_log_goes_on_after_the_empty_page_that_it_begins_with,
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -702,6 +703,26 @@ async fn a_parameter_matches_its_pattern(world: &World) -> Result {
     };
     put("12").await?;
     assert_eq!(code(&put("twelve").await.unwrap_err()), Some("ParameterPatternMismatchException"));
+    Ok(())
+}
+
+/// [DescribeStacks](https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html) returns "a user-defined
+/// description associated with the stack", however it was created.
+async fn a_stack_has_the_description_of_its_template(world: &World) -> Result {
+    let name = world.name();
+    let template = json!({ "Description": "What it is.", "Resources": { "Topic": { "Type": "AWS::SNS::Topic" } } });
+    let template = template.to_string();
+    let change = [("StackName", name.as_str()), ("ChangeSetName", "first")];
+    let create = [("ChangeSetType", "CREATE"), ("TemplateBody", &template)];
+    world.aws.query("cloudformation", "CreateChangeSet", &[change, create].concat()).await?;
+    world.aws.query("cloudformation", "ExecuteChangeSet", &change).await?;
+    let described = until(async || {
+        let described = world.aws.query("cloudformation", "DescribeStacks", &change[..1]).await?;
+        let is_complete = xml_text(&described, "StackStatus").as_deref() == Some("CREATE_COMPLETE");
+        Ok(is_complete.then_some(described))
+    });
+    let described = described.await?;
+    assert_eq!(xml_text(&described, "Description").as_deref(), Some("What it is."));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! line for each image.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::plan::{Image, RepositoryCopy};
 use crate::reference::{ImageReference, Repository};
@@ -21,6 +22,9 @@ pub const TASK_TOKEN: &str = "TASK_TOKEN";
 
 /// The variable with the minimum of milliseconds per manifest: [`Batch::pace`](crate::plan::Batch::pace).
 pub const PACE: &str = "PACE";
+
+/// The variable with the batch's id.
+pub const BATCH: &str = "BATCH";
 
 /// The variable with the batch's repositories that cannot be written: a JSON array of [`Refusal`]. launch-task reads it when
 /// the task has stopped. The script ignores it.
@@ -86,6 +90,16 @@ pub fn encode(repositories: &[RepositoryCopy]) -> String {
 
 /// The characters in JSON that [`encode`] adds to the lines of repositories and images.
 pub const BARRIER_LENGTH: usize = BARRIER.len() + 1;
+
+/// The `startedBy` of an execution's tasks: its name in
+/// [characters that ECS allows](https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html), and a hash,
+/// because two state machines with a common cluster can have executions of the same name.
+pub fn started_by(state_machine: &str, execution: &str) -> String {
+    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    let name: String = execution.chars().map(|c| if is_allowed(&c) { c } else { '-' }).take(80).collect();
+    let hash = hex::encode(Sha256::digest(format!("{state_machine} {execution}")));
+    format!("{name}-{}", &hash[..40])
+}
 
 /// A repository at the destination that cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,5 +363,14 @@ mod tests {
         assert_eq!(errors(1_000), [refusal(&text)]);
         let cut = errors(500)[0].error.as_str().len();
         assert!((200..600).contains(&cut), "{cut}");
+    }
+
+    #[test]
+    fn started_by_has_only_characters_that_ecs_allows_and_is_unique_to_a_state_machine() {
+        let of = |machine: &str| started_by(machine, "Täglich 08:00_x");
+        assert!(of("arn:a").starts_with("T-glich-08-00_x-"));
+        assert_ne!(of("arn:a"), of("arn:b"), "two stacks with a common cluster have executions of the same name");
+        assert_ne!(started_by("arn:a", &"x".repeat(200)), started_by("arn:a", &"x".repeat(201)));
+        assert!(started_by("arn:a", &"x".repeat(200)).len() <= 128);
     }
 }

@@ -3,6 +3,7 @@
 //! Each test has a stack of its own, and a prefix of its own at the destination.
 
 mod choosing;
+mod command;
 mod comparing;
 mod copying;
 mod credentials;
@@ -13,6 +14,7 @@ mod operating;
 mod permissions;
 mod script;
 mod secrets;
+mod tasks;
 mod trust;
 mod world;
 
@@ -26,7 +28,7 @@ use crate::world::World;
 
 fn main() -> ExitCode {
     // Tests run the command in a process of its own: this program.
-    if std::env::var_os(mirror::IS_COMMAND).is_some() {
+    if std::env::var_os(command::IS_COMMAND).is_some() {
         return cli::main();
     }
     let mut arguments = Arguments::from_args();
@@ -118,8 +120,6 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         operating::a_published_template_takes_data_transfer_hubs_command_and_runs_as_soon_as_it_is_deployed,
         operating::parameters_that_contradict_each_other_are_refused_at_deployment,
         operating::an_update_keeps_the_history_and_a_deletion_keeps_what_it_was_told_to,
-        operating::make_delete_deletes_a_stack_while_a_run_is_active,
-        operating::make_delete_refuses_a_stack_of_somebody_else,
         operating::the_check_for_an_aws_account_passes_on_this_machine,
         operating::a_stack_has_alarms_and_a_dashboard,
         script::the_script_copies_every_kind_of_image_and_leaves_nothing_behind,
@@ -131,6 +131,13 @@ fn trials(world: &Arc<Option<World>>, runtime: Option<&Handle>) -> Vec<Trial> {
         script::the_script_says_that_it_was_refused_where_it_has_no_login,
         script::the_script_uploads_what_images_share_once,
         script::the_script_shows_the_logins_to_nobody_else,
+        tasks::a_task_is_created_cloned_changed_paused_and_deleted,
+        tasks::a_dry_run_says_what_a_run_would_copy_and_why,
+        tasks::a_slow_run_is_stopped_and_its_tasks_end,
+        tasks::failed_images_and_logs_are_found,
+        tasks::a_task_is_deleted_while_a_run_is_active,
+        tasks::a_stack_of_somebody_else_is_not_deleted,
+        tasks::a_viewer_sees_everything_and_an_operator_also_starts_and_stops,
         trust::a_repository_takes_images_of_one_source_only,
         trust::what_a_stack_does_not_allow_is_refused_before_anything_is_started,
         trust::a_password_that_names_no_registry_serves_the_only_one_of_the_deployed_list,

@@ -1,23 +1,19 @@
 //! The command `ecr-transfer mirror`, with what a stack copied.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use local::aws::{Aws, xml_text};
 use local::images;
 use local::machine::{ACCOUNT, REGION};
 use local::registry::contents;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::command::{Output, command, user};
 use crate::world::{Result, World};
-
-/// The variable that makes this program the command.
-pub const IS_COMMAND: &str = "ECR_TRANSFER_IS_COMMAND";
 
 pub async fn copies_are_mirrored_at_once_for_the_user_that_the_page_describes(world: &World) -> Result {
     let home = world.machine().home()?;
@@ -154,16 +150,6 @@ fn program(machine: u8) -> Vec<u8> {
     elf
 }
 
-/// Creates a user with this policy and no other, and returns the variables of its key.
-async fn user(home: &Aws, name: &str, policy: &str) -> Result<[(&'static str, String); 2]> {
-    let user = ("UserName", name);
-    home.query("iam", "CreateUser", &[user]).await?;
-    home.query("iam", "PutUserPolicy", &[user, ("PolicyName", "page"), ("PolicyDocument", policy)]).await?;
-    let key = home.query("iam", "CreateAccessKey", &[user]).await?;
-    let field = |name: &str| xml_text(&key, name).ok_or(format!("the key has no {name}"));
-    Ok([("AWS_ACCESS_KEY_ID", field("AccessKeyId")?), ("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey")?)])
-}
-
 /// Pulls an image with all platforms from the ECR of the home account, with skopeo.
 async fn pull(world: &World, name: &str) -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
@@ -181,25 +167,9 @@ async fn pull(world: &World, name: &str) -> Result<tempfile::TempDir> {
     Ok(directory)
 }
 
-/// What the command printed.
-#[derive(Debug)]
-struct Output {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
 /// Runs `ecr-transfer mirror` on the machine.
 async fn mirror(world: &World, arguments: &[&str], environment: &[(&str, String)]) -> Result<Output> {
-    let mut command = Command::new(env::current_exe()?);
-    command.arg("mirror").args(arguments).envs(world.machine().env().iter().cloned());
-    command.envs(environment.iter().cloned()).env(IS_COMMAND, "1");
-    let output = command.output().await?;
-    Ok(Output {
-        code: output.status.code().ok_or("it was killed")?,
-        stdout: String::from_utf8(output.stdout)?,
-        stderr: String::from_utf8(output.stderr)?,
-    })
+    command(world, &[&["mirror"], arguments].concat(), environment).await
 }
 
 /// The images of an inventory's repositories, with or without tags, as ECR names them.

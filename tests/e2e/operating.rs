@@ -9,8 +9,9 @@ use local::registry::contents;
 use local::stack::Stack;
 use serde_json::{Value, json};
 
+use crate::command::IS_COMMAND;
 use crate::comparing::tags;
-use crate::world::{Result, World, rows, start_stalled};
+use crate::world::{Result, World, rows};
 
 /// How long a test waits for an execution that something else starts.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -209,46 +210,10 @@ pub async fn an_update_keeps_the_history_and_a_deletion_keeps_what_it_was_told_t
     Ok(())
 }
 
-pub async fn make_delete_deletes_a_stack_while_a_run_is_active(world: &World) -> Result {
-    let home = world.machine().home()?;
-    let stack = world.deploy_public("removed", "busybox:1.36").await?;
-    let (execution, _stalled) = start_stalled(world, &stack, "busybox").await?;
-    let (id, tables) = (stack.id().await?, ["ImageTable", "ExecutionTable"].map(|table| stack.output(table)));
-
-    let said = stack.clone().make_delete(world.machine()).await?;
-
-    let described = home.query("cloudformation", "DescribeStacks", &[("StackName", &id)]).await?;
-    assert_eq!(xml_text(&described, "StackStatus").as_deref(), Some("DELETE_COMPLETE"));
-    assert_eq!(execution.describe().await?.status, "ABORTED");
-    let tasks = world.tasks(&stack);
-    assert!(!tasks.is_empty() && tasks.iter().all(|task| task.stopped.is_some()), "{tasks:?}");
-    // What it says stays is what stays.
-    for table in tables {
-        let table = table?;
-        home.json("dynamodb", "DynamoDB_20120810.DescribeTable", json!({ "TableName": table })).await?;
-        assert!(said.contains(&format!("delete-table --region {REGION} --table-name {table}\n")), "{said}");
-    }
-    assert!(said.contains("delete-bucket --bucket removed-planbucket"), "{said}");
-    Ok(())
-}
-
-pub async fn make_delete_refuses_a_stack_of_somebody_else(world: &World) -> Result {
-    let home = world.machine().home()?;
-    let template = json!({ "Resources": { "Topic": { "Type": "AWS::SNS::Topic" } } }).to_string();
-    home.query("cloudformation", "CreateStack", &[("StackName", "theirs"), ("TemplateBody", &template)]).await?;
-    let theirs = Stack::find(home, "theirs").await?;
-
-    let refused = theirs.clone().make_delete(world.machine()).await;
-
-    let said = refused.err().ok_or("it is deleted")?.to_string();
-    assert!(said.contains("theirs is not a stack of ecr-transfer"), "{said}");
-    assert!(theirs.resources().await?.contains_key("Topic"));
-    Ok(())
-}
-
 pub async fn the_check_for_an_aws_account_passes_on_this_machine(world: &World) -> Result {
     let log = world.machine().directory().join("check.log");
-    let ended = Stack::check(world.machine()).await?.run(&log).await;
+    let check = Stack::check(world.machine(), &std::env::current_exe()?).await?;
+    let ended = check.envs([(IS_COMMAND, "1")]).run(&log).await;
     let said = std::fs::read_to_string(&log)?;
     assert!(ended.is_ok() && said.contains("checks passed"), "{said}");
     Ok(())

@@ -5,7 +5,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksError;
 use aws_sdk_cloudformation::types::Stack;
@@ -96,17 +95,7 @@ impl Source {
     }
 
     async fn of_stack(&self, stack: &str) -> Result<Inventory> {
-        let aws = aws::configuration(self.region.as_ref(), self.profile.as_ref()).load().await;
-        if aws.region().is_none() {
-            bail!("No region is set. Use --region, or the variable AWS_REGION.");
-        }
-        let credentials = aws.credentials_provider().context("No credentials are configured for AWS")?;
-        if let Err(error) = credentials.provide_credentials().await {
-            bail!(
-                "There are no credentials for AWS: {}. Run `aws configure` or `aws sso login`, or use --profile or --inventory.",
-                shared::root_cause(&error)
-            );
-        }
+        let aws = aws::connect(self.region.as_ref(), self.profile.as_ref()).await?;
         let clients = Clients {
             cloudformation: aws_sdk_cloudformation::Client::new(&aws),
             s3: aws_sdk_s3::Client::new(&aws),
