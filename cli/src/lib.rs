@@ -2,6 +2,7 @@
 
 mod aws;
 mod commands;
+mod console;
 pub mod mirror;
 mod output;
 pub mod tasks;
@@ -26,6 +27,8 @@ pub struct Arguments {
 enum Command {
     #[command(flatten)]
     Task(commands::Command),
+    /// Show the tasks in the browser, and change them there
+    Console(console::Arguments),
     /// Make workloads pull the copies in ECR instead of the original images
     Mirror(mirror::Arguments),
 }
@@ -50,6 +53,7 @@ pub async fn main() -> ExitCode {
 pub async fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Task(command) => commands::run(command).await,
+        Command::Console(arguments) => console::run(&arguments).await,
         Command::Mirror(arguments) => mirror::run(arguments).await,
     }
 }

@@ -20,8 +20,10 @@ use shared::text::Excerpt;
 
 pub use self::time::Time;
 pub use account::Account;
+#[cfg(test)]
+pub use account::tests::account as account_for_tests;
 pub use delete::{Deleting, Remains};
-pub use images::{Image, Images};
+pub use images::{Image, Images, csv};
 pub use logs::{Function, Line, Log, Reader};
 pub use parameters::{Group, Parameter, Problem, Template, Values, read_values};
 pub use run::{Batch, Counts, Decision, FargateTask, Input, Run, RunDetails, Runs, Status, Stopping};

@@ -6,7 +6,7 @@ use super::Common;
 use super::progress::{Progress, blank, bytes};
 use crate::Outcome;
 use crate::output::{cell, note, print, print_json, status_cell, table};
-use crate::tasks::Image;
+use crate::tasks::{self, Image};
 
 /// Images of a table, unless `--limit` says more. A file or a script gets all.
 const LIMIT: usize = 1_000;
@@ -60,7 +60,7 @@ pub async fn images(arguments: &Images) -> Result<Outcome> {
     if common.json {
         print_json(&images)?;
     } else if *csv {
-        print(csv_of(&images))?;
+        print(tasks::csv(&images))?;
     } else {
         print(format_args!("{}\n", table_of(&images)))?;
     }
@@ -72,7 +72,7 @@ fn table_of(images: &[Image]) -> comfy_table::Table {
     for image in images {
         rows.add_row([
             cell(image.name()),
-            status_cell(status(image)),
+            status_cell(image.status()),
             cell(bytes(image.bytes)),
             cell(blank(image.seconds)),
             cell(blank(image.attempts)),
@@ -81,63 +81,4 @@ fn table_of(images: &[Image]) -> comfy_table::Table {
         ]);
     }
     rows
-}
-
-fn status(image: &Image) -> &'static str {
-    if image.is_done { shared::task::DONE } else { shared::task::ERROR }
-}
-
-/// [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180). Values have no line breaks.
-fn csv_of(images: &[Image]) -> String {
-    let header =
-        "image,tag,status,error,failingSince,source,destination,digest,bytes,seconds,attempts,run,updatedAt\r\n";
-    let row = |image: &Image| {
-        let values = [
-            image.image.to_string(),
-            image.tag.to_string(),
-            status(image).to_owned(),
-            blank(image.error.as_ref()),
-            blank(image.failing_since),
-            blank(image.source.as_ref()),
-            blank(image.destination.as_ref()),
-            blank(image.digest.as_ref()),
-            blank(image.bytes),
-            blank(image.seconds),
-            blank(image.attempts),
-            blank(image.run.as_ref()),
-            blank(image.updated_at),
-        ];
-        values.iter().map(|value| csv_value(value)).collect::<Vec<_>>().join(",") + "\r\n"
-    };
-    images.iter().fold(header.to_owned(), |text, image| text + &row(image))
-}
-
-/// A value with quotes where it needs them. A spreadsheet takes what begins like a formula for one, so an apostrophe comes
-/// before it.
-fn csv_value(value: &str) -> String {
-    let guard = if value.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
-    if value.contains([',', '"', '\n', '\r']) {
-        format!("\"{guard}{}\"", value.replace('"', "\"\""))
-    } else {
-        format!("{guard}{value}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_is_quoted_where_it_must_be_and_no_formula() {
-        for (value, expected) in [
-            ("nginx", "nginx"),
-            ("", ""),
-            ("a,b", "\"a,b\""),
-            ("say \"no\"", "\"say \"\"no\"\"\""),
-            ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
-            ("-1,2", "\"'-1,2\""),
-        ] {
-            assert_eq!(csv_value(value), expected);
-        }
-    }
 }

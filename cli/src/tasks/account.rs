@@ -55,7 +55,7 @@ impl Account {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use aws_smithy_mocks::{Rule, RuleMode, mock_client};
 
     use super::*;

@@ -80,6 +80,11 @@ impl Image {
         }
     }
 
+    /// Its status in the table.
+    pub fn status(&self) -> &'static str {
+        if self.is_done { shared::task::DONE } else { shared::task::ERROR }
+    }
+
     /// Its name in the table: `repository:tag`, or `repository@digest`.
     pub fn name(&self) -> String {
         let separator = if self.tag.as_str().starts_with("sha256:") { '@' } else { ':' };
@@ -89,6 +94,44 @@ impl Image {
     /// Whether `search` is part of its name.
     fn matches(&self, search: Option<&str>) -> bool {
         search.is_none_or(|search| self.name().contains(search))
+    }
+}
+
+/// Images as CSV: [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180). Values have no line breaks.
+pub fn csv(images: &[Image]) -> String {
+    fn blank(value: Option<impl ToString>) -> String {
+        value.map(|value| value.to_string()).unwrap_or_default()
+    }
+    let header =
+        "image,tag,status,error,failingSince,source,destination,digest,bytes,seconds,attempts,run,updatedAt\r\n";
+    let row = |image: &Image| {
+        let values = [
+            image.image.to_string(),
+            image.tag.to_string(),
+            image.status().to_owned(),
+            blank(image.error.as_ref()),
+            blank(image.failing_since),
+            blank(image.source.as_ref()),
+            blank(image.destination.as_ref()),
+            blank(image.digest.as_ref()),
+            blank(image.bytes),
+            blank(image.seconds),
+            blank(image.attempts),
+            blank(image.run.as_ref()),
+            blank(image.updated_at),
+        ];
+        values.iter().map(|value| csv_value(value)).collect::<Vec<_>>().join(",") + "\r\n"
+    };
+    images.iter().fold(header.to_owned(), |text, image| text + &row(image))
+}
+
+/// A value with quotes where it needs them. A spreadsheet takes what begins like a formula for one, so an apostrophe comes before it.
+fn csv_value(value: &str) -> String {
+    let guard = if value.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    if value.contains([',', '"', '\n', '\r']) {
+        format!("\"{guard}{}\"", value.replace('"', "\"\""))
+    } else {
+        format!("{guard}{value}")
     }
 }
 
@@ -276,6 +319,20 @@ pub(super) mod tests {
         for name in ["a/b:2", "a"] {
             let error = account.image(&task(), name).await.expect_err("it is not there").to_string();
             assert!(error.starts_with("copies has no image"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_quoted_where_it_must_be_and_no_formula() {
+        for (value, expected) in [
+            ("nginx", "nginx"),
+            ("", ""),
+            ("a,b", "\"a,b\""),
+            ("say \"no\"", "\"say \"\"no\"\"\""),
+            ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+            ("-1,2", "\"'-1,2\""),
+        ] {
+            assert_eq!(csv_value(value), expected);
         }
     }
 }

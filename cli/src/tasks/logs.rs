@@ -46,6 +46,15 @@ impl Function {
     /// All functions.
     pub const ALL: [Self; 3] = [Self::ListImages, Self::LaunchTask, Self::RecordStatus];
 
+    /// Its name, as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ListImages => "list-images",
+            Self::LaunchTask => "launch-task",
+            Self::RecordStatus => "record-status",
+        }
+    }
+
     /// Its log group's name in the template.
     fn log_group(self) -> &'static str {
         match self {
