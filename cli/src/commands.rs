@@ -1,4 +1,4 @@
-//! The commands on tasks: arguments, tables and progress. What they do is in [`tasks`](crate::tasks).
+//! The commands on tasks: arguments, tables and progress. What they do is in [`tasks`].
 
 mod images;
 mod logs;
