@@ -1,6 +1,6 @@
 //! `ecr-transfer console`: the tasks in a browser, with the person's own credentials.
 //!
-//! Each page is made of what the library [`tasks`](crate::tasks) returns, and each button calls one of its functions.
+//! Each page is made of what the library [`crate::tasks`] returns, and each button calls one of its functions.
 
 mod chart;
 mod form;

@@ -194,7 +194,7 @@ fn check_elsewhere(world: &World, attacks: &[Attack], before: &Contents, after: 
         let folder = repository.split('/').next().unwrap_or_default();
         let is_seeded = |name: &str| repository.ends_with(name.trim_start_matches("library/"));
         stacks.contains(folder)
-            || ["origin", "script", "upstream"].contains(&folder)
+            || ["ecr-transfer-webhook", "origin", "script", "upstream"].contains(&folder)
             || folder.starts_with("ecr-transfer-check-")
             || !world.seeded(|_, name| is_seeded(name)).is_empty()
     };
