@@ -44,6 +44,10 @@ pub struct Arguments {
     /// A profile with credentials; may be repeated; default: as for the AWS CLI
     #[arg(long = "profile", value_name = "PROFILE")]
     profiles: Vec<String>,
+    /// The template of new tasks: a URL that `make publish` printed, or a file whose code is in S3; default: that of the task that was
+    /// changed last
+    #[arg(long, value_name = "URL|FILE")]
+    template: Option<String>,
 }
 
 /// What the pages share.
@@ -54,6 +58,8 @@ pub struct App(Arc<State>);
 pub struct State {
     guard: Guard,
     places: Vec<Place>,
+    /// The template of new tasks.
+    template: Option<String>,
     /// Why the last long action of a task failed, by the task's address.
     problems: Mutex<HashMap<String, String>>,
 }
@@ -76,8 +82,8 @@ impl std::ops::Deref for App {
 
 impl App {
     /// The console of these places.
-    fn new(guard: Guard, places: Vec<Place>) -> Self {
-        Self(Arc::new(State { guard, places, problems: Mutex::default() }))
+    fn new(guard: Guard, places: Vec<Place>, template: Option<String>) -> Self {
+        Self(Arc::new(State { guard, places, template, problems: Mutex::default() }))
     }
 
     /// Does what takes minutes. The page of its task at `address` shows the progress, and why it failed.
@@ -111,7 +117,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome> {
     let (guard, link) = Guard::new(listener.local_addr()?, arguments.read_only)?;
     note("Open this link. It works once, and only on this machine. Ctrl-C ends the console.");
     print(format_args!("{link}\n"))?;
-    let app = App::new(guard, places);
+    let app = App::new(guard, places, arguments.template.clone());
     let end = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     axum::serve(listener, router(app)).with_graceful_shutdown(end).await?;
     Ok(Outcome::Success)

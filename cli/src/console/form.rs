@@ -91,7 +91,10 @@ async fn submit(frame: &Frame, draft: Result<Draft<'_>>, fields: Vec<(String, St
 impl<'a> Draft<'a> {
     async fn create(frame: &'a Frame, place: &str) -> Result<Self> {
         let place = frame.place(place)?;
-        let package = place.account.latest_package().await?;
+        let package = match &frame.app.template {
+            Some(template) => place.account.package(template).await?,
+            None => place.account.latest_package().await?,
+        };
         Ok(Self { frame, place, purpose: Purpose::Create, package, name: String::new(), values: Values::new() })
     }
 

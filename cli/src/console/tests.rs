@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use aws_sdk_cloudformation::operation::describe_stacks::DescribeStacksOutput;
+use aws_sdk_cloudformation::operation::get_template::GetTemplateOutput;
 use aws_sdk_cloudformation::types::{Output, Parameter, Stack, StackStatus};
 use aws_sdk_dynamodb::operation::scan::ScanOutput;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -31,7 +32,7 @@ impl Browser {
         let (guard, link) =
             Guard::new((Ipv4Addr::LOCALHOST, 8600).into(), read_only).expect("there are random numbers");
         let place = Place { id: "default.us-east-1".into(), profile: None, account: account_for_tests(rules) };
-        let router = router(App::new(guard, vec![place]));
+        let router = router(App::new(guard, vec![place], None));
         let mut browser = Self { router, link, cookie: String::new() };
         let answer = browser.send(browser.request(Method::GET, &browser.path_of_link())).await;
         let cookie = answer.headers()[SET_COOKIE].to_str().expect("it is text");
@@ -182,6 +183,44 @@ async fn the_words_of_registries_stay_text() {
     assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>alert"), "{page}");
     let (_, csv) = browser.get(&format!("{TASK}/images.csv")).await;
     assert!(csv.starts_with("image,tag,status,"), "{csv}");
+}
+
+/// A template with one parameter in a group.
+fn template() -> Rule {
+    const TEMPLATE: &str = r#"
+Metadata: { AWS::CloudFormation::Interface: { ParameterGroups: [{ Label: { default: Limits }, Parameters: [maxImages] }] } }
+Parameters:
+  maxImages: { Type: Number, Default: 7, MinValue: 0, Description: "At most <this> many. `0`: no limit." }
+Resources:
+  Function: { Type: AWS::Serverless::Function, Properties: { CodeUri: s3://bucket/code } }
+"#;
+    mock!(aws_sdk_cloudformation::Client::get_template)
+        .then_output(|| GetTemplateOutput::builder().template_body(TEMPLATE).build())
+}
+
+#[tokio::test]
+async fn a_form_is_made_of_the_templates_parameters_and_keeps_what_was_typed() {
+    let browser = Browser::open(false, &[&stack(), &template()]).await;
+    let (status, page) = browser.get("/create/default.us-east-1").await;
+    assert_eq!(status, StatusCode::OK, "{page}");
+    for part in [
+        "<h2>Limits</h2>",
+        r#"<label for="maxImages">maxImages</label>"#,
+        "At most &lt;this&gt; many. <code>0</code>: no limit.",
+        r#"name="maxImages" value="7""#,
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    for (fields, problem) in [
+        ("-name=new&maxImages=many", "maxImages is &quot;many&quot;"),
+        ("-name=two+words&maxImages=many", "is not a name for a task"),
+    ] {
+        let mut request = browser.request(Method::POST, "/create/default.us-east-1");
+        *request.body_mut() = fields.into();
+        let (status, page) = read(browser.send(request).await).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{page}");
+        assert!(page.contains(problem) && page.contains(r#"value="many""#), "{problem}: {page}");
+    }
 }
 
 #[tokio::test]
