@@ -107,7 +107,8 @@ fn block(frame: &Frame, lines: &[Line]) -> Markup {
             pre.log tabindex="0" aria-label=(frame.t("Log")) {
                 @for line in lines {
                     span.at { @if let Some(time) = line.time { (time) } }
-                    span.bad[line.message.as_str().starts_with("Error")] { (line.message) } "\n"
+                    // Tabs separate the fields of a line, and are escaped like all control characters.
+                    span.bad[line.message.as_str().starts_with("Error")] { (line.message.as_str().replace(r"\t", "  ")) } "\n"
                 }
             }
         }

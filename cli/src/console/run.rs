@@ -155,7 +155,7 @@ fn numbers(frame: &Frame, details: &RunDetails, counts: &Counts) -> Markup {
         all.push((frame.t("Bytes"), bytes(counts.bytes)));
     } else {
         all.push((frame.t("Bytes copied"), bytes(counts.bytes_done)));
-        all.push((frame.t("Of"), bytes(counts.bytes)));
+        all.push((frame.t("Bytes planned"), bytes(counts.bytes)));
     }
     if let Some(rate) = details.bytes_per_second.filter(|&rate| rate > 0) {
         all.push((frame.t("Rate"), format!("{}/s", bytes(rate))));
